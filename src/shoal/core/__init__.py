@@ -1,0 +1,1 @@
+"""Core: words everyone uses. Imports nothing of Shoal's."""

@@ -1,0 +1,1 @@
+"""Wire: frames, codec, message tables, text forms and limits. No sockets."""
