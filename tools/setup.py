@@ -33,7 +33,6 @@ def main(target: str) -> int:
     pip = [str(directory / "bin" / "python"), "-m", "pip", "--disable-pip-version-check", "--quiet"]
     steps = [
         [*pip, "install", "--require-hashes", "--only-binary", ":all:", "-r", str(LOCK)],
-        [*pip, "install", "setuptools>=77"],
         [*pip, "install", "--no-deps", "--no-build-isolation", "--editable", str(ROOT)],
     ]
     for step in steps:

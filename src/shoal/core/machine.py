@@ -1,8 +1,8 @@
 """Machine: the contract of everything that decides.
 
-A machine is a value. It gets an input and the time, and answers with effects; no socket, file, clock or global
-random is inside it. The node drives it with asyncio, tests and the simulator drive the same object with a
-virtual clock. A machine's seeded `random.Random` is given at construction.
+A machine is a value. It gets an input and the time, and answers with effects; no socket, file, clock or
+global random is inside it. The node drives it with asyncio, tests and the simulator drive the same object
+with a virtual clock. A machine's seeded `random.Random` is given at construction.
 """
 
 from __future__ import annotations

@@ -56,8 +56,8 @@ class _Service:
 class Supervisor:
     """Owns all tasks of a node.
 
-    Expects to be used as `async with Supervisor() as supervisor`. Leaving cancels everything and waits at most
-    CLOSE_TIMEOUT_S. `failed` is set to the error of a FATAL service; the node waits for it.
+    Expects to be used as `async with Supervisor() as supervisor`. Leaving cancels everything and waits at
+    most CLOSE_TIMEOUT_S. `failed` is set to the error of a FATAL service; the node waits for it.
     """
 
     def __init__(self, rng: random.Random | None = None) -> None:
@@ -118,7 +118,7 @@ class Supervisor:
                 await service.run()
             except asyncio.CancelledError:
                 raise
-            except Exception as error:  # noqa: BLE001 - the supervisor is where everything unexpected ends
+            except Exception as error:  # the supervisor is where everything unexpected ends
                 service.last_error = f"{type(error).__name__}: {error}"
                 log.error("service %s failed", service.name, exc_info=error)
                 if service.restart is Restart.FATAL:

@@ -46,8 +46,8 @@ def decode(kind: type[T], data: bytes | memoryview, limit_bytes: int = MESSAGE_B
         raise LimitExceeded(
             f"{kind.__name__} of {len(data)} bytes", cause=f"at most {limit_bytes} are allowed"
         )
+    decoder: msgspec.msgpack.Decoder[T] = _decoder(kind)  # type: ignore[arg-type]  # types are hashable
     try:
-        value: T = _decoder(kind).decode(data)
+        return decoder.decode(data)
     except (msgspec.MsgspecError, RecursionError, ValueError, OverflowError) as error:
         raise MalformedMessage(f"not a {kind.__name__}", cause=str(error)[:200]) from error
-    return value

@@ -1,6 +1,6 @@
 """Registry: which message has which number, a table for each service.
 
-Odd message types may be ignored by who does not know them, even ones may not (an even unknown type is a fault).
+Odd message types may be ignored by who does not know them; an even unknown type is a fault.
 """
 
 from __future__ import annotations

@@ -2,9 +2,9 @@
 
     kind prefix | version (1 character) | lower-case base32 without padding of payload || checksum (4 bytes)
 
-The checksum is the first 4 bytes of BLAKE3 in derive-key mode with the context "shoal v1 text <kind>", over the
-version character and the payload: a text of one kind is never taken for another, and a typing error is found
-before anything is dialled.
+The checksum is the first 4 bytes of BLAKE3 in derive-key mode with the context "shoal v1 text <kind>", over
+the version character and the payload: a text of one kind is never taken for another, and a typing error is
+found before anything is dialled.
 """
 
 from __future__ import annotations

@@ -1,0 +1,78 @@
+"""Supervisor: restarts, fatal services, jobs, and an end within its bound."""
+
+import asyncio
+import random
+
+import pytest
+
+from shoal.core import supervisor as module
+from shoal.core.errors import Unavailable
+from shoal.core.supervisor import Restart, Supervisor
+
+
+@pytest.fixture(autouse=True)
+def short_pauses(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(module, "BACKOFF_FIRST_S", 0.001)
+
+
+async def test_failing_service_is_started_again() -> None:
+    runs = 0
+    done = asyncio.Event()
+
+    async def run() -> None:
+        nonlocal runs
+        runs += 1
+        if runs < 3:
+            raise ValueError("once more")
+        done.set()
+
+    async with Supervisor(random.Random(1)) as supervisor:
+        supervisor.start("fragile", run)
+        await asyncio.wait_for(done.wait(), 5)
+        (status,) = supervisor.status()
+        assert status.restarts == 2
+        assert "once more" in status.last_error
+
+
+async def test_fatal_service_is_reported_not_restarted() -> None:
+    async def run() -> None:
+        raise OSError("gone")
+
+    async with Supervisor() as supervisor:
+        supervisor.start("listener", run, Restart.FATAL)
+        assert supervisor.failed is not None
+        error = await asyncio.wait_for(asyncio.shield(supervisor.failed), 5)
+        assert isinstance(error, OSError)
+
+
+async def test_close_cancels_services_and_jobs() -> None:
+    ended: list[str] = []
+
+    async def forever(name: str) -> None:
+        try:
+            await asyncio.Event().wait()
+        finally:
+            ended.append(name)
+
+    supervisor = Supervisor()
+    async with supervisor:
+        supervisor.start("service", lambda: forever("service"))
+        supervisor.spawn("job", forever("job"))
+        await asyncio.sleep(0)
+        await asyncio.sleep(0)
+    assert sorted(ended) == ["job", "service"]
+    with pytest.raises(Unavailable):
+        supervisor.spawn("late", forever("late"))
+
+
+async def test_jobs_are_bounded(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(module, "JOB_LIMIT", 2)
+
+    async def forever() -> None:
+        await asyncio.Event().wait()
+
+    async with Supervisor() as supervisor:
+        supervisor.spawn("a", forever())
+        supervisor.spawn("b", forever())
+        with pytest.raises(Unavailable):
+            supervisor.spawn("c", forever())
