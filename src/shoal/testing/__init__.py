@@ -1,0 +1,1 @@
+"""Testing: peers that lie, a disk that fails, devices as processes; typed like the product."""
