@@ -93,7 +93,7 @@ class Device:
         cwd: Path | None = None,
     ) -> subprocess.CompletedProcess[str]:
         """Run a command to its end and return what it printed, whatever its exit code."""
-        return subprocess.run(  # noqa: S603 - our own command
+        return subprocess.run(
             self.command(*args),
             env=self.environment,
             input=stdin if stdin is not None else "",
@@ -120,7 +120,7 @@ class Device:
 
     def popen(self, *args: str, cwd: Path | None = None) -> subprocess.Popen[str]:
         """Start a command with --json and return the process; the caller ends it."""
-        return subprocess.Popen(  # noqa: S603 - our own command
+        return subprocess.Popen(
             self.command(*args, "--json"),
             env=self.environment,
             stdin=subprocess.DEVNULL,
