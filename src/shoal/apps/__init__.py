@@ -1,0 +1,1 @@
+"""Apps: what people want, one folder each."""

@@ -1,0 +1,1 @@
+"""Files: share a tree, get it elsewhere, go on serving it."""

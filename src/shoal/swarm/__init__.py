@@ -1,0 +1,1 @@
+"""Swarm: chunks in motion. Have, want, schedule, serve."""

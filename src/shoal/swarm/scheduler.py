@@ -1,0 +1,396 @@
+"""Scheduler: decides which chunk of one version is asked from whom. A machine; fetch.py drives it.
+
+Every chunk is in exactly one of three places: *needed* (a bit in `_needed`), *asked* (a key of `_asked`, with
+the peers it was asked from) or *done*. Sets of chunks are integers (chunk_set.py).
+
+Rarest first, ties at random, in short runs of neighbours (disks and the reader's cache like them). A
+chunk is asked from one peer at a time; only when nothing new can be asked from anybody, an idle provider may
+duplicate what another one still owes (end game). A provider that is silent loses what others can deliver; one
+that sends wrong bytes is not asked for that chunk again, and after BAD_LIMIT for nothing.
+"""
+
+from __future__ import annotations
+
+import random
+from collections.abc import Callable
+from dataclasses import dataclass, field
+
+from shoal.core.units import KIB, MIB
+from shoal.swarm.scheduler_events import (
+    Cancel,
+    ChunkBad,
+    ChunkMissing,
+    ChunksDone,
+    DropProvider,
+    Effect,
+    Finished,
+    Have,
+    Input,
+    Peer,
+    ProviderDown,
+    ProviderUp,
+    Tick,
+    Want,
+)
+
+RUN_CHUNKS = 16  # neighbours in one run: 8 MiB on average; wild guess
+RARITY_LEVELS = 4  # held by 1, 2, 3 providers, or more: beyond that rarity does not matter
+RARITY_AGE_S = 0.5  # availability is counted again at most this often
+WINDOW_FIRST_BYTES = 4 * MIB
+WINDOW_MIN_CHUNKS = 4
+WINDOW_MAX_CHUNKS = 64
+WINDOW_MAX_BYTES = 32 * MIB  # 16 MiB keep a loopback lane full; the rest is for late reports
+WINDOW_DELAY_S = 0.5  # round trip and report, with room to find a higher rate
+RATE_WEIGHT = 0.3  # of a new measurement
+RATE_INTERVAL_S = 0.02  # shortest time a rate is measured over
+STALL_MIN_S = 5.0
+STALL_FACTOR = 4.0  # times the expected time of one chunk
+STALL_LAST_S = 60.0  # a provider this long silent is dropped; the driver may bring it again
+BAD_LIMIT = 2
+ENDGAME_AGE_S = 0.5  # younger asks are not duplicated
+ENDGAME_CHUNKS = 4
+ENDGAME_ASKERS = 2
+AVERAGE_CHUNK_BYTES = 512 * KIB
+
+
+@dataclass(slots=True)
+class _Provider:
+    """All we know of one provider. `owed` is in the order of asking."""
+
+    peer: Peer
+    usable: int
+    progress_at: float
+    measured_at: float
+    owed: dict[int, float] = field(default_factory=dict)
+    owed_bytes: int = 0
+    window_bytes: int = WINDOW_FIRST_BYTES
+    rate_bytes_s: float = 0.0
+    unmeasured_bytes: int = 0
+    stalls: int = 0
+    retry_at: float = 0.0
+    stalled: bool = False
+    refused: int = 0
+
+
+class Scheduler:
+    """The plan of one transfer.
+
+    Expects `length_of(ordinal)` to be cheap. `done` is the set of chunks that are there already. Inputs about
+    unknown peers and ordinals out of range are ignored: they race with the peer's end.
+    """
+
+    def __init__(
+        self, total: int, length_of: Callable[[int], int], rng: random.Random, done: int = 0
+    ) -> None:
+        self.total = total
+        self._length_of = length_of
+        self._random = rng
+        self._all = (1 << total) - 1
+        self._needed = self._all & ~done
+        self._asked: dict[int, list[Peer]] = {}
+        self._providers: dict[Peer, _Provider] = {}
+        self._blamed: set[Peer] = set()  # bounded by the members of the network
+        self._bad: dict[Peer, int] = {}  # likewise; outlives a reconnection
+        self._refused: dict[Peer, int] = {}  # chunks a peer sent wrong once; likewise
+        self._levels: list[int] = []
+        self._levels_at = 0.0
+        self._levels_stale = True
+        self._left = self._needed.bit_count()
+        self._finished = False
+        self.duplicate_bytes = 0
+
+    # What a driver or a person may want to know
+
+    @property
+    def left(self) -> int:
+        """Chunks that are not done."""
+        return self._left
+
+    @property
+    def blamed(self) -> frozenset[Peer]:
+        """Peers that sent wrong bytes too often."""
+        return frozenset(self._blamed)
+
+    @property
+    def providers(self) -> list[Peer]:
+        """Peers that can be asked."""
+        return list(self._providers)
+
+    def owed(self, peer: Peer) -> int:
+        """How many chunks a peer was asked for and did not send."""
+        provider = self._providers.get(peer)
+        return len(provider.owed) if provider else 0
+
+    def is_stuck(self) -> bool:
+        """Whether nobody owes a chunk and nobody has one that is needed: only a new provider can help."""
+        if self._asked or not self._left:
+            return False
+        return not any(p.usable & self._needed for p in self._providers.values())
+
+    def step(self, now: float, event: Input) -> list[Effect]:
+        """Take one input, return what to do, in order."""
+        effects: list[Effect] = []
+        match event:
+            case ProviderUp():
+                self._on_up(now, event, effects)
+            case Have(peer, more):
+                if (provider := self._providers.get(peer)) is not None:
+                    provider.usable |= more & self._all & ~provider.refused
+                    self._levels_stale = True
+                    self._fill(now, provider, effects)
+            case ChunksDone():
+                self._on_done(now, event, effects)
+            case ChunkBad(peer, ordinal):
+                self._on_bad(now, peer, ordinal, effects)
+            case ChunkMissing(peer, ordinal):
+                self._on_missing(now, peer, ordinal, effects)
+            case ProviderDown(peer):
+                if self._forget(peer):
+                    self._fill_all(now, effects)
+            case Tick():
+                self._on_tick(now, effects)
+        if not self._left and not self._finished:
+            self._finished = True
+            effects.append(Finished())
+        return effects
+
+    # Inputs
+
+    def _on_up(self, now: float, event: ProviderUp, effects: list[Effect]) -> None:
+        if event.peer in self._blamed:
+            effects.append(DropProvider(event.peer, "it sent wrong data before", blamed=True))
+            return
+        self._forget(event.peer)
+        refused = self._refused.get(event.peer, 0)
+        have = self._all if event.have is None else event.have & self._all
+        provider = _Provider(event.peer, have & ~refused, now, now, refused=refused)
+        self._providers[event.peer] = provider
+        self._levels_stale = True
+        self._fill(now, provider, effects)
+
+    def _on_done(self, now: float, event: ChunksDone, effects: list[Effect]) -> None:
+        provider = self._providers.get(event.peer)
+        cancels: dict[Peer, list[int]] = {}
+        for ordinal in event.ordinals:
+            if not 0 <= ordinal < self.total:
+                continue
+            length = self._length_of(ordinal)
+            if provider is not None:
+                provider.unmeasured_bytes += length
+            askers = self._asked.pop(ordinal, None)
+            if askers is None and not self._needed >> ordinal & 1:
+                self.duplicate_bytes += length
+                continue
+            self._needed &= ~(1 << ordinal)
+            self._left -= 1
+            for peer in askers or ():
+                self._settle(self._providers[peer], ordinal)
+                if peer != event.peer:
+                    cancels.setdefault(peer, []).append(ordinal)
+        effects.extend(Cancel(peer, tuple(ordinals)) for peer, ordinals in cancels.items())
+        if provider is not None:
+            provider.progress_at = now
+            provider.stalled = False
+            provider.stalls = 0
+            self._measure(now, provider)
+            self._fill(now, provider, effects)
+
+    def _on_bad(self, now: float, peer: Peer, ordinal: int, effects: list[Effect]) -> None:
+        self._bad[peer] = self._bad.get(peer, 0) + 1
+        if 0 <= ordinal < self.total:
+            self._refused[peer] = self._refused.get(peer, 0) | 1 << ordinal
+        if self._bad[peer] >= BAD_LIMIT:
+            self._blamed.add(peer)
+            self._forget(peer)
+            effects.append(DropProvider(peer, "it sent wrong data", blamed=True))
+        else:
+            self._refuse(peer, ordinal)
+        self._fill_all(now, effects)
+
+    def _on_missing(self, now: float, peer: Peer, ordinal: int, effects: list[Effect]) -> None:
+        provider = self._providers.get(peer)
+        if provider is not None:
+            provider.progress_at = now  # an answer is a sign of life
+        self._refuse(peer, ordinal)
+        self._fill_all(now, effects)
+
+    def _on_tick(self, now: float, effects: list[Effect]) -> None:
+        for provider in list(self._providers.values()):
+            if not provider.owed:
+                continue
+            silent_s = now - provider.progress_at
+            if silent_s > STALL_LAST_S:
+                self._forget(provider.peer)
+                effects.append(DropProvider(provider.peer, "it stopped answering", blamed=False))
+            elif silent_s > self._patience_s(provider) and (not provider.stalled or now >= provider.retry_at):
+                self._stall(now, provider, effects)
+        self._fill_all(now, effects)
+
+    # Providers
+
+    def _patience_s(self, provider: _Provider) -> float:
+        if provider.rate_bytes_s <= 0:
+            return STALL_MIN_S
+        length = self._length_of(next(iter(provider.owed)))
+        return max(STALL_MIN_S, STALL_FACTOR * length / provider.rate_bytes_s)
+
+    def _stall(self, now: float, provider: _Provider, effects: list[Effect]) -> None:
+        """Take back what somebody else can deliver; leave the rest, since asking again would not help."""
+        provider.stalled = True
+        provider.stalls += 1
+        provider.retry_at = now + min(STALL_LAST_S, STALL_MIN_S * 2**provider.stalls)
+        elsewhere = 0
+        for other in self._providers.values():
+            if other is not provider and not other.stalled:
+                elsewhere |= other.usable
+        released = [ordinal for ordinal in provider.owed if elsewhere >> ordinal & 1]
+        for ordinal in released:
+            self._release(provider, ordinal)
+        if released:
+            effects.append(Cancel(provider.peer, tuple(released)))
+
+    def _measure(self, now: float, provider: _Provider) -> None:
+        """Update rate and window: what the peer delivers in WINDOW_DELAY_S, within the limits."""
+        elapsed_s = now - provider.measured_at
+        if elapsed_s < RATE_INTERVAL_S:
+            return
+        rate = provider.unmeasured_bytes / elapsed_s
+        old = provider.rate_bytes_s
+        provider.rate_bytes_s = rate if old <= 0 else old + RATE_WEIGHT * (rate - old)
+        provider.unmeasured_bytes = 0
+        provider.measured_at = now
+        wanted = int(max(rate, provider.rate_bytes_s) * WINDOW_DELAY_S)
+        provider.window_bytes = max(AVERAGE_CHUNK_BYTES, min(WINDOW_MAX_BYTES, wanted))
+
+    def _refuse(self, peer: Peer, ordinal: int) -> None:
+        """Do not ask a peer for a chunk again while it is connected."""
+        provider = self._providers.get(peer)
+        if provider is None or not 0 <= ordinal < self.total:
+            return
+        provider.refused |= 1 << ordinal
+        provider.usable &= ~(1 << ordinal)
+        self._levels_stale = True
+        if ordinal in provider.owed:
+            self._release(provider, ordinal)
+
+    def _forget(self, peer: Peer) -> bool:
+        provider = self._providers.get(peer)
+        if provider is None:
+            return False
+        for ordinal in list(provider.owed):
+            self._release(provider, ordinal)
+        del self._providers[peer]
+        self._levels_stale = True
+        return True
+
+    def _settle(self, provider: _Provider, ordinal: int) -> None:
+        del provider.owed[ordinal]
+        provider.owed_bytes -= self._length_of(ordinal)
+
+    def _release(self, provider: _Provider, ordinal: int) -> None:
+        """Take a chunk back from one provider; it is needed again unless another one was asked too."""
+        self._settle(provider, ordinal)
+        askers = self._asked[ordinal]
+        askers.remove(provider.peer)
+        if not askers:
+            del self._asked[ordinal]
+            self._needed |= 1 << ordinal
+
+    # Asking
+
+    def _fill_all(self, now: float, effects: list[Effect]) -> None:
+        providers = list(self._providers.values())
+        self._random.shuffle(providers)
+        for provider in providers:
+            self._fill(now, provider, effects)
+
+    def _fill(self, now: float, provider: _Provider, effects: list[Effect]) -> None:
+        if provider.stalled and now < provider.retry_at:
+            return
+        if not provider.owed:
+            provider.progress_at = now  # silence counts from the first thing that is owed
+            provider.measured_at = now
+            provider.unmeasured_bytes = 0
+        picked: list[int] = []
+        while (room := self._room(provider)) > 0:
+            run = self._pick_run(now, provider, room)
+            if not run:
+                break
+            for ordinal in run:
+                self._ask(now, provider, ordinal)
+            picked += run
+        if not picked and not provider.owed:
+            picked = self._pick_endgame(now, provider)
+        if picked:
+            effects.append(Want(provider.peer, tuple(picked)))
+
+    def _room(self, provider: _Provider) -> int:
+        """How many chunks more may be asked."""
+        owed = len(provider.owed)
+        if provider.stalled:
+            return 1 - owed  # one chunk as a question whether it lives
+        if owed >= WINDOW_MAX_CHUNKS:
+            return 0
+        if owed < WINDOW_MIN_CHUNKS:
+            return WINDOW_MIN_CHUNKS - owed
+        if provider.owed_bytes >= provider.window_bytes:
+            return 0
+        missing = (provider.window_bytes - provider.owed_bytes) // AVERAGE_CHUNK_BYTES + 1
+        return min(WINDOW_MAX_CHUNKS - owed, missing)
+
+    def _ask(self, now: float, provider: _Provider, ordinal: int) -> None:
+        self._needed &= ~(1 << ordinal)
+        self._asked.setdefault(ordinal, []).append(provider.peer)
+        provider.owed[ordinal] = now
+        provider.owed_bytes += self._length_of(ordinal)
+
+    def _pick_run(self, now: float, provider: _Provider, room: int) -> list[int]:
+        """Return up to `room` neighbours, the rarest the provider has, from a random position on."""
+        candidates = self._needed & provider.usable
+        if not candidates:
+            return []
+        self._count_rarity(now)
+        for level in self._levels:
+            if rare := candidates & level:
+                candidates = rare
+                break
+        start = self._random.randrange(self.total)
+        tail = candidates >> start
+        if not tail:
+            start, tail = 0, candidates
+        skip = (tail & -tail).bit_length() - 1
+        first = start + skip
+        mask = tail >> skip & (1 << min(room, RUN_CHUNKS)) - 1
+        run = [first]
+        while mask >> len(run) & 1:
+            run.append(first + len(run))
+        return run
+
+    def _pick_endgame(self, now: float, provider: _Provider) -> list[int]:
+        """Ask for what others owe, oldest first, if nothing that is needed can be had from anybody."""
+        if any(p.usable & self._needed for p in self._providers.values() if not p.stalled):
+            return []
+        picked: list[int] = []
+        for ordinal, askers in self._asked.items():
+            if len(picked) >= ENDGAME_CHUNKS:
+                break
+            if len(askers) >= ENDGAME_ASKERS or not provider.usable >> ordinal & 1:
+                continue
+            if now - self._providers[askers[0]].owed[ordinal] >= ENDGAME_AGE_S:
+                picked.append(ordinal)
+        for ordinal in picked:
+            self._ask(now, provider, ordinal)
+        return picked
+
+    def _count_rarity(self, now: float) -> None:
+        """Make `_levels[k]`: chunks that exactly k + 1 providers have; the last level: that many or more."""
+        if not self._levels_stale or (self._levels and now - self._levels_at < RARITY_AGE_S):
+            return
+        at_least = [0] * RARITY_LEVELS
+        for provider in self._providers.values():
+            for k in range(RARITY_LEVELS - 1, 0, -1):
+                at_least[k] |= at_least[k - 1] & provider.usable
+            at_least[0] |= provider.usable
+        self._levels = [at_least[k] & ~at_least[k + 1] for k in range(RARITY_LEVELS - 1)] + [at_least[-1]]
+        self._levels_at = now
+        self._levels_stale = False

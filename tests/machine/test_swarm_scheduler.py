@@ -1,0 +1,192 @@
+"""Playbooks of the swarm's scheduler: input, time, expected effects."""
+
+from __future__ import annotations
+
+import random
+from itertools import pairwise
+
+from shoal.core.units import KIB
+from shoal.swarm.chunk_set import bits, to_set
+from shoal.swarm.scheduler import (
+    BAD_LIMIT,
+    ENDGAME_AGE_S,
+    STALL_LAST_S,
+    STALL_MIN_S,
+    WINDOW_MAX_CHUNKS,
+    WINDOW_MIN_CHUNKS,
+    Scheduler,
+)
+from shoal.swarm.scheduler_events import (
+    Cancel,
+    ChunkBad,
+    ChunkMissing,
+    ChunksDone,
+    DropProvider,
+    Effect,
+    Finished,
+    Have,
+    ProviderDown,
+    ProviderUp,
+    Tick,
+    Want,
+)
+
+A, B, C = b"a" * 32, b"b" * 32, b"c" * 32
+CHUNK = 512 * KIB
+
+
+def make(total: int, done: int = 0, seed: int = 1) -> Scheduler:
+    return Scheduler(total, lambda _: CHUNK, random.Random(seed), done)
+
+
+def wanted(effects: list[Effect], peer: bytes) -> list[int]:
+    return [o for e in effects if isinstance(e, Want) and e.peer == peer for o in e.ordinals]
+
+
+def test_sets_are_integers() -> None:
+    assert list(bits(to_set([0, 9, 3, 70], 64))) == [0, 3, 9]
+    assert list(bits(0)) == []
+
+
+def test_one_provider_is_asked_a_window_and_then_more() -> None:
+    machine = make(100)
+    first = wanted(machine.step(0.0, ProviderUp(A, None)), A)
+    assert WINDOW_MIN_CHUNKS <= len(first) <= WINDOW_MAX_CHUNKS
+    assert len(set(first)) == len(first)
+    second = wanted(machine.step(0.1, ChunksDone(A, tuple(first))), A)
+    assert len(second) >= len(first)
+    assert not set(first) & set(second)
+    assert machine.left == 100 - len(first)
+
+
+def test_a_run_is_made_of_neighbours() -> None:
+    first = wanted(make(1000).step(0.0, ProviderUp(A, None)), A)
+    assert sum(b == a + 1 for a, b in pairwise(first)) >= len(first) - 2
+
+
+def test_what_is_done_is_not_asked_and_an_empty_plan_is_finished() -> None:
+    machine = make(6, done=to_set([0, 1, 2, 3], 6))
+    assert sorted(wanted(machine.step(0.0, ProviderUp(A, None)), A)) == [4, 5]
+    assert machine.step(0.1, ChunksDone(A, (4, 5)))[-1] == Finished()
+    assert make(0).step(0.0, Tick()) == [Finished()]
+    assert machine.step(0.2, Tick()) == []
+
+
+def test_rarest_first() -> None:
+    machine = make(200)
+    machine.step(0.0, ProviderUp(A, to_set(range(190), 200)))
+    machine.step(0.0, ProviderUp(B, to_set(range(190), 200)))
+    picked = wanted(machine.step(1.0, ProviderUp(C, None)), C)
+    assert set(picked) >= set(range(190, 198)) & set(range(190, 190 + len(picked)))
+
+
+def test_only_what_a_provider_has_is_asked() -> None:
+    machine = make(50)
+    assert sorted(wanted(machine.step(0.0, ProviderUp(A, to_set([3, 7], 50))), A)) == [3, 7]
+    assert wanted(machine.step(0.0, Have(A, to_set([9], 50))), A) == [9]
+
+
+def test_no_chunk_is_asked_twice_outside_the_end_game() -> None:
+    machine = make(12)
+    first = wanted(machine.step(0.0, ProviderUp(A, None)), A)
+    second = wanted(machine.step(0.0, ProviderUp(B, None)), B)
+    assert not set(first) & set(second)
+
+
+def test_end_game_duplicates_old_asks_and_cancels_the_loser() -> None:
+    machine = make(4)
+    first = wanted(machine.step(0.0, ProviderUp(A, None)), A)
+    assert machine.step(0.0, ProviderUp(B, None)) == []
+    assert machine.step(ENDGAME_AGE_S / 2, Tick()) == []
+    again = wanted(machine.step(ENDGAME_AGE_S, Tick()), B)
+    assert sorted(again) == sorted(first)
+    effects = machine.step(1.0, ChunksDone(B, tuple(again)))
+    assert [e for e in effects if isinstance(e, Cancel)] == [Cancel(A, tuple(again))]
+    assert effects[-1] == Finished()
+    assert machine.step(1.1, ChunksDone(A, (again[0],))) == []
+    assert machine.duplicate_bytes == CHUNK
+
+
+def test_a_provider_that_leaves_is_replaced() -> None:
+    machine = make(8)
+    first = wanted(machine.step(0.0, ProviderUp(A, None)), A)
+    machine.step(0.0, ProviderUp(B, None))
+    assert sorted(wanted(machine.step(0.2, ProviderDown(A)), B)) == sorted(first)
+
+
+def test_a_silent_provider_loses_what_another_one_has() -> None:
+    machine = make(40)
+    first = wanted(machine.step(0.0, ProviderUp(A, None)), A)
+    machine.step(0.0, ProviderUp(B, to_set(first, 40)))
+    effects = machine.step(STALL_MIN_S + 0.1, Tick())
+    assert Cancel(A, tuple(first)) in effects
+    assert set(wanted(effects, B)) <= set(first)
+    assert wanted(effects, A) == []
+    late = wanted(machine.step(STALL_MIN_S + 0.2, ChunksDone(A, (first[0],))), A)
+    assert late, "who delivers late is asked again"
+
+
+def test_a_slow_only_provider_is_left_in_peace_but_not_for_ever() -> None:
+    machine = make(4)
+    machine.step(0.0, ProviderUp(A, None))
+    assert machine.step(STALL_MIN_S + 1, Tick()) == []
+    assert machine.owed(A) == 4
+    assert machine.step(STALL_LAST_S + 1, Tick()) == [DropProvider(A, "it stopped answering", blamed=False)]
+    assert machine.is_stuck()
+
+
+def test_a_liar_is_not_asked_for_the_chunk_again_and_then_for_nothing() -> None:
+    machine = make(4)
+    first = wanted(machine.step(0.0, ProviderUp(A, None)), A)
+    assert first[0] not in wanted(machine.step(0.1, ChunkBad(A, first[0])), A)
+    assert wanted(machine.step(0.1, ProviderUp(B, None)), B) == [first[0]]
+    effects = machine.step(0.2, ChunkBad(A, first[1]))
+    assert BAD_LIMIT == 2
+    assert DropProvider(A, "it sent wrong data", blamed=True) in effects
+    assert set(wanted(effects, B)) == set(first[1:])
+    assert machine.blamed == {A}
+    assert machine.step(0.3, ProviderUp(A, None)) == [
+        DropProvider(A, "it sent wrong data before", blamed=True)
+    ]
+
+
+def test_a_reconnection_does_not_wash_a_wrong_chunk_away() -> None:
+    machine = make(4)
+    first = wanted(machine.step(0.0, ProviderUp(A, None)), A)
+    machine.step(0.1, ChunkBad(A, first[0]))
+    machine.step(0.2, ProviderDown(A))
+    assert first[0] not in wanted(machine.step(0.3, ProviderUp(A, None)), A)
+
+
+def test_a_missing_chunk_is_asked_elsewhere_without_blame() -> None:
+    machine = make(4)
+    first = wanted(machine.step(0.0, ProviderUp(A, None)), A)
+    machine.step(0.0, ProviderUp(B, None))
+    assert wanted(machine.step(0.1, ChunkMissing(A, first[0])), B) == [first[0]]
+    assert machine.blamed == frozenset()
+
+
+def test_stuck_means_that_only_somebody_new_can_help() -> None:
+    machine = make(4)
+    assert machine.is_stuck()
+    machine.step(0.0, ProviderUp(A, to_set([1], 4)))
+    assert not machine.is_stuck()
+    machine.step(0.1, ChunksDone(A, (1,)))
+    assert machine.is_stuck()
+    machine.step(0.2, Have(A, to_set([2], 4)))
+    assert not machine.is_stuck()
+
+
+def test_nonsense_is_ignored() -> None:
+    machine = make(4)
+    for event in (
+        Have(A, 7),
+        ChunksDone(A, (99, -1)),
+        ChunkMissing(A, 1),
+        ProviderDown(A),
+    ):
+        assert machine.step(0.0, event) == []
+    machine.step(0.0, ProviderUp(A, 1 << 60))
+    assert machine.step(0.0, Have(A, 1 << 60)) == []
+    machine.step(0.0, ChunkBad(A, 99))
+    assert machine.left == 4
