@@ -1,0 +1,268 @@
+"""Client: a node's operations as typed Python calls, over its Unix socket.
+
+    from shoal import connect
+
+    with connect() as shoal:
+        link = shoal.share("photos").link
+        print(shoal.get(link, "/tmp").files)
+
+Calls block; each raises only `ShoalError`, of the class that the node raised.
+"""
+
+from __future__ import annotations
+
+import math
+import os
+import time
+from collections.abc import Callable
+from types import TracebackType
+from typing import TypeVar
+
+import httpx
+import msgspec
+from msgspec import Struct
+
+from shoal.api import operations as ops
+from shoal.api import schema as s
+from shoal.api.faults import ErrorReply, make_error
+from shoal.api.operations import Operation
+from shoal.api.paths import default_home, resolve_path
+from shoal.core.errors import RemoteFault, Unavailable
+from shoal.storage.home import Home, find_socket_path
+
+Q = TypeVar("Q", bound=Struct)
+R = TypeVar("R", bound=Struct)
+
+CALL_TIMEOUT_S = (
+    60.0  # longest an operation takes by itself: `remove` waits 10 s, `get` finds its share first
+)
+POLL_S = 1.0  # progress is shown at least this often
+ENDED = ("done", "failed", "paused")
+
+
+class Client:
+    """A node, seen from a program of the same user. One connection; not for several threads at once."""
+
+    def __init__(self, home: str | None = None) -> None:
+        self.home = os.path.abspath(home) if home is not None else default_home()
+        self._path = find_socket_path(self.home)
+        self._http = httpx.Client(
+            transport=httpx.HTTPTransport(uds=self._path),
+            base_url="http://shoal",
+            timeout=httpx.Timeout(CALL_TIMEOUT_S),
+            trust_env=False,
+        )
+
+    def __enter__(self) -> Client:
+        return self
+
+    def __exit__(
+        self, kind: type[BaseException] | None, error: BaseException | None, trace: TracebackType | None
+    ) -> None:
+        self.close()
+
+    def close(self) -> None:
+        """End the connection; idempotent."""
+        self._http.close()
+
+    def call(self, operation: Operation[Q, R], request: Q) -> R:
+        """Ask one operation.
+
+        Raises: Unavailable (code `not_running`) if no node runs in the home, ConfigFault if it is no home,
+        else what the node raised.
+        """
+        try:
+            reply = self._http.post(f"/v1/{operation.name}", content=msgspec.json.encode(request))
+        except httpx.ConnectError as error:
+            raise self._not_running() from error
+        except httpx.TimeoutException as error:
+            raise Unavailable(
+                f"{operation.name} was not answered",
+                cause=f"the node has been silent for {CALL_TIMEOUT_S:.0f} s",
+                next_step="see what it does: shoal doctor",
+                code="no_answer",
+            ) from error
+        except httpx.TransportError as error:
+            raise Unavailable(
+                f"{operation.name} was not answered",
+                cause="the node ended meanwhile",
+                next_step="start it again: shoal up --detach",
+                code="node_ended",
+            ) from error
+        try:
+            if reply.status_code == 200:
+                return msgspec.json.decode(reply.content, type=operation.response)
+            failed = msgspec.json.decode(reply.content, type=ErrorReply)
+        except (msgspec.DecodeError, UnicodeDecodeError) as error:
+            raise RemoteFault(
+                f"The answer to {operation.name} cannot be read",
+                cause=f"HTTP {reply.status_code}; the node may be another release",
+                next_step="restart the node: shoal down, then shoal up --detach",
+            ) from error
+        raise make_error(failed.error, failed.fault, failed.retry_after_s)
+
+    def status(self) -> s.Status:
+        """Return who this node is."""
+        return self.call(ops.STATUS, s.Nothing())
+
+    def invite(
+        self, role: s.RoleName = "member", expires_s: float = 24 * 3600.0, user: str | None = None
+    ) -> s.Invite:
+        """Make a ticket that admits one device."""
+        return self.call(ops.INVITE, s.InviteRequest(role=role, expires_s=expires_s, user=user))
+
+    def peers(self) -> list[s.Peer]:
+        """Return the other active members."""
+        return self.call(ops.PEERS, s.Nothing()).peers
+
+    def members(self) -> s.Members:
+        """Return everybody who is or was a member."""
+        return self.call(ops.MEMBERS, s.Nothing())
+
+    def remove(self, peer: str) -> s.Removal:
+        """Expel a device: its id, the beginning of it, or its name. Waits up to 10 s."""
+        return self.call(ops.REMOVE, s.PeerRequest(peer=peer))
+
+    def leave(self) -> s.Left:
+        """Give up membership; the node stops serving."""
+        return self.call(ops.LEAVE, s.Nothing())
+
+    def ping(self, peer: str) -> s.Ping:
+        """Say how a peer is reached."""
+        return self.call(ops.PING, s.PeerRequest(peer=peer))
+
+    def share(self, *paths: str | bytes, wait: bool = False) -> s.Share:
+        """Share files and folders; returns at once, or with `wait` when the share is complete."""
+        found = self.call(ops.SHARE, s.ShareRequest(paths=[resolve_path(p) for p in paths]))
+        return self.wait_share(found) if wait else found
+
+    def wait_share(
+        self, share: s.Share, on_progress: Callable[[s.ShareDetail], None] | None = None
+    ) -> s.Share:
+        """Wait until a share is complete. Raises: what made its hashing fail."""
+        done: int | None = None
+        while True:
+            request = s.ShareWaitRequest(share_id=share.share_id, done_bytes=done, wait_s=POLL_S)
+            detail = self.call(ops.SHARE_STATE, request)
+            if on_progress is not None:
+                on_progress(detail)
+            if detail.error is not None:
+                raise make_error(detail.error, "StorageFault")
+            if detail.complete:
+                return s.Share(
+                    detail.link, detail.share_id, True, detail.content_id, detail.files, detail.bytes
+                )
+            done = detail.done_bytes
+
+    def shares(self) -> list[s.ShareDetail]:
+        """Return everything this node serves."""
+        return self.call(ops.SHARES, s.Nothing()).shares
+
+    def unshare(self, share: str | None = None, *, path: str | bytes | None = None) -> s.Unshared:
+        """Stop serving a share (id or link) or a shared path."""
+        value = resolve_path(path) if path is not None else None
+        return self.call(ops.UNSHARE, s.UnshareRequest(share=share, path=value))
+
+    def start_get(
+        self, link: str, dest: str | bytes = ".", *, overwrite: bool = False, wait_s: float | None = 0.0
+    ) -> s.TransferDetail:
+        """Start a transfer, or attach to the one that runs; returns at once."""
+        request = s.GetRequest(link=link, dest=resolve_path(dest), overwrite=overwrite, wait_s=wait_s)
+        return self.call(ops.GET, request)
+
+    def get(
+        self,
+        link: str,
+        dest: str | bytes = ".",
+        *,
+        overwrite: bool = False,
+        wait_s: float | None = 0.0,
+        on_progress: Callable[[s.TransferDetail], None] | None = None,
+    ) -> s.GetResult:
+        """Fetch what a link names and return when it is there. Interrupting leaves the transfer running.
+
+        `wait_s`: seconds to wait for absent providers, None for ever. Raises: what made the transfer fail.
+        """
+        started = self.start_get(link, dest, overwrite=overwrite, wait_s=wait_s)
+        return self.wait_transfer(started, on_progress)
+
+    def wait_transfer(
+        self, transfer: s.TransferDetail, on_progress: Callable[[s.TransferDetail], None] | None = None
+    ) -> s.GetResult:
+        """Wait until a transfer is done. Raises: what made it fail, Unavailable if it was paused."""
+        while True:
+            if on_progress is not None:
+                on_progress(transfer)
+            if transfer.state in ENDED:
+                return _result_of(transfer)
+            request = s.TransferRequest(id=transfer.id, revision=transfer.revision, wait_s=POLL_S)
+            transfer = self.call(ops.TRANSFER, request)
+
+    def transfers(self) -> list[s.Transfer]:
+        """Return all transfers of this home."""
+        return self.call(ops.TRANSFERS, s.Nothing()).transfers
+
+    def control_transfer(self, transfer_id: str, verb: s.TransferVerb) -> s.TransferDetail:
+        """Pause, resume or cancel a transfer."""
+        return self.call(ops.CONTROL_TRANSFER, s.TransferControlRequest(id=transfer_id, verb=verb))
+
+    def diagnose(self) -> list[s.Check]:
+        """Return what the running node finds about itself."""
+        return self.call(ops.DIAGNOSE, s.Nothing()).checks
+
+    def down(self, timeout_s: float = 10.0) -> s.Stopping:
+        """Stop the node and return when its process has ended. Raises: Unavailable after `timeout_s`."""
+        stopping = self.call(ops.DOWN, s.Nothing())
+        self.close()
+        limit = time.monotonic() + timeout_s
+        while _is_alive(stopping.pid):
+            if time.monotonic() > limit:
+                raise Unavailable(
+                    "The node has not stopped",
+                    cause=f"process {stopping.pid} still runs after {math.ceil(timeout_s)} s",
+                    next_step=f"end it with: kill -9 {stopping.pid} (nothing acknowledged is lost)",
+                    code="not_stopped",
+                )
+            time.sleep(0.02)
+        return stopping
+
+    def _not_running(self) -> Unavailable:
+        Home.open(self.home, lock=False).close()  # says what is wrong with the home, if something is
+        return Unavailable(
+            "No node runs in this home",
+            cause=f"nobody answers for {self.home}",
+            next_step="start it with: shoal up --detach",
+            code="not_running",
+        )
+
+
+def connect(home: str | None = None) -> Client:
+    """Return a client of the node in `home` (default: SHOAL_HOME, else the user's data directory)."""
+    return Client(home)
+
+
+def _result_of(transfer: s.TransferDetail) -> s.GetResult:
+    if transfer.error is not None:
+        raise make_error(transfer.error, transfer.fault or "Unavailable")
+    if transfer.result is None:
+        raise Unavailable(
+            "The transfer has not ended",
+            cause=f"it is {transfer.state}",
+            next_step=f"go on with: shoal transfers --resume {transfer.id}",
+            code="paused",
+        )
+    return transfer.result
+
+
+def _is_alive(pid: int) -> bool:
+    """Say whether a process of this user still runs; one that is dead but not waited for does not."""
+    try:
+        os.kill(pid, 0)
+        with open(f"/proc/{pid}/stat", "rb") as stat:
+            return stat.read().rpartition(b")")[2].split()[0] != b"Z"
+    except ProcessLookupError:
+        return False
+    except FileNotFoundError:
+        return not os.path.exists("/proc/self")  # where there is no /proc, kill has said that it lives
+    except OSError:
+        return True

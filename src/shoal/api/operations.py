@@ -1,0 +1,110 @@
+"""Operations: the complete list of what can be asked of a node.
+
+The CLI, the Python client and later the dashboard use only this. `NodeApi` is the port that the node
+implements; a method raises only `ShoalError`.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Awaitable, Callable
+from dataclasses import dataclass
+from typing import Any, Generic, Protocol, TypeVar
+
+from msgspec import Struct
+
+from shoal.api import schema as s
+
+Q = TypeVar("Q", bound=Struct)
+R = TypeVar("R", bound=Struct)
+
+
+class NodeApi(Protocol):
+    """What a node answers. Cancelling a call never undoes what it has started."""
+
+    async def status(self, request: s.Nothing) -> s.Status: ...
+    async def invite(self, request: s.InviteRequest) -> s.Invite: ...
+    async def peers(self, request: s.Nothing) -> s.Peers: ...
+    async def members(self, request: s.Nothing) -> s.Members: ...
+    async def remove(self, request: s.PeerRequest) -> s.Removal: ...
+    async def leave(self, request: s.Nothing) -> s.Left: ...
+    async def ping(self, request: s.PeerRequest) -> s.Ping: ...
+    async def share(self, request: s.ShareRequest) -> s.Share: ...
+    async def share_state(self, request: s.ShareWaitRequest) -> s.ShareDetail: ...
+    async def shares(self, request: s.Nothing) -> s.Shares: ...
+    async def unshare(self, request: s.UnshareRequest) -> s.Unshared: ...
+    async def get(self, request: s.GetRequest) -> s.TransferDetail: ...
+    async def transfer(self, request: s.TransferRequest) -> s.TransferDetail: ...
+    async def transfers(self, request: s.Nothing) -> s.Transfers: ...
+    async def control_transfer(self, request: s.TransferControlRequest) -> s.TransferDetail: ...
+    async def diagnose(self, request: s.Nothing) -> s.Report: ...
+    async def down(self, request: s.Nothing) -> s.Stopping: ...
+
+
+@dataclass(frozen=True)
+class Operation(Generic[Q, R]):
+    """One thing that can be asked."""
+
+    name: str
+    request: type[Q]
+    response: type[R]
+    summary: str
+    call: Callable[[NodeApi, Q], Awaitable[R]]
+
+
+STATUS = Operation("status", s.Nothing, s.Status, "Who this node is.", lambda a, q: a.status(q))
+INVITE = Operation("invite", s.InviteRequest, s.Invite, "Make a single-use ticket.", lambda a, q: a.invite(q))
+PEERS = Operation("peers", s.Nothing, s.Peers, "The other members.", lambda a, q: a.peers(q))
+MEMBERS = Operation("members", s.Nothing, s.Members, "Who belongs to it.", lambda a, q: a.members(q))
+REMOVE = Operation(
+    "remove", s.PeerRequest, s.Removal, "Expel a device; waits up to 10 s.", lambda a, q: a.remove(q)
+)
+LEAVE = Operation("leave", s.Nothing, s.Left, "Leave the network.", lambda a, q: a.leave(q))
+PING = Operation("ping", s.PeerRequest, s.Ping, "How a peer is reached.", lambda a, q: a.ping(q))
+SHARE = Operation("share", s.ShareRequest, s.Share, "Share paths; returns at once.", lambda a, q: a.share(q))
+SHARE_STATE = Operation(
+    "share_state",
+    s.ShareWaitRequest,
+    s.ShareDetail,
+    "One share, long polling.",
+    lambda a, q: a.share_state(q),
+)
+SHARES = Operation("shares", s.Nothing, s.Shares, "What this node serves.", lambda a, q: a.shares(q))
+UNSHARE = Operation("unshare", s.UnshareRequest, s.Unshared, "Stop serving.", lambda a, q: a.unshare(q))
+GET = Operation(
+    "get", s.GetRequest, s.TransferDetail, "Start or attach to a transfer.", lambda a, q: a.get(q)
+)
+TRANSFER = Operation(
+    "transfer", s.TransferRequest, s.TransferDetail, "One transfer, long polling.", lambda a, q: a.transfer(q)
+)
+TRANSFERS = Operation("transfers", s.Nothing, s.Transfers, "All transfers.", lambda a, q: a.transfers(q))
+CONTROL_TRANSFER = Operation(
+    "control_transfer",
+    s.TransferControlRequest,
+    s.TransferDetail,
+    "Pause, resume or cancel a transfer.",
+    lambda a, q: a.control_transfer(q),
+)
+DIAGNOSE = Operation(
+    "diagnose", s.Nothing, s.Report, "Findings only the running node has.", lambda a, q: a.diagnose(q)
+)
+DOWN = Operation("down", s.Nothing, s.Stopping, "Stop the node.", lambda a, q: a.down(q))
+
+OPERATIONS: tuple[Operation[Any, Any], ...] = (
+    STATUS,
+    INVITE,
+    PEERS,
+    MEMBERS,
+    REMOVE,
+    LEAVE,
+    PING,
+    SHARE,
+    SHARE_STATE,
+    SHARES,
+    UNSHARE,
+    GET,
+    TRANSFER,
+    TRANSFERS,
+    CONTROL_TRANSFER,
+    DIAGNOSE,
+    DOWN,
+)

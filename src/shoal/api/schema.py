@@ -1,0 +1,299 @@
+"""Schema: what goes into an operation and what comes out of it, as JSON.
+
+Ids are texts (spec/text.md), sizes bytes, times RFC 3339 in UTC, durations seconds; unknown is null.
+Fields marked `UNSET` are left out where they have nothing to say.
+"""
+
+from __future__ import annotations
+
+from typing import Literal
+
+from msgspec import UNSET, Struct, UnsetType
+
+from shoal.api.paths import PathValue
+
+WAIT_LIMIT_S = 30.0  # longest a request may ask to be held open; wild guess
+PATHS_LIMIT = 256  # paths in one share; wild guess
+
+RoleName = Literal["owner", "admin", "member", "storage"]
+PeerStateName = Literal["connected", "relayed", "connecting", "offline"]
+TransferStateName = Literal[
+    "queued", "finding", "fetching", "verifying", "finishing", "done", "failed", "paused"
+]
+TransferVerb = Literal["pause", "resume", "cancel"]
+
+
+class Request(Struct, frozen=True, forbid_unknown_fields=True, kw_only=True):
+    """Base of all requests: an unknown field is a mistake of the caller."""
+
+
+class Nothing(Request, frozen=True):
+    """No arguments."""
+
+
+class ErrorBody(Struct, frozen=True):
+    """What went wrong: what did not happen, why, what to do. `code` is a stable word."""
+
+    code: str
+    message: str
+    cause: str = ""
+    next_step: str = ""
+
+
+class Status(Struct, frozen=True, kw_only=True):
+    """The node itself. `notice` says what keeps it from working as it should, e.g. that it was removed."""
+
+    peer_id: str
+    network_id: str
+    name: str
+    pid: int
+    listen: list[str]
+    peers: int
+    version: str
+    notice: str | UnsetType = UNSET
+    recovery_key: str | UnsetType = UNSET
+
+
+class InviteRequest(Request, frozen=True, kw_only=True):
+    """Ask for a ticket."""
+
+    role: RoleName = "member"
+    expires_s: float = 24 * 3600.0
+    user: str | None = None
+
+
+class Invite(Struct, frozen=True):
+    """A single-use ticket."""
+
+    ticket: str
+    code: str | None
+    expires_at: str
+
+
+class Peer(Struct, frozen=True):
+    """Another member, seen from here."""
+
+    peer_id: str
+    name: str
+    state: PeerStateName
+    addresses: list[str]
+    rtt_ms: float | None
+
+
+class Peers(Struct, frozen=True):
+    """All other active members."""
+
+    peers: list[Peer]
+
+
+class Member(Struct, frozen=True):
+    """A device that is or was admitted."""
+
+    peer_id: str
+    name: str
+    user: str
+    role: RoleName
+    state: Literal["active", "removed"]
+    since: str
+
+
+class Members(Struct, frozen=True):
+    """The membership log's result; equal heads mean equal lists."""
+
+    members: list[Member]
+    head: str
+
+
+class ShareRequest(Request, frozen=True, kw_only=True):
+    """Share files and folders as one share. The same paths give the same share again."""
+
+    paths: list[PathValue]
+
+
+class ShareWaitRequest(Request, frozen=True, kw_only=True):
+    """Ask for a share's state, held open until it is complete or differs from `done_bytes`."""
+
+    share_id: str
+    done_bytes: int | None = None
+    wait_s: float = 0.0
+
+
+class Share(Struct, frozen=True):
+    """A share. Nulls until it is complete."""
+
+    link: str
+    share_id: str
+    complete: bool
+    content_id: str | None
+    files: int | None
+    bytes: int | None
+
+
+class ShareDetail(Struct, frozen=True, kw_only=True):
+    """A share as the node that serves it knows it."""
+
+    link: str
+    share_id: str
+    complete: bool
+    content_id: str | None
+    files: int | None
+    bytes: int | None
+    name: str
+    paths: list[str]
+    state: str
+    version: int
+    own: bool
+    done_bytes: int
+    skipped: list[str]
+    error: ErrorBody | None
+
+
+class Shares(Struct, frozen=True):
+    """Everything this node serves."""
+
+    shares: list[ShareDetail]
+
+
+class UnshareRequest(Request, frozen=True, kw_only=True):
+    """Stop serving: a share id, a link or a shared path. Files are left alone."""
+
+    share: str | None = None
+    path: PathValue | None = None
+
+
+class Unshared(Struct, frozen=True):
+    """What is no longer served."""
+
+    share_id: str
+    name: str
+
+
+class GetRequest(Request, frozen=True, kw_only=True):
+    """Fetch what a link names into a folder; the same request again attaches to the running transfer.
+
+    `wait_s`: how long to wait for absent providers; null waits for ever, 0 as long as a search takes.
+    """
+
+    link: str
+    dest: PathValue
+    overwrite: bool = False
+    wait_s: float | None = 0.0
+
+
+class GetResult(Struct, frozen=True):
+    """What a finished transfer did."""
+
+    files: int
+    bytes: int
+    seconds: float
+    fetched_bytes: int
+    refetched_bytes: int
+    reused_bytes: int
+    resumed: bool
+    skipped: list[str]
+    providers: dict[str, int]
+
+
+class Transfer(Struct, frozen=True):
+    """A transfer in short."""
+
+    id: str
+    share_id: str
+    state: TransferStateName
+    bytes: int | None
+    done_bytes: int
+    rate_bytes_s: float
+    providers: dict[str, int]
+
+
+class TransferDetail(Struct, frozen=True, kw_only=True):
+    """A transfer in full. `revision` grows with every change; `result` is there once it is done."""
+
+    id: str
+    share_id: str
+    state: TransferStateName
+    bytes: int | None
+    done_bytes: int
+    rate_bytes_s: float
+    providers: dict[str, int]
+    name: str
+    dest: str
+    revision: int
+    note: str
+    error: ErrorBody | None
+    fault: str | None
+    result: GetResult | None
+
+
+class TransferRequest(Request, frozen=True, kw_only=True):
+    """Ask for one transfer, held open until its revision differs from the given one."""
+
+    id: str
+    revision: int | None = None
+    wait_s: float = 0.0
+
+
+class Transfers(Struct, frozen=True):
+    """All transfers of this home, newest last."""
+
+    transfers: list[Transfer]
+
+
+class TransferControlRequest(Request, frozen=True, kw_only=True):
+    """Pause, resume or cancel a transfer."""
+
+    id: str
+    verb: TransferVerb
+
+
+class PeerRequest(Request, frozen=True, kw_only=True):
+    """Name a member: its peer id, the beginning of it, or its name where only one has it."""
+
+    peer: str
+
+
+class Removal(Struct, frozen=True):
+    """A removal, and which peers have said that they carried it out."""
+
+    op: str
+    confirmed: list[str]
+    pending: list[str]
+
+
+class Left(Struct, frozen=True):
+    """This device is no longer a member."""
+
+    op: str
+
+
+class Ping(Struct, frozen=True, kw_only=True):
+    """How a peer is reached. `path` and `rtt_ms` are null where it is not; `why` says what was tried."""
+
+    peer_id: str
+    name: str
+    state: PeerStateName
+    path: str | None
+    address: str | None
+    rtt_ms: float | None
+    why: str
+
+
+class Check(Struct, frozen=True):
+    """One finding of the doctor."""
+
+    name: str
+    state: Literal["ok", "warn", "fail"]
+    detail: str
+    next_step: str = ""
+
+
+class Report(Struct, frozen=True):
+    """All findings."""
+
+    checks: list[Check]
+
+
+class Stopping(Struct, frozen=True):
+    """The node ends within 5 s."""
+
+    pid: int
