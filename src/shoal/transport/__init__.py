@@ -1,0 +1,1 @@
+"""Transport: dial, listen, TLS, sessions, lanes and LAN discovery."""
