@@ -1,0 +1,1 @@
+"""Identity: keys, ids, signed entries and the rules of membership as pure functions."""

@@ -1,0 +1,121 @@
+"""Ticket: the text that lets one device join: whom to ask, where, and a secret to prove it with.
+
+offset  size  field, integers big endian
+0       32    network id
+32      32    inviter, peer id
+64      8     expires at, seconds since 1970
+72      1     secret length, 16 .. 32
+73      n     secret
+73+n    1     number of addresses, 0 .. 8
+...     1+m   each address: length, ASCII `host:port`
+
+The secret is never sent: the invite id, the knock and the proof are derived from it.
+"""
+
+from __future__ import annotations
+
+import os
+from dataclasses import dataclass, field
+
+from shoal.core.errors import LocalMisuse, Refused
+from shoal.core.units import format_time
+from shoal.identity.ids import NetworkId, PeerId
+from shoal.identity.keys import is_valid_peer_id
+from shoal.identity.operations import INVITE_ID_BYTES
+from shoal.identity.record import is_valid_address
+from shoal.identity.secrets import Context, derive
+from shoal.wire.text import Kind, format_text, parse_text
+
+SECRET_MIN_BYTES = 16
+SECRET_MAX_BYTES = 32
+ADDRESSES_LIMIT = 8
+_FIXED_BYTES = 73
+
+
+@dataclass(frozen=True, slots=True)
+class Ticket:
+    """One invitation. Whether it is still open only the inviter knows."""
+
+    network_id: NetworkId
+    inviter: PeerId
+    secret: bytes = field(repr=False)
+    expires_at: int
+    addresses: tuple[str, ...] = ()
+
+    def __post_init__(self) -> None:
+        if len(self.network_id) != 32 or not is_valid_peer_id(self.inviter):
+            raise LocalMisuse("a ticket names a network and an inviter")
+        if not SECRET_MIN_BYTES <= len(self.secret) <= SECRET_MAX_BYTES:
+            raise LocalMisuse("a ticket's secret has 16 to 32 bytes")
+        if not 0 <= self.expires_at < 2**63:
+            raise LocalMisuse("a ticket's expiry is out of range")
+        if len(self.addresses) > ADDRESSES_LIMIT or not all(map(is_valid_address, self.addresses)):
+            raise LocalMisuse(f"a ticket has at most {ADDRESSES_LIMIT} addresses, each host:port")
+
+    @staticmethod
+    def make_secret() -> bytes:
+        """Return a new ticket secret of 128 bits."""
+        return os.urandom(SECRET_MIN_BYTES)
+
+    @property
+    def invite_id(self) -> bytes:
+        """16 bytes that name the invite without giving its secret away."""
+        return make_invite_id(self.secret)
+
+    def to_text(self) -> str:
+        """Write the ticket as people pass it on."""
+        parts = [
+            self.network_id,
+            self.inviter,
+            self.expires_at.to_bytes(8, "big"),
+            bytes([len(self.secret)]),
+            self.secret,
+            bytes([len(self.addresses)]),
+        ]
+        for address in self.addresses:
+            parts += [bytes([len(address)]), address.encode("ascii")]
+        return format_text(Kind.TICKET, b"".join(parts))
+
+    @classmethod
+    def parse(cls, text: str) -> Ticket:
+        """Read a ticket; expiry is not looked at. Raises: LocalMisuse that says what is wrong."""
+        payload = parse_text(Kind.TICKET, text)
+        try:
+            return cls._unpack(payload)
+        except (IndexError, UnicodeDecodeError, LocalMisuse) as error:
+            raise LocalMisuse(
+                "This ticket cannot be used",
+                cause="its checksum fits, its content does not",
+                next_step="ask for a new one: shoal invite",
+            ) from error
+
+    @classmethod
+    def _unpack(cls, payload: bytes) -> Ticket:
+        secret_end = _FIXED_BYTES + payload[_FIXED_BYTES - 1]
+        secret = payload[_FIXED_BYTES:secret_end]
+        count = payload[secret_end]
+        at = secret_end + 1
+        addresses: list[str] = []
+        for _ in range(count):
+            end = at + 1 + payload[at]
+            addresses.append(payload[at + 1 : end].decode("ascii"))
+            at = end
+        if at != len(payload):
+            raise LocalMisuse("a ticket of another length")
+        expires_at = int.from_bytes(payload[64:72], "big")
+        return cls(payload[:32], payload[32:64], secret, expires_at, tuple(addresses))
+
+    def check_expiry(self, wall: float) -> None:
+        """Raises: Refused if the ticket has expired by this device's clock (`wall`, seconds since 1970)."""
+        if wall >= self.expires_at:
+            raise Refused(
+                "This ticket has expired",
+                cause=f"it was valid until {format_time(self.expires_at)}, here it is {format_time(wall)}",
+                next_step="ask for a new one (shoal invite), or correct this machine's clock",
+                code="expired",
+            )
+
+
+def make_invite_id(secret: bytes) -> bytes:
+    """Return the id of the invite that a ticket secret belongs to."""
+    return derive(Context.INVITE, secret, INVITE_ID_BYTES)
