@@ -138,6 +138,31 @@ def parse_entry(data: bytes | memoryview) -> Entry:
     )
 
 
+def pack_header(
+    domain: Domain,
+    network: NetworkId,
+    log: bytes,
+    author: PeerId,
+    seq: int,
+    prev: EntryId,
+    time: int,
+    flags: int,
+    payload_length: int,
+) -> bytes:
+    """Return the 152 header bytes of an entry to come; a feed seals its payload with them as associated data.
+
+    Raises: LocalMisuse for a payload over PAYLOAD_LIMIT_BYTES or a field out of range.
+    """
+    if payload_length > PAYLOAD_LIMIT_BYTES:
+        raise LocalMisuse(f"a payload of {payload_length} bytes is over the limit of {PAYLOAD_LIMIT_BYTES}")
+    if any(len(field) != 32 for field in (network, log, author, prev)):
+        raise LocalMisuse("network, log, author and prev of an entry have 32 bytes each")
+    try:
+        return HEADER.pack(VERSION, domain, network, log, author, seq, prev, time, flags, payload_length)
+    except struct.error as error:
+        raise LocalMisuse("an entry's seq, time or flags are out of range", cause=str(error)) from error
+
+
 def sign_entry(
     keys: DeviceKeys,
     domain: Domain,

@@ -13,7 +13,7 @@ from enum import IntEnum
 from itertools import pairwise
 from typing import TypeAlias
 
-from shoal.core.errors import LocalMisuse, MalformedMessage
+from shoal.core.errors import LimitExceeded, LocalMisuse, MalformedMessage
 from shoal.identity.entry import PAYLOAD_LIMIT_BYTES
 from shoal.identity.ids import ID_BYTES, EntryId, NetworkId, PeerId
 from shoal.identity.keys import (
@@ -177,6 +177,14 @@ def parse_operation(payload: bytes) -> Payload:
         return Payload(outer.parents, outer.number, None)
     _check(operation)
     return Payload(outer.parents, outer.number, operation)
+
+
+def parents_of(payload: bytes) -> tuple[EntryId, ...]:
+    """Return the parents that a membership payload names; () if it is none. For ordering, not for judging."""
+    try:
+        return decode(_Payload, payload, PAYLOAD_LIMIT_BYTES).parents
+    except (MalformedMessage, LimitExceeded):
+        return ()
 
 
 def commitments_of(secrets: list[Secret]) -> tuple[Commitment, ...]:

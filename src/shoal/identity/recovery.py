@@ -1,8 +1,8 @@
 """Recovery: the key that is printed once, kept off the machine, and committed to by the genesis.
 
-It is an Ed25519 seed. The genesis holds only a hash of the public key. What it may sign comes with the recovery
-procedures of a later release; its place is fixed now, because a network that was founded without one could
-never get one.
+It is an Ed25519 seed. The genesis holds only a hash of the public key. What it may sign comes with the
+recovery procedures of a later release; its place is fixed now, because a network that was founded without one
+could never get one.
 """
 
 from __future__ import annotations

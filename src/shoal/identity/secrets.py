@@ -29,7 +29,7 @@ class Context(Enum):
     COMMIT = "shoal v1 secret commit"  # public commitment to a secret
     RECOVERY = "shoal v1 recovery commit"  # commitment to the recovery public key
     CHUNK = "shoal v1 chunk"  # content secret -> key of the keyed hash that makes chunk keys
-    CUT_SEED = "shoal v1 cut seed"  # content secret -> seed of the cut points
+    CUT = "shoal v1 cut"  # content secret -> seed of the cut points
     SEGMENT = "shoal v1 segment"  # content secret -> key of the keyed hash that makes manifest segments' keys
     OBJECT_COMMIT = "shoal v1 object commit"  # object key -> 32-byte commitment in front of a sealed object
     FEED = "shoal v1 feed"  # read key -> key of feed payloads
