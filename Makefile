@@ -39,7 +39,11 @@ map: $(READY)
 hostile: $(READY)
 	@$(BIN)/python -m tools.hostile --kills $(or $(KILLS),100) --seed $(or $(SEED),1)
 
-bench: $(READY)
+$(VENV)/.bench: $(READY) requirements/bench.lock
+	@$(BIN)/python -m pip --disable-pip-version-check install -q --require-hashes -r requirements/bench.lock
+	@touch $@
+
+bench: $(VENV)/.bench
 	@$(BIN)/python -m tools.bench --rounds $(or $(ROUNDS),5)
 
 clean:

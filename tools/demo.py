@@ -1,7 +1,7 @@
 """Demo: the first network's story on real processes, five nodes on loopback with a home each.
 
 ada makes the network and shares this machine's Python standard library and a 512 MiB file. ben gets both;
-then cem, dot and eli get them at once, from ada, ben and each other. ben is killed with SIGKILL while they do;
+then cem, dot and eli get them at once, from ada, ben and each other. ben is killed with SIGKILL meanwhile;
 eli is killed, restarted, and resumes. Everything is compared byte by byte. Last, dot is removed in the middle
 of a get and gets nothing more. Exit 0 only if all was verified.
 
@@ -60,7 +60,7 @@ class Story:
     def client(self, name: str) -> Client:
         """Return a connection to a device's daemon; made once."""
         if name not in self.clients:
-            self.clients[name] = connect(self.devices[name].home)
+            self.clients[name] = connect(str(self.devices[name].home))
         return self.clients[name]
 
     def say(self, text: str) -> None:
@@ -125,7 +125,7 @@ class Story:
         share_id = self.share_ids.get(what)
         if self.devices[name].pid is None:
             return None
-        return next((t for t in self.client(name).transfers().transfers if t.share_id == share_id), None)
+        return next((t for t in self.client(name).transfers() if t.share_id == share_id), None)
 
     @property
     def share_ids(self) -> dict[str, str]:
