@@ -140,11 +140,18 @@ class Database:
         Raises: StorageFault (codes disk_full, io, corrupt, permission), Unavailable while closing.
         """
         async with self._room:
-            job: _Job[T] = _Job(run, durable)
-            job.loop = asyncio.get_running_loop()
-            job.future = job.loop.create_future()
-            self._put(job)
-            return await job.future
+            return await self.submit(run, durable=durable)
+
+    def submit(self, run: Callable[[Connection], T], *, durable: bool = True) -> asyncio.Future[T]:
+        """Queue a write at once and return its future: for callers that wait for room themselves.
+
+        Loop thread only. Raises: Unavailable while closing; the future as `write`.
+        """
+        job: _Job[T] = _Job(run, durable)
+        job.loop = asyncio.get_running_loop()
+        job.future = job.loop.create_future()
+        self._put(job)
+        return job.future
 
     def write_blocking(self, run: Callable[[Connection], T], *, durable: bool = True) -> T:
         """`write` for another thread. On the loop's thread it stalls the node for one fsync: only where an

@@ -3,9 +3,12 @@
 from __future__ import annotations
 
 import errno
-import sqlite3
+from typing import TYPE_CHECKING
 
 from shoal.core.errors import StorageFault
+
+if TYPE_CHECKING:  # home.py is on the way of every command: no SQLite there
+    import sqlite3
 
 _FULL_ERRNOS = (errno.ENOSPC, errno.EDQUOT)
 _PERMISSION_ERRNOS = (errno.EACCES, errno.EPERM, errno.EROFS)

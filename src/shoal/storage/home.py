@@ -14,13 +14,12 @@ from __future__ import annotations
 
 import contextlib
 import fcntl
-import hashlib
 import os
 import pwd
 import stat
 import time
 
-from shoal.core.errors import ConfigFault, Refused, StorageFault
+from shoal.core.errors import ConfigFault, LocalMisuse, Refused, StorageFault
 from shoal.storage.faults import ascii_path, fault_of_os_error
 
 HOME_VERSION = 1
@@ -89,7 +88,7 @@ class Home:
         return os.path.join(self.path, "shoal.db")
 
     @property
-    def log_path(self) -> str:
+    def log_dir(self) -> str:
         """The directory of the daemon's log."""
         return os.path.join(self.path, "log")
 
@@ -103,9 +102,34 @@ class Home:
         """Whether this object keeps other daemons out."""
         return self._lock_fd is not None
 
+    @property
     def socket_path(self) -> str:
-        """Return the API socket's path, see `find_socket_path`."""
+        """The API socket, see `find_socket_path`; `prepare_socket` makes it a safe place."""
         return find_socket_path(self.path)
+
+    def prepare_socket(self) -> str:
+        """Return the API socket's path with nothing lying there, ready to be bound.
+
+        Expects the lock: what lies there is then of a daemon that was killed.
+        Raises: ConfigFault where somebody else has the directory in /tmp, LocalMisuse without the lock.
+        """
+        if not self.has_lock:
+            raise LocalMisuse("only the daemon that has the home's lock makes its socket")
+        path = self.socket_path
+        if os.path.dirname(path) != self.path:
+            _prepare_socket_directory(os.path.dirname(path))
+        with contextlib.suppress(FileNotFoundError):
+            os.unlink(path)
+        return path
+
+    def lock(self) -> None:
+        """Take the lock where `open` was told not to. Raises: Refused (code in_use), as `open`."""
+        if self._lock_fd is None:
+            self._lock_fd = _take_lock(self.path)
+
+    def mark_network(self, network_id: bytes) -> None:
+        """Note which network this home is of: when it was made or joined completely. Raises: StorageFault."""
+        write_private_file(os.path.join(self.path, "network"), network_id.hex().encode() + b"\n")
 
     def close(self) -> None:
         """Give the lock back; idempotent. The lock file stays: removing it would let two daemons in."""
@@ -147,32 +171,34 @@ def find_daemon(path: str | bytes) -> int | None:
         os.close(fd)
 
 
+def find_network(path: str | bytes) -> bytes | None:
+    """Return the id of the network that a home is of, None where there is none (yet)."""
+    try:
+        with open(os.path.join(resolve_path(path), "network"), encoding="ascii", errors="replace") as file:
+            return bytes.fromhex(file.read(128))
+    except (OSError, ValueError):
+        return None
+
+
+def has_network(path: str | bytes) -> bool:
+    """Say whether a home is in a network."""
+    return find_network(path) is not None
+
+
 def find_socket_path(path: str | bytes) -> str:
-    """Return the API socket's path of a home.
+    """Return the API socket's path of a home; touches nothing.
 
-    A home whose socket's path would be over SOCKET_PATH_BYTES has it in /tmp/shoal-<uid>/, a directory that
-    is made and checked here (0700, ours, not a link); not in $TMPDIR, which daemon and client may not share.
-
-    Raises: ConfigFault where somebody else has that directory.
+    A home whose socket's path would be over SOCKET_PATH_BYTES has it in /tmp/shoal-<uid>/; not in $TMPDIR,
+    which daemon and client may not share. Clients check the peer's uid, the daemon the directory.
     """
     where = resolve_path(path)
     inside = os.path.join(where, "api.sock")
     if len(os.fsencode(inside)) <= SOCKET_PATH_BYTES:
         return inside
-    directory = f"/tmp/shoal-{os.getuid()}"  # noqa: S108 - owner, mode and kind are checked below
-    with contextlib.suppress(FileExistsError):
-        os.mkdir(directory, 0o700)
-    status = os.lstat(directory)
-    if not stat.S_ISDIR(status.st_mode) or status.st_uid != os.getuid() or status.st_mode & 0o077:
-        raise ConfigFault(
-            "The API socket has no safe place",
-            cause=f"{directory} is not a directory that only you can use, and the home's path is too long",
-            next_step=f"remove {directory}, or choose a home with a path under "
-            f"{SOCKET_PATH_BYTES - len('/api.sock')} bytes",
-            code="socket_directory",
-        )
+    import hashlib  # rarely needed, and every start of the command line comes by here
+
     name = hashlib.blake2b(os.fsencode(where), digest_size=16).hexdigest()
-    return f"{directory}/{name}.sock"
+    return f"/tmp/shoal-{os.geteuid()}/{name}.sock"  # noqa: S108 - the daemon checks the directory
 
 
 def write_private_file(path: str, data: bytes) -> None:
@@ -198,6 +224,21 @@ def sync_directory(path: str) -> None:
         os.fsync(fd)
     finally:
         os.close(fd)
+
+
+def _prepare_socket_directory(directory: str) -> None:
+    """Make it 0700, or check that it is ours, closed to others and not a link."""
+    with contextlib.suppress(FileExistsError):
+        os.mkdir(directory, 0o700)
+    status = os.lstat(directory)
+    if not stat.S_ISDIR(status.st_mode) or status.st_uid != os.geteuid() or status.st_mode & 0o077:
+        raise ConfigFault(
+            "The API socket has no safe place",
+            cause=f"{directory} is not a directory that only you can use, and the home's path is too long",
+            next_step=f"remove {directory}, or choose a home with a path under "
+            f"{SOCKET_PATH_BYTES - len('/api.sock')} bytes",
+            code="socket_directory",
+        )
 
 
 def _make_directory(where: str) -> None:

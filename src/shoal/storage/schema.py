@@ -45,8 +45,7 @@ CREATE TABLE invites (
     created_at REAL NOT NULL,
     expires_at REAL NOT NULL,
     state TEXT NOT NULL,                  -- open, used, revoked; expired follows from expires_at
-    used_by BLOB,                         -- the joiner's key
-    used_at REAL
+    used_by BLOB                          -- the joiner's key
 ) WITHOUT ROWID;
 
 CREATE TABLE peers (
@@ -80,7 +79,7 @@ CREATE TABLE shares (
     version INTEGER NOT NULL,
     content_id BLOB,
     files INTEGER,
-    bytes INTEGER,
+    total_bytes INTEGER,
     created_at REAL NOT NULL,
     updated_at REAL NOT NULL,
     error TEXT NOT NULL,
