@@ -15,7 +15,7 @@ from shoal.core.units import MIB
 
 PAGE_CHUNKS = 4096
 PAGE_BYTES = PAGE_CHUNKS // 8
-FLUSH_BYTES = 8 * MIB  # what kill -9 may make us fetch again; issue 2 allows 32 MiB with what is in flight
+FLUSH_BYTES = 12 * MIB  # what kill -9 may make us fetch again; issue 2 allows 32 MiB with what is in flight
 FLUSH_INTERVAL_S = 0.1  # a slow transfer is recorded this often
 
 SavePages = Callable[[dict[int, bytes], dict[str, object]], "asyncio.Future[None]"]

@@ -16,7 +16,7 @@ USED = "used"
 REVOKED = "revoked"
 
 
-class Invite(NamedTuple):
+class InviteRow(NamedTuple):
     """One invite. `state` is open, used or revoked; an open one past `expires_at` counts as expired."""
 
     id: bytes
@@ -40,7 +40,7 @@ class Invites:
         self._database = database
         self._sealer = sealer
 
-    async def add(self, invite: Invite) -> None:
+    async def add(self, invite: InviteRow) -> None:
         """Store a new invite; durable on return. Forgets those ended KEEP_S ago.
 
         Raises: Refused (code too_many_invites) at OPEN_LIMIT, StorageFault.
@@ -73,36 +73,48 @@ class Invites:
 
         await self._database.write(run)
 
-    async def find(self, invite_id: bytes) -> Invite | None:
+    async def find(self, invite_id: bytes) -> InviteRow | None:
         """Return an invite, or None."""
 
-        def run(connection: Connection) -> Invite | None:
+        def run(connection: Connection) -> InviteRow | None:
             row = connection.execute(f"{_SELECT} WHERE id = ?", (invite_id,)).fetchone()
             return None if row is None else self._row(row)
 
         return await self._database.read(run)
 
-    async def load(self) -> list[Invite]:
+    async def load(self) -> list[InviteRow]:
         """Return all kept invites, newest first."""
 
-        def run(connection: Connection) -> list[Invite]:
+        def run(connection: Connection) -> list[InviteRow]:
             return [self._row(row) for row in connection.execute(f"{_SELECT} ORDER BY created_at DESC")]
 
         return await self._database.read(run)
 
-    async def try_use(self, invite_id: bytes, joiner: bytes) -> bool:
+    async def use(self, invite_id: bytes, joiner: bytes, now: float) -> InviteRow:
         """Give an open invite to one joiner; durable on return, so that a crash cannot open it again.
 
-        True if it was open, or `joiner` used it already (its reply was lost). The caller checks the expiry.
-        Raises: StorageFault; the invite is still open then.
+        The same joiner may ask again (its reply was lost), also after the expiry.
+        Raises: Refused with code invite_unknown, invite_used, invite_expired or invite_revoked; StorageFault
+        (then the invite is as it was).
         """
 
-        def run(connection: Connection) -> bool:
-            done = connection.execute(
-                "UPDATE invites SET state = ?, used_by = ? WHERE id = ? AND (state = ? OR used_by = ?)",
-                (USED, joiner, invite_id, OPEN, joiner),
+        def run(connection: Connection) -> InviteRow:
+            row = connection.execute(f"{_SELECT} WHERE id = ?", (invite_id,)).fetchone()
+            if row is None:
+                raise _refused("unknown", "this device knows no such invite")
+            invite = self._row(row)
+            if invite.state == USED:
+                if invite.used_by == joiner:
+                    return invite
+                raise _refused("used", "it was used by another device")
+            if invite.state == REVOKED:
+                raise _refused("revoked", "it was taken back")
+            if now >= invite.expires_at:
+                raise _refused("expired", "it has expired")
+            connection.execute(
+                "UPDATE invites SET state = ?, used_by = ? WHERE id = ?", (USED, joiner, invite_id)
             )
-            return done.rowcount == 1
+            return invite._replace(state=USED, used_by=joiner)
 
         return await self._database.write(run)
 
@@ -117,15 +129,16 @@ class Invites:
 
         await self._database.write(run)
 
-    async def revoke(self, invite_id: bytes) -> None:
-        """Take back an invite if it is open."""
+    async def revoke(self, invite_id: bytes) -> bool:
+        """Take back an invite; returns whether it was open."""
 
-        def run(connection: Connection) -> None:
-            connection.execute(
+        def run(connection: Connection) -> bool:
+            done = connection.execute(
                 "UPDATE invites SET state = ? WHERE id = ? AND state = ?", (REVOKED, invite_id, OPEN)
             )
+            return done.rowcount == 1
 
-        await self._database.write(run)
+        return await self._database.write(run)
 
     async def forget_before(self, wall: float) -> None:
         """Forget invites that expired before `wall`, whatever became of them."""
@@ -135,8 +148,17 @@ class Invites:
 
         await self._database.write(run)
 
-    def _row(self, row: tuple[bytes, bytes, int, str, float, float, str, bytes | None]) -> Invite:
-        return Invite(row[0], self._sealer.open_value(row[1]), *row[2:])
+    def _row(self, row: tuple[bytes, bytes, int, str, float, float, str, bytes | None]) -> InviteRow:
+        return InviteRow(row[0], self._sealer.open_value(row[1]), *row[2:])
 
 
 _SELECT = "SELECT id, sealed_secret, role, user, created_at, expires_at, state, used_by FROM invites"
+
+
+def _refused(code: str, cause: str) -> Refused:
+    return Refused(
+        "The invite cannot be used",
+        cause=cause,
+        next_step="ask for a new one: `shoal invite`",
+        code=f"invite_{code}",
+    )

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-from collections.abc import Sequence
 from typing import NamedTuple
 
 from shoal.core.errors import LocalMisuse
@@ -29,15 +28,11 @@ class SecretsStore:
         self._database = database
         self._sealer = sealer
 
-    async def put(self, kind: int, space: bytes, generation: int, value: bytes) -> None:
-        """Store a secret; durable on return. The same value again changes nothing.
+    async def put(self, *secrets: SecretRow) -> None:
+        """Store secrets, all or none; durable on return. The same value again changes nothing.
 
         Raises: LocalMisuse for another value under a known (kind, space, generation), StorageFault.
         """
-        await self.put_all([SecretRow(kind, space, generation, value)])
-
-    async def put_all(self, secrets: Sequence[SecretRow]) -> None:
-        """Store secrets, all or none; as `put`."""
         for secret in secrets:
             if not 0 < len(secret.value) <= SECRET_BYTES:
                 raise LocalMisuse(f"a secret has 1 to {SECRET_BYTES} bytes, not {len(secret.value)}")

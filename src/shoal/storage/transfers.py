@@ -246,7 +246,8 @@ class Transfers:
 
 _SELECT = (
     "SELECT id, share_id, version, sealed_link, dest, options, state, total_bytes, done_bytes, "
-    "fetched_bytes, refetched_bytes, reused_bytes, providers, resumed, error, created_at, updated_at FROM transfers"
+    "fetched_bytes, refetched_bytes, reused_bytes, providers, resumed, error, created_at, updated_at "
+    "FROM transfers"
 )
 
 
