@@ -29,8 +29,8 @@ TEXT_CHARACTERS = 300  # of each text in an error frame or a reason
 RETRY_AFTER_LIMIT_S = 3600.0
 
 
-class Hello(Message):
-    """First message of each end. The initiator's is sent at once after TLS; the responder verifies it and only
+class Hello(Message, frozen=True, array_like=True):
+    """First message of each end. The initiator sends it at once after TLS; the responder verifies it and only
     then sends its own. Invalid: another network, no common version, a signature that does not cover this TLS
     channel, a sender who is no member after `entries` were learned.
     """
@@ -44,29 +44,29 @@ class Hello(Message):
     replaces: bool = False  # the sender wants this session in the place of the one there is
 
 
-class Settled(Message):
+class Settled(Message, frozen=True, array_like=True):
     """The responder keeps this session; the initiator may use it for everything from now on."""
 
 
-class GoingAway(Message):
+class GoingAway(Message, frozen=True, array_like=True):
     """The sender closes the session. `reason` is one of session.REASONS, anything else counts as `closed`."""
 
     reason: str
 
 
-class Ping(Message):
+class Ping(Message, frozen=True, array_like=True):
     """Heartbeat. The receiver answers Pong at once. Invalid unless `head` has 8 bytes."""
 
     head: bytes  # first 8 bytes of the sender's log head
 
 
-class Pong(Message):
+class Pong(Message, frozen=True, array_like=True):
     """Answer to Ping, with the answerer's head."""
 
     head: bytes
 
 
-class ErrorReply(Message):
+class ErrorReply(Message, frozen=True, array_like=True):
     """Payload of an error frame. `kind` says whose fault it is in the eyes of the answerer."""
 
     kind: str  # unavailable | refused | fault | limit

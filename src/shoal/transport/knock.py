@@ -1,0 +1,108 @@
+"""Knock: the ALPN names that say "I belong here" before anything is shown. spec/knock.md has the bytes.
+
+    shoal/1.<nonce>.<mac>        mac = HMAC-SHA256(door key, "knock" || nonce || responder peer id)
+    shoal-join/1.<nonce>.<mac>   mac made from a ticket secret by membership
+
+Nonce (16 bytes) and mac (32) are lower-case hex. The knock is a filter, never authorisation.
+"""
+
+from __future__ import annotations
+
+import hmac
+import re
+from collections.abc import Sequence
+from dataclasses import dataclass
+from enum import Enum
+
+from shoal.core.budget import BoundedMap
+from shoal.transport.ports import DOOR_KEYS, MembershipView
+
+NONCE_BYTES = 16
+MAC_BYTES = 32
+_NAME = re.compile(rb"(shoal|shoal-join)/1\.([0-9a-f]{32})\.([0-9a-f]{64})")
+
+
+class KnockKind(Enum):
+    """What the knocker wants; the value is the protocol name."""
+
+    SESSION = b"shoal"
+    JOIN = b"shoal-join"
+
+
+@dataclass(frozen=True, slots=True)
+class Knock:
+    """A parsed ALPN name."""
+
+    kind: KnockKind
+    nonce: bytes
+    mac: bytes
+
+    @property
+    def name(self) -> bytes:
+        """The ALPN name."""
+        return b"%s/1.%s.%s" % (self.kind.value, self.nonce.hex().encode(), self.mac.hex().encode())
+
+
+@dataclass(frozen=True, slots=True)
+class KnockVerdict:
+    """A knock that was right. `newest` is false for an older door key: accepted, but charged like none."""
+
+    kind: KnockKind
+    newest: bool
+    invite_id: bytes | None = None
+
+
+class KnockRefused(Exception):
+    """The knock is wrong, missing or was seen before. Raised inside the ALPN callback: TLS ends there."""
+
+
+def make_mac(door_key: bytes, nonce: bytes, responder: bytes) -> bytes:
+    """Return the mac of a session knock at `responder` (its peer id)."""
+    return hmac.digest(door_key, b"knock" + nonce + responder, "sha256")
+
+
+def make_knock(door_key: bytes, nonce: bytes, responder: bytes) -> Knock:
+    """Return the session knock of a member."""
+    return Knock(KnockKind.SESSION, nonce, make_mac(door_key, nonce, responder))
+
+
+def parse_name(name: bytes) -> Knock | None:
+    """Return the knock in an ALPN name, or None."""
+    match = _NAME.fullmatch(name)
+    if match is None:
+        return None
+    return Knock(KnockKind(match[1]), bytes.fromhex(match[2].decode()), bytes.fromhex(match[3].decode()))
+
+
+class KnockGate:
+    """Judges the knocks of those who connect; remembers seen nonces, only of right knocks."""
+
+    def __init__(self, own_id: bytes, view: MembershipView, nonces: int) -> None:
+        self._own_id = own_id
+        self._view = view
+        self._seen: BoundedMap[bytes, None] = BoundedMap(nonces)
+
+    def check(self, names: Sequence[bytes]) -> tuple[bytes, KnockVerdict]:
+        """Return the chosen ALPN name and what it means. Raises: KnockRefused for everything else."""
+        knock = parse_name(names[0]) if len(names) == 1 else None
+        if knock is None:
+            raise KnockRefused("no knock")
+        verdict = self._judge(knock)
+        if verdict is None:
+            raise KnockRefused("wrong knock")
+        if knock.nonce in self._seen:
+            raise KnockRefused("replayed knock")
+        self._seen.put(knock.nonce, None)
+        return names[0], verdict
+
+    def _judge(self, knock: Knock) -> KnockVerdict | None:
+        if knock.kind is KnockKind.JOIN:
+            if not self._view.open_invites():
+                return None
+            invite_id = self._view.match_join_knock(knock.nonce, knock.mac)
+            return None if invite_id is None else KnockVerdict(KnockKind.JOIN, True, invite_id)
+        found: KnockVerdict | None = None
+        for index, key in enumerate(self._view.door_keys()[:DOOR_KEYS]):
+            if hmac.compare_digest(make_mac(key, knock.nonce, self._own_id), knock.mac) and found is None:
+                found = KnockVerdict(KnockKind.SESSION, index == 0)
+        return found
