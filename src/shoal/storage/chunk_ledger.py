@@ -8,9 +8,10 @@ like the file contents they stand for, and both are doubted after another boot.
 from __future__ import annotations
 
 import asyncio
+import contextlib
 from collections.abc import Callable, Iterable, Iterator
 
-from shoal.core.errors import LocalMisuse, ShoalError, StorageFault
+from shoal.core.errors import LocalMisuse, StorageFault, Unavailable
 from shoal.core.units import MIB
 
 PAGE_CHUNKS = 4096
@@ -135,13 +136,18 @@ class ChunkLedger:
         if self._closed or self._saving is not None or not (self._dirty or self._counters):
             return  # a running save looks again when it ends
         if self._unsaved_bytes >= FLUSH_BYTES:
-            self._start_save()
+            self._try_save()
         elif self._timer is None:
             self._timer = asyncio.get_running_loop().call_later(FLUSH_INTERVAL_S, self._on_timer)
 
     def _on_timer(self) -> None:
         self._timer = None
         if self._saving is None:
+            self._try_save()
+
+    def _try_save(self) -> None:
+        """Start a save in the background. While the node stops there is none: what is lost is fetched again."""
+        with contextlib.suppress(Unavailable):
             self._start_save()
 
     def _start_save(self) -> asyncio.Future[None] | None:
@@ -155,7 +161,7 @@ class ChunkLedger:
         self._unsaved_bytes = 0
         try:
             saving = self._save({number: self.page(number) for number in dirty}, counters)
-        except ShoalError:  # the database closes
+        except Unavailable:  # the database closes
             self._put_back(dirty, counters)
             raise
         self._saving = saving

@@ -1,0 +1,92 @@
+"""Disk: disks that fail: a database connection that runs full at a word, and a real disk of a few MiB."""
+
+from __future__ import annotations
+
+import os
+import shutil
+import sqlite3
+import subprocess
+import sys
+import threading
+from collections.abc import Iterator
+from contextlib import contextmanager
+from typing import Any
+
+_SQLITE_FULL = 13
+_SQLITE_IOERR_WRITE = 778
+_WRITING = ("INSERT", "UPDATE", "DELETE", "CREATE", "COMMIT")
+
+
+class FailingDisk:
+    """The `connect` of a Database whose disk fails while `fault` says so.
+
+    `fault` is None (healthy), "full" or "io". As SQLite does, a failing statement undoes its transaction.
+    `failures` counts. With `gate` cleared commits wait, as on a very slow disk; set by default.
+    """
+
+    def __init__(self) -> None:
+        self.fault: str | None = None
+        self.failures = 0
+        self.gate = threading.Event()
+        self.gate.set()
+
+    def connect(self, path: str) -> sqlite3.Connection:
+        """Open a connection on this disk."""
+        disk = self
+
+        class Connection(sqlite3.Connection):
+            """A connection that asks the disk first."""
+
+            def execute(self, sql: str, parameters: Any = (), /) -> sqlite3.Cursor:
+                """Run a statement unless the disk fails."""
+                if sql.startswith("COMMIT"):
+                    disk.gate.wait()
+                disk.check(self, sql)
+                return super().execute(sql, parameters)
+
+            def executemany(self, sql: str, parameters: Any, /) -> sqlite3.Cursor:
+                """Run a statement for each row unless the disk fails."""
+                disk.check(self, sql)
+                return super().executemany(sql, parameters)
+
+        return sqlite3.connect(
+            path, timeout=5.0, isolation_level=None, check_same_thread=False, factory=Connection
+        )
+
+    def check(self, connection: sqlite3.Connection, sql: str) -> None:
+        """Fail a writing statement while the disk is broken."""
+        if self.fault is None or not sql.lstrip().upper().startswith(_WRITING):
+            return
+        self.failures += 1
+        if connection.in_transaction:
+            connection.rollback()
+        full = self.fault == "full"
+        error = sqlite3.OperationalError("database or disk is full" if full else "disk I/O error")
+        error.sqlite_errorcode = _SQLITE_FULL if full else _SQLITE_IOERR_WRITE
+        raise error
+
+
+def can_mount() -> bool:
+    """Say whether this process may mount a tmpfs: Linux, as root, outside most containers."""
+    return sys.platform == "linux" and os.geteuid() == 0 and shutil.which("mount") is not None
+
+
+@contextmanager
+def small_disk(directory: str, size_bytes: int, options: str = "") -> Iterator[str]:
+    """Mount a tmpfs of `size_bytes` on an existing directory: it runs full for real.
+
+    `options` are added to the mount's, e.g. "ro". Raises: OSError where mounting is refused; see `can_mount`.
+    """
+    words = f"size={size_bytes},mode=0700" + (f",{options}" if options else "")
+    done = subprocess.run(
+        ["mount", "-t", "tmpfs", "-o", words, "shoal-test", directory],
+        capture_output=True,
+        text=True,
+        check=False,
+    )
+    if done.returncode != 0:
+        raise OSError(f"mount: {done.stderr.strip()}")
+    try:
+        yield directory
+    finally:
+        subprocess.run(["umount", "--lazy", directory], capture_output=True, check=False)
