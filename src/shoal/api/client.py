@@ -27,7 +27,7 @@ from shoal.api import schema as s
 from shoal.api.faults import ErrorReply, make_error
 from shoal.api.operations import Operation
 from shoal.api.paths import default_home, resolve_path
-from shoal.core.errors import RemoteFault, Unavailable
+from shoal.core.errors import Refused, RemoteFault, Unavailable
 from shoal.storage.home import Home, find_socket_path
 
 Q = TypeVar("Q", bound=Struct)
@@ -71,6 +71,7 @@ class Client:
         Raises: Unavailable (code `not_running`) if no node runs in the home, ConfigFault if it is no home,
         else what the node raised.
         """
+        self._check_owner()
         try:
             reply = self._http.post(f"/v1/{operation.name}", content=msgspec.json.encode(request))
         except httpx.ConnectError as error:
@@ -206,9 +207,9 @@ class Client:
         """Pause, resume or cancel a transfer."""
         return self.call(ops.CONTROL_TRANSFER, s.TransferControlRequest(id=transfer_id, verb=verb))
 
-    def diagnose(self) -> list[s.Check]:
+    def diagnose(self) -> s.Report:
         """Return what the running node finds about itself."""
-        return self.call(ops.DIAGNOSE, s.Nothing()).checks
+        return self.call(ops.DIAGNOSE, s.Nothing())
 
     def down(self, timeout_s: float = 10.0) -> s.Stopping:
         """Stop the node and return when its process has ended. Raises: Unavailable after `timeout_s`."""
@@ -225,6 +226,20 @@ class Client:
                 )
             time.sleep(0.02)
         return stopping
+
+    def _check_owner(self) -> None:
+        """Raises: Refused if another user made the socket: one in /tmp could be bait."""
+        try:
+            owner = os.lstat(self._path).st_uid
+        except OSError:
+            return  # not there, or not to be seen: connecting says so
+        if owner != os.geteuid():
+            raise Refused(
+                "The node was not asked",
+                cause=f"the socket {self._path} belongs to user number {owner}",
+                next_step="run the command as the user that runs the node",
+                code="foreign_socket",
+            )
 
     def _not_running(self) -> Unavailable:
         Home.open(self.home, lock=False).close()  # says what is wrong with the home, if something is

@@ -1,0 +1,135 @@
+"""Face: how a command speaks, to a person or to a script.
+
+With --json, stdout holds one object and nothing else, errors too. Without it, results go to stdout as plain
+lines, everything else to stderr. What other devices named is escaped before it reaches a terminal.
+"""
+
+from __future__ import annotations
+
+import os
+import shutil
+import sys
+import textwrap
+from collections.abc import Iterable, Sequence
+from dataclasses import dataclass
+from typing import TYPE_CHECKING, Annotated
+
+import msgspec
+import typer
+
+from shoal.api.paths import default_home
+from shoal.core.errors import LocalMisuse, ShoalError
+
+if TYPE_CHECKING:
+    from shoal.api.client import Client
+
+STDIN_LIMIT_BYTES = 64 * 1024  # a link or a ticket is read from there; wild guess
+UNKNOWN_CODE_NEXT_STEP = "run the command again; shoal doctor looks for causes"
+
+HomeOption = Annotated[
+    str | None,
+    typer.Option("--home", metavar="DIR", help="The home to use. [default: SHOAL_HOME]", show_default=False),
+]
+JsonOption = Annotated[bool, typer.Option("--json", help="Print one JSON object.", show_default=False)]
+
+
+@dataclass(frozen=True)
+class Face:
+    """One command's way to speak, and the home it is about."""
+
+    home: str
+    json: bool
+
+    def connect(self) -> Client:
+        """Return a client of the node in this home; nothing is asked yet."""
+        from shoal.api.client import Client
+
+        return Client(self.home)
+
+    def show(self, value: object, lines: Iterable[str]) -> None:
+        """Print a result: as an object, or as lines."""
+        if self.json:
+            print(msgspec.json.encode(value).decode(), flush=True)
+        else:
+            for line in lines:
+                print(line)
+            sys.stdout.flush()
+
+    def tell(self, text: str) -> None:
+        """Tell a person something on the way; scripts do not see it."""
+        if not self.json:
+            print(text, file=sys.stderr, flush=True)
+
+    def show_error(self, error: ShoalError) -> None:
+        """Print what did not happen, why, and what to do."""
+        cause = error.cause or "no cause is known"
+        next_step = error.next_step or UNKNOWN_CODE_NEXT_STEP
+        if self.json:
+            body = {"code": error.code, "message": error.message, "cause": cause, "next_step": next_step}
+            print(msgspec.json.encode({"error": body}).decode(), flush=True)
+            return
+        for label, text in (("shoal:", error.message), ("  why:", cause), ("   do:", next_step)):
+            print(_fold(label, printable(text)), file=sys.stderr)
+        sys.stderr.flush()
+
+
+def make_face(home: str | None, json: bool) -> Face:
+    """Return the face for a command's own --home and --json."""
+    return Face(os.path.abspath(os.path.expanduser(home)) if home else default_home(), json)
+
+
+def printable(text: str) -> str:
+    """Escape what could move the cursor or hide text; bytes that are not UTF-8 become \\x.."""
+    if text.isprintable():
+        return text
+    safe = text.encode("utf-8", "surrogateescape").decode("utf-8", "backslashreplace")
+    return "".join(c if c.isprintable() else c.encode("unicode_escape").decode() for c in safe)
+
+
+def columns(rows: Sequence[Sequence[str]], headings: Sequence[str] = ()) -> list[str]:
+    """Lay out rows in aligned columns. On a terminal the last column is cut to fit."""
+    table = [list(map(printable, row)) for row in ([headings, *rows] if headings else rows)]
+    if not table:
+        return []
+    widths = [max(len(row[i]) for row in table) for i in range(len(table[0]))]
+    lines = ["  ".join(cell.ljust(w) for cell, w in zip(row, widths, strict=True)).rstrip() for row in table]
+    if not sys.stdout.isatty():
+        return lines
+    width = shutil.get_terminal_size().columns
+    return [line if len(line) <= width else line[: width - 1] + "…" for line in lines]
+
+
+def read_argument(given: str | None, name: str) -> str:
+    """Return a ticket or a link: as given, else (or for `-`) asked for on the terminal or read from stdin.
+
+    Raises: LocalMisuse if there is none.
+    """
+    if given is not None and given != "-":
+        return given
+    if sys.stdin is not None and sys.stdin.isatty():
+        print(f"{name.capitalize()}: ", end="", file=sys.stderr, flush=True)
+        text = sys.stdin.readline(STDIN_LIMIT_BYTES)
+    else:
+        text = sys.stdin.buffer.read(STDIN_LIMIT_BYTES).decode("utf-8", "replace") if sys.stdin else ""
+    if not text.strip():
+        raise LocalMisuse(
+            f"No {name} was given",
+            cause="there was none among the arguments or on the standard input",
+            next_step=f"paste the {name} behind the command, or pipe it in",
+            code=f"no_{name}",
+        )
+    return text.strip()
+
+
+def _fold(label: str, text: str) -> str:
+    if not sys.stderr.isatty():
+        return f"{label} {text}"
+    width = max(40, shutil.get_terminal_size().columns)
+    return textwrap.fill(
+        text,
+        width,
+        initial_indent=f"{label} ",
+        subsequent_indent=" " * (len(label) + 1),
+        break_long_words=False,
+        break_on_hyphens=False,
+    )

@@ -1,0 +1,183 @@
+"""Files: commands about shares and transfers."""
+
+from __future__ import annotations
+
+from typing import Annotated
+
+import typer
+
+from shoal.api import operations as ops
+from shoal.api import schema as s
+from shoal.cli.face import Face, HomeOption, JsonOption, columns, make_face, printable, read_argument
+from shoal.core.errors import LocalMisuse
+from shoal.core.units import format_duration, format_size, parse_duration
+
+
+def share(
+    paths: Annotated[
+        list[str], typer.Argument(metavar="PATH...", help="Files and folders; one link for all.")
+    ],
+    wait: Annotated[
+        bool, typer.Option("--wait", help="Return when it is complete.", show_default=False)
+    ] = False,
+    home: HomeOption = None,
+    json: JsonOption = False,
+) -> None:
+    """Share files and folders with the network and print their link at once."""
+    face = make_face(home, json)
+    with face.connect() as client:
+        found = client.share(*paths)
+        if wait and not found.complete:
+            from shoal.cli.progress import share_progress
+
+            with share_progress(face) as on_progress:
+                found = client.wait_share(found, on_progress)
+    if found.complete and found.files is not None and found.bytes is not None:
+        face.tell(f"{_files(found.files)}, {format_size(found.bytes)}, complete")
+    else:
+        face.tell("Reading the files; the link works already. Wait for the end with --wait.")
+    face.show(found, [found.link])
+
+
+def get(
+    link: Annotated[str | None, typer.Argument(metavar="LINK", help="Asked for if it is not given.")] = None,
+    dest: Annotated[str, typer.Argument(metavar="DEST", help="The folder to put it into.")] = ".",
+    overwrite: Annotated[
+        bool, typer.Option("--overwrite", help="Replace files that differ.", show_default=False)
+    ] = False,
+    wait: Annotated[
+        str | None,
+        typer.Option("--wait", metavar="[S]", help="Wait for absent providers, for ever or S seconds."),
+    ] = None,
+    home: HomeOption = None,
+    json: JsonOption = False,
+) -> None:
+    """Fetch what a link names, from every peer that has parts of it.
+
+    Interrupting only stops watching: the node goes on. The same command again attaches.
+    """
+    face = make_face(home, json)
+    wait_s = 0.0 if wait is None else None if wait == "forever" else parse_duration(wait)
+    text = read_argument(link, "link")
+    with face.connect() as client:
+        from shoal.cli.progress import transfer_progress
+
+        started = client.start_get(text, dest, overwrite=overwrite, wait_s=wait_s)
+        try:
+            with transfer_progress(face, lambda: _names(face)) as on_progress:
+                result = client.wait_transfer(started, on_progress)
+        except KeyboardInterrupt:
+            face.tell(
+                f"\nThe node goes on fetching. Watch it again with the same command, "
+                f"or stop it: shoal transfers --cancel {started.id}"
+            )
+            raise
+    face.show(result, _describe(result, started))
+
+
+def shares(home: HomeOption = None, json: JsonOption = False) -> None:
+    """List what this node serves."""
+    face = make_face(home, json)
+    with face.connect() as client:
+        found = client.call(ops.SHARES, s.Nothing())
+    rows = [
+        [
+            x.share_id[:12],
+            "own" if x.own else "fetched",
+            x.state,
+            str(x.files) if x.files is not None else "-",
+            format_size(x.bytes) if x.bytes is not None else "-",
+            x.paths[0] + (f" and {len(x.paths) - 1} more" if len(x.paths) > 1 else "") if x.paths else x.name,
+        ]
+        for x in found.shares
+    ]
+    lines = (
+        columns(rows, ["SHARE", "KIND", "STATE", "FILES", "SIZE", "PATH"]) if rows else ["nothing is shared"]
+    )
+    face.show(found, lines)
+
+
+def unshare(
+    share: Annotated[
+        str, typer.Argument(metavar="SHARE", help="A share id, a link, or the path that was shared.")
+    ],
+    home: HomeOption = None,
+    json: JsonOption = False,
+) -> None:
+    """Stop serving a share. Files are left alone, and copies that others have stay theirs."""
+    face = make_face(home, json)
+    is_text = share.lower().startswith(("shs1", "shl1")) and "/" not in share
+    with face.connect() as client:
+        done = client.unshare(share) if is_text else client.unshare(path=share)
+    face.show(done, [f"no longer shared: {printable(done.name)}"])
+
+
+def transfers(
+    pause: Annotated[
+        str | None, typer.Option("--pause", metavar="ID", help="Stop one, keep what it has.")
+    ] = None,
+    resume: Annotated[str | None, typer.Option("--resume", metavar="ID", help="Go on with one.")] = None,
+    cancel: Annotated[
+        str | None, typer.Option("--cancel", metavar="ID", help="Stop one and forget it.")
+    ] = None,
+    home: HomeOption = None,
+    json: JsonOption = False,
+) -> None:
+    """List transfers, or pause, resume or cancel one."""
+    face = make_face(home, json)
+    verbs: tuple[tuple[s.TransferVerb, str | None], ...] = (
+        ("pause", pause),
+        ("resume", resume),
+        ("cancel", cancel),
+    )
+    wanted = [(verb, given) for verb, given in verbs if given is not None]
+    if len(wanted) > 1:
+        raise LocalMisuse(
+            "Nothing was changed",
+            cause="--pause, --resume and --cancel exclude each other",
+            next_step="use one of them",
+            code="usage",
+        )
+    with face.connect() as client:
+        if wanted:
+            verb, transfer_id = wanted[0]
+            detail = client.control_transfer(transfer_id, verb)
+            face.show(detail, [f"{detail.id}  {detail.state}"])
+            return
+        found = client.call(ops.TRANSFERS, s.Nothing())
+    rows = [
+        [
+            x.id[:12],
+            x.state,
+            f"{x.done_bytes / x.bytes:.0%}" if x.bytes else "-",
+            format_size(x.bytes) if x.bytes is not None else "-",
+            f"{format_size(x.rate_bytes_s)}/s" if x.rate_bytes_s else "-",
+            x.share_id[:12],
+        ]
+        for x in found.transfers
+    ]
+    lines = columns(rows, ["ID", "STATE", "DONE", "SIZE", "RATE", "SHARE"]) if rows else ["no transfers"]
+    face.show(found, lines)
+
+
+def _files(count: int) -> str:
+    return "1 file" if count == 1 else f"{count} files"
+
+
+def _names(face: Face) -> dict[str, str]:
+    """Return the members' names by peer id, for people."""
+    with face.connect() as client:
+        return {m.peer_id: printable(m.name) for m in client.members().members}
+
+
+def _describe(result: s.GetResult, transfer: s.TransferDetail) -> list[str]:
+    where = printable(transfer.dest)
+    rate = f", {format_size(result.fetched_bytes / result.seconds)}/s" if result.seconds > 0.1 else ""
+    lines = [
+        f"{_files(result.files)}, {format_size(result.bytes)} in {where}",
+        f"fetched {format_size(result.fetched_bytes)} in {format_duration(result.seconds)}{rate}"
+        + (f", {format_size(result.reused_bytes)} were here already" if result.reused_bytes else "")
+        + (", resumed" if result.resumed else ""),
+    ]
+    lines += [f"skipped: {printable(path)}" for path in result.skipped]
+    return lines

@@ -1,0 +1,101 @@
+"""Main: the entry point. Every way a command can end is decided here, with its exit code."""
+
+from __future__ import annotations
+
+import os
+import sys
+from collections.abc import Sequence
+from types import TracebackType
+
+import typer
+
+from shoal.cli.app import app
+from shoal.cli.face import Face, make_face
+from shoal.core.errors import ExitCode, LocalMisuse, ShoalError, StorageFault
+
+INTERNAL_ERROR = 1  # an error nobody foresaw
+
+
+def main(arguments: Sequence[str] | None = None) -> int:
+    """Run one command and return its exit code. Prints errors; raises nothing that was foreseen."""
+    given = list(sys.argv[1:] if arguments is None else arguments)
+    face = _find_face(given)
+    sys.excepthook = _Unforeseen(face)
+    try:
+        return int(app(_name_optional_values(given), standalone_mode=False, prog_name="shoal") or 0)
+    except typer.TyperException as error:
+        face.show_error(_usage_fault(error))
+        return ExitCode.USAGE
+    except ShoalError as error:
+        face.show_error(error)
+        return error.exit_code
+    except (KeyboardInterrupt, typer.Abort):
+        return ExitCode.INTERRUPTED
+    except BrokenPipeError:
+        # the reader of stdout went away, e.g. `| head`; python must not complain when it flushes at exit
+        os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())
+        return ExitCode.OK
+    except OSError as error:
+        face.show_error(
+            StorageFault(
+                "The command was not carried out",
+                cause=f"{error.strerror or error}: {error.filename!r}" if error.filename else str(error),
+                next_step="check the path, its permissions and the space on its disk",
+            )
+        )
+        return ExitCode.STORAGE
+
+
+def _find_face(arguments: list[str]) -> Face:
+    """Return how to speak when the arguments themselves cannot be understood."""
+    options = arguments[: arguments.index("--")] if "--" in arguments else arguments
+    return make_face(None, "--json" in options)
+
+
+def _name_optional_values(arguments: list[str]) -> list[str]:
+    """Make `get --wait` without a duration mean for ever: option values cannot be optional otherwise."""
+    if "get" not in arguments:
+        return arguments
+    result = list(arguments)
+    for i, argument in enumerate(arguments):
+        if argument == "--":
+            break
+        if argument == "--wait" and i > arguments.index("get"):
+            following = arguments[i + 1] if i + 1 < len(arguments) else ""
+            if not following[:1].isdigit() or os.sep in following:
+                result[i] = "--wait=forever"
+    return result
+
+
+def _usage_fault(error: typer.TyperException) -> LocalMisuse:
+    context = getattr(error, "ctx", None)
+    command = context.command_path if context is not None else "shoal"
+    return LocalMisuse(
+        "The command was not understood",
+        cause=error.format_message().rstrip("."),
+        next_step=f"see: {command} --help",
+        code="usage",
+    )
+
+
+class _Unforeseen:
+    """The interpreter's last hook: three lines instead of a traceback, which SHOAL_TRACEBACK=1 adds."""
+
+    def __init__(self, face: Face) -> None:
+        self._face = face
+
+    def __call__(self, kind: type[BaseException], error: BaseException, trace: TracebackType | None) -> None:
+        last = trace
+        while last is not None and last.tb_next is not None:
+            last = last.tb_next
+        where = f" at {last.tb_frame.f_code.co_filename}:{last.tb_lineno}" if last is not None else ""
+        self._face.show_error(
+            ShoalError(
+                "The command failed unexpectedly",
+                cause=f"{kind.__name__}: {error}{where}",
+                next_step="please report this, with the log file in the home's folder log",
+                code="internal",
+            )
+        )
+        if os.environ.get("SHOAL_TRACEBACK") == "1":
+            sys.__excepthook__(kind, error, trace)

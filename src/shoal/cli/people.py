@@ -1,0 +1,157 @@
+"""People: commands about who belongs to the network and how they are reached."""
+
+from __future__ import annotations
+
+import sys
+from typing import Annotated, get_args
+
+import typer
+
+from shoal.api import operations as ops
+from shoal.api import schema as s
+from shoal.cli.face import Face, HomeOption, JsonOption, columns, make_face, printable
+from shoal.core.errors import LocalMisuse, Refused
+from shoal.core.units import parse_duration
+
+PeerArgument = Annotated[
+    str, typer.Argument(metavar="PEER", help="A name, a peer id, or the beginning of one.")
+]
+YesOption = Annotated[bool, typer.Option("--yes", "-y", help="Do not ask.", show_default=False)]
+
+
+def invite(
+    role: Annotated[
+        str, typer.Option("--role", metavar="R", help="owner, admin, member or storage.")
+    ] = "member",
+    expires: Annotated[str, typer.Option("--expires", metavar="D", help="Like 30m, 24h or 7d.")] = "24h",
+    user: Annotated[
+        str | None,
+        typer.Option("--user", metavar="NAME", help="Whose device it will be.", show_default=False),
+    ] = None,
+    home: HomeOption = None,
+    json: JsonOption = False,
+) -> None:
+    """Make a ticket that lets one device join, once."""
+    face = make_face(home, json)
+    if role not in get_args(s.RoleName):
+        raise LocalMisuse(
+            "No ticket was made",
+            cause=f"{role!r} is not a role",
+            next_step="roles are: owner, admin, member, storage",
+            code="bad_role",
+        )
+    request = s.InviteRequest(role=role, expires_s=parse_duration(expires), user=user)  # type: ignore[arg-type]
+    with face.connect() as client:
+        ticket = client.call(ops.INVITE, request)
+    lines = [ticket.ticket]
+    if not json and sys.stdout.isatty():
+        lines = [
+            "On the other device, type:",
+            "",
+            f"  shoal join {ticket.ticket}",
+            "",
+            *_draw_code(ticket.ticket),
+            f"The ticket admits one device as {role}, once, until {ticket.expires_at}.",
+        ]
+    face.show(ticket, lines)
+
+
+def peers(home: HomeOption = None, json: JsonOption = False) -> None:
+    """List the other members and how they are reached."""
+    face = make_face(home, json)
+    with face.connect() as client:
+        found = client.call(ops.PEERS, s.Nothing())
+    rows = [
+        [
+            peer.name,
+            peer.state,
+            f"{peer.rtt_ms:.1f} ms" if peer.rtt_ms is not None else "-",
+            short_id(peer.peer_id),
+            peer.addresses[0] if peer.addresses else "-",
+        ]
+        for peer in found.peers
+    ]
+    face.show(found, columns(rows, ["NAME", "STATE", "RTT", "PEER", "ADDRESS"]) if rows else ["no peers yet"])
+
+
+def members(home: HomeOption = None, json: JsonOption = False) -> None:
+    """List everybody who is or was a member."""
+    face = make_face(home, json)
+    with face.connect() as client:
+        found = client.members()
+    rows = [[m.name, m.user, m.role, m.state, m.since, short_id(m.peer_id)] for m in found.members]
+    face.show(
+        found,
+        [*columns(rows, ["NAME", "USER", "ROLE", "STATE", "SINCE", "PEER"]), f"head {found.head[:16]}"],
+    )
+
+
+def ping(peer: PeerArgument, home: HomeOption = None, json: JsonOption = False) -> None:
+    """Say how a peer is reached, how fast, and why."""
+    face = make_face(home, json)
+    with face.connect() as client:
+        found = client.ping(peer)
+    name = printable(found.name)
+    if found.rtt_ms is not None:
+        lines = [f"{name}: {found.rtt_ms:.2f} ms, {found.path}, {found.address}", f"  {printable(found.why)}"]
+    else:
+        lines = [f"{name}: {found.state}", f"  {printable(found.why)}"]
+    face.show(found, lines)
+
+
+def remove(
+    peer: PeerArgument, yes: YesOption = False, home: HomeOption = None, json: JsonOption = False
+) -> None:
+    """Expel a device from the network. It cannot come back with its key."""
+    face = make_face(home, json)
+    _confirm(face, yes, f"Remove {printable(peer)} for good?")
+    with face.connect() as client:
+        done = client.remove(peer)
+    lines = [
+        f"removed; confirmed by {len(done.confirmed)} of {len(done.confirmed) + len(done.pending)} peers"
+    ]
+    if done.pending:
+        lines.append(
+            "the others will carry it out when they are back: " + ", ".join(map(short_id, done.pending))
+        )
+    face.show(done, lines)
+
+
+def leave(yes: YesOption = False, home: HomeOption = None, json: JsonOption = False) -> None:
+    """Give up this device's membership. Its files stay where they are."""
+    face = make_face(home, json)
+    _confirm(face, yes, "Leave the network for good?")
+    with face.connect() as client:
+        done = client.leave()
+    face.show(done, ["left the network; this home can be deleted"])
+
+
+def short_id(peer_id: str) -> str:
+    """Return enough of an id for a person to tell it from others, and for the node to find it."""
+    return peer_id[:12]
+
+
+def _confirm(face: Face, yes: bool, question: str) -> None:
+    if yes or face.json or not sys.stdin.isatty():
+        return  # a script has decided already
+    if not typer.confirm(question, err=True):
+        raise Refused(
+            "Nothing was changed",
+            cause="you did not confirm",
+            next_step="answer y, or use --yes",
+            code="declined",
+        )
+
+
+def _draw_code(text: str) -> list[str]:
+    """Draw a QR code with half blocks: dark on light, as cameras expect. Capitals make it a size smaller."""
+    import segno
+
+    matrix = [list(row) for row in segno.make(text.upper(), error="l", micro=False).matrix_iter(border=2)]
+    if len(matrix) % 2:
+        matrix.append([0] * len(matrix[0]))
+    glyphs = {(0, 0): "█", (0, 1): "▀", (1, 0): "▄", (1, 1): " "}
+    return [
+        "".join(glyphs[(bool(top), bool(low))] for top, low in zip(upper, lower, strict=True))
+        for upper, lower in zip(matrix[::2], matrix[1::2], strict=True)
+    ]

@@ -1,0 +1,1 @@
+"""Node: the composition root. Config, wiring, lifecycle, and the process around them."""

@@ -1,0 +1,209 @@
+"""Fake node: answers the API from memory, so that HTTP, client and commands are tested without a network."""
+
+from __future__ import annotations
+
+import asyncio
+import os
+import threading
+from collections.abc import Iterator
+from contextlib import contextmanager
+
+from shoal.api import schema as s
+from shoal.api.http import ApiServer
+from shoal.core.errors import Refused, RemoteFault, ShoalError, StorageFault, Unavailable
+from shoal.core.supervisor import Supervisor
+
+PEER = "shp1" + "a" * 58
+OTHER = "shp1" + "b" * 58
+LINK = "shl1" + "c" * 60
+SHARE = "shs1" + "d" * 58
+
+
+class FakeNode:
+    """A `NodeApi` whose transfers advance by one step each time they are asked for."""
+
+    def __init__(self) -> None:
+        self.asked: list[tuple[str, object]] = []
+        self.fail: ShoalError | Exception | None = None
+        self.steps = 3
+        self.skipped: list[str] = []
+        self.hold = asyncio.Event()
+
+    def _note(self, name: str, request: object) -> None:
+        self.asked.append((name, request))
+        if self.fail is not None:
+            raise self.fail
+
+    async def status(self, request: s.Nothing) -> s.Status:
+        self._note("status", request)
+        return s.Status(
+            peer_id=PEER,
+            network_id="shn1" + "e" * 58,
+            name="anna",
+            pid=os.getpid(),
+            listen=["127.0.0.1:4000"],
+            peers=2,
+            version="0.1.0",
+        )
+
+    async def invite(self, request: s.InviteRequest) -> s.Invite:
+        self._note("invite", request)
+        return s.Invite("sht1" + "f" * 200, None, "2026-11-23T10:00:00Z")
+
+    async def peers(self, request: s.Nothing) -> s.Peers:
+        self._note("peers", request)
+        return s.Peers(
+            [
+                s.Peer(OTHER, "bert\x1b[2J", "connected", ["127.0.0.1:4001"], 0.42),
+                s.Peer("shp1" + "g" * 58, "carl", "offline", [], None),
+            ]
+        )
+
+    async def members(self, request: s.Nothing) -> s.Members:
+        self._note("members", request)
+        return s.Members(
+            [s.Member(OTHER, "bert", "u", "member", "active", "2026-11-22T10:00:00Z")], "00" * 32
+        )
+
+    async def remove(self, request: s.PeerRequest) -> s.Removal:
+        self._note("remove", request)
+        return s.Removal("sho1x", [OTHER], [])
+
+    async def leave(self, request: s.Nothing) -> s.Left:
+        self._note("leave", request)
+        return s.Left("sho1y")
+
+    async def ping(self, request: s.PeerRequest) -> s.Ping:
+        self._note("ping", request)
+        return s.Ping(
+            peer_id=OTHER,
+            name="bert",
+            state="connected",
+            path="direct",
+            address="127.0.0.1:4001",
+            rtt_ms=0.4,
+            why="it was dialled",
+        )
+
+    async def share(self, request: s.ShareRequest) -> s.Share:
+        self._note("share", request)
+        return s.Share(LINK, SHARE, False, None, None, None)
+
+    async def share_state(self, request: s.ShareWaitRequest) -> s.ShareDetail:
+        self._note("share_state", request)
+        self.steps -= 1
+        complete = self.steps <= 0
+        return self._detail(complete)
+
+    def _detail(self, complete: bool) -> s.ShareDetail:
+        return s.ShareDetail(
+            link=LINK,
+            share_id=SHARE,
+            complete=complete,
+            content_id="shc1x" if complete else None,
+            files=2 if complete else None,
+            bytes=100 if complete else None,
+            name="photos",
+            paths=["/home/anna/photos"],
+            state="complete" if complete else "hashing",
+            version=1,
+            own=True,
+            done_bytes=100 - self.steps,
+            skipped=[],
+            error=None,
+        )
+
+    async def shares(self, request: s.Nothing) -> s.Shares:
+        self._note("shares", request)
+        return s.Shares([self._detail(True)])
+
+    async def unshare(self, request: s.UnshareRequest) -> s.Unshared:
+        self._note("unshare", request)
+        return s.Unshared(SHARE, "photos")
+
+    def _transfer(self, dest: str, error: s.ErrorBody | None = None) -> s.TransferDetail:
+        done = self.steps <= 0
+        result = s.GetResult(2, 100, 1.5, 90, 0, 10, False, self.skipped, {OTHER: 90}) if done else None
+        return s.TransferDetail(
+            id="t1",
+            share_id=SHARE,
+            state="done" if done else "fetching",
+            bytes=100,
+            done_bytes=100 - self.steps,
+            rate_bytes_s=60.0,
+            providers={OTHER: 90},
+            name="photos",
+            dest=dest,
+            revision=10 - self.steps,
+            note="",
+            error=error,
+            fault=None,
+            result=result,
+        )
+
+    async def get(self, request: s.GetRequest) -> s.TransferDetail:
+        self._note("get", request)
+        return self._transfer(str(request.dest))
+
+    async def transfer(self, request: s.TransferRequest) -> s.TransferDetail:
+        self._note("transfer", request)
+        self.steps -= 1
+        return self._transfer("/tmp")
+
+    async def transfers(self, request: s.Nothing) -> s.Transfers:
+        self._note("transfers", request)
+        return s.Transfers([s.Transfer("t1", SHARE, "fetching", 100, 50, 10.0, {OTHER: 50})])
+
+    async def control_transfer(self, request: s.TransferControlRequest) -> s.TransferDetail:
+        self._note("control_transfer", request)
+        return self._transfer("/tmp")
+
+    async def diagnose(self, request: s.Nothing) -> s.Report:
+        self._note("diagnose", request)
+        return s.Report(checks=[s.Check("sessions", "ok", "2 of 2 peers")])
+
+    async def down(self, request: s.Nothing) -> s.Stopping:
+        self._note("down", request)
+        return s.Stopping(2**22 + 1)  # beyond the highest pid: gone already
+
+
+@contextmanager
+def serve(home: str) -> Iterator[FakeNode]:
+    """Serve a fake node at a home's socket, on a thread of its own; the home is made."""
+    from shoal.storage.home import Home, find_socket_path
+
+    Home.open(home, create=True).close()
+    ready = threading.Event()
+    stop: list[tuple[asyncio.AbstractEventLoop, asyncio.Event]] = []
+    node: list[FakeNode] = []
+
+    async def run() -> None:
+        stopping = asyncio.Event()
+        stop.append((asyncio.get_running_loop(), stopping))
+        node.append(FakeNode())
+        async with Supervisor() as supervisor:
+            server = ApiServer(node[0], find_socket_path(home))
+            supervisor.start("api", server.run)
+            await server.wait_started()
+            ready.set()
+            await stopping.wait()
+            server.stop()
+
+    thread = threading.Thread(target=lambda: asyncio.run(run()))
+    thread.start()
+    if not ready.wait(10):
+        raise AssertionError("the fake node did not start")
+    try:
+        yield node[0]
+    finally:
+        loop, stopping = stop[0]
+        loop.call_soon_threadsafe(stopping.set)
+        thread.join(10)
+
+
+FAULTS: tuple[tuple[ShoalError, int], ...] = (
+    (Refused("r", cause="c", next_step="n"), 4),
+    (Unavailable("u", cause="c", next_step="n"), 5),
+    (StorageFault("s", cause="c", next_step="n"), 6),
+    (RemoteFault("f", cause="c", next_step="n"), 7),
+)

@@ -1,0 +1,172 @@
+"""Commands: what they print, to people and to scripts, and how they end; over a fake node."""
+
+from __future__ import annotations
+
+import json
+from collections.abc import Iterator
+from pathlib import Path
+
+import pytest
+from tests.support.fake_node import FAULTS, LINK, OTHER, FakeNode, serve
+
+from shoal.api import schema as s
+from shoal.cli.face import columns, printable
+from shoal.cli.main import main
+from shoal.core.errors import ShoalError
+
+
+@pytest.fixture
+def node(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Iterator[FakeNode]:
+    monkeypatch.setenv("SHOAL_HOME", str(tmp_path / "home"))
+    with serve(str(tmp_path / "home")) as fake:
+        yield fake
+
+
+Captured = pytest.CaptureFixture[str]
+
+
+def run_json(capsys: Captured, *arguments: str) -> dict[str, object]:
+    assert main([*arguments, "--json"]) == 0
+    out, err = capsys.readouterr()
+    assert err == ""
+    found = json.loads(out)
+    assert isinstance(found, dict)
+    return found
+
+
+@pytest.mark.parametrize(
+    "arguments",
+    [
+        ("status",),
+        ("invite",),
+        ("peers",),
+        ("members",),
+        ("remove", "bert"),
+        ("leave",),
+        ("ping", "bert"),
+        ("share", "/tmp"),
+        ("shares",),
+        ("unshare", "/tmp"),
+        ("get", LINK),
+        ("transfers",),
+        ("down",),
+        ("doctor",),
+        ("config", "show"),
+        ("config", "path"),
+    ],
+)
+def test_every_command_speaks_json_and_plain(
+    node: FakeNode, capsys: Captured, arguments: tuple[str, ...]
+) -> None:
+    assert run_json(capsys, *arguments)
+    assert main(list(arguments)) == 0
+    out, _ = capsys.readouterr()
+    assert out.strip()
+    assert "\x1b" not in out
+
+
+def test_interface_of_get(node: FakeNode, capsys: Captured) -> None:
+    assert run_json(capsys, "get", LINK, "/tmp") == {
+        "files": 2,
+        "bytes": 100,
+        "seconds": 1.5,
+        "fetched_bytes": 90,
+        "refetched_bytes": 0,
+        "reused_bytes": 10,
+        "resumed": False,
+        "skipped": [],
+        "providers": {OTHER: 90},
+    }
+
+
+def test_share_is_null_until_complete_and_wait_fills_it(node: FakeNode, capsys: Captured) -> None:
+    first = run_json(capsys, "share", "/tmp")
+    assert (first["complete"], first["content_id"], first["files"], first["bytes"]) == (
+        False,
+        None,
+        None,
+        None,
+    )
+    waited = run_json(capsys, "share", "--wait", "/tmp")
+    assert (waited["complete"], waited["content_id"], waited["files"], waited["bytes"]) == (
+        True,
+        "shc1x",
+        2,
+        100,
+    )
+    assert set(first) == set(waited)
+
+
+@pytest.mark.parametrize(
+    ("arguments", "wait_s"),
+    [((), 0.0), (("--wait",), None), (("--wait", "30"), 30.0), (("--wait=2m",), 120.0)],
+)
+def test_wait_takes_an_optional_duration(
+    node: FakeNode, capsys: Captured, arguments: tuple[str, ...], wait_s: float | None
+) -> None:
+    run_json(capsys, "get", *arguments, LINK, "/tmp")
+    request = next(r for name, r in node.asked if name == "get")
+    assert isinstance(request, s.GetRequest)
+    assert (request.wait_s, request.link, request.dest) == (wait_s, LINK, "/tmp")
+
+
+def test_paths_are_resolved_by_the_caller(
+    node: FakeNode, capsys: Captured, monkeypatch: pytest.MonkeyPatch, tmp_path: Path
+) -> None:
+    monkeypatch.chdir(tmp_path)
+    run_json(capsys, "share", "a", "b/../c")
+    run_json(capsys, "get", LINK)
+    share, get = (r for name, r in node.asked if name in ("share", "get"))
+    assert isinstance(share, s.ShareRequest)
+    assert isinstance(get, s.GetRequest)
+    assert share.paths == [str(tmp_path / "a"), str(tmp_path / "c")]
+    assert get.dest == str(tmp_path)
+
+
+@pytest.mark.parametrize(("fault", "code"), FAULTS)
+def test_errors_are_one_object_or_three_lines(
+    node: FakeNode, capsys: Captured, fault: ShoalError, code: int
+) -> None:
+    node.fail = fault
+    assert main(["status", "--json"]) == code
+    out, err = capsys.readouterr()
+    assert err == ""
+    assert set(json.loads(out)["error"]) == {"code", "message", "cause", "next_step"}
+    assert main(["status"]) == code
+    out, err = capsys.readouterr()
+    assert out == ""
+    assert len(err.splitlines()) == 3
+
+
+@pytest.mark.parametrize(
+    "arguments",
+    [
+        ["nonsense"],
+        ["share"],
+        ["get", "--nope"],
+        ["invite", "--role", "king"],
+        ["invite", "--expires", "soon"],
+        ["transfers", "--pause", "a", "--cancel", "a"],
+        ["remove"],
+    ],
+)
+def test_usage_errors_have_code_2(node: FakeNode, capsys: Captured, arguments: list[str]) -> None:
+    assert main([*arguments, "--json"]) == 2
+    assert json.loads(capsys.readouterr().out)["error"]["next_step"]
+    assert main(arguments) == 2
+    assert len(capsys.readouterr().err.splitlines()) == 3
+
+
+def test_names_of_others_cannot_move_the_cursor(node: FakeNode, capsys: Captured) -> None:
+    assert main(["peers"]) == 0
+    out = capsys.readouterr().out
+    assert "bert\\x1b[2J" in out
+
+
+def test_printable_shows_any_bytes() -> None:
+    assert printable("a\nb\udcff") == "a\\nb\\xff"
+    assert printable("ünï") == "ünï"
+
+
+def test_columns_align() -> None:
+    assert columns([["a", "bb"], ["ccc", "d"]], ["X", "Y"]) == ["X    Y", "a    bb", "ccc  d"]
