@@ -179,15 +179,6 @@ def sign_entry(
 
     Raises: LocalMisuse for a payload over PAYLOAD_LIMIT_BYTES or a field out of range.
     """
-    if len(payload) > PAYLOAD_LIMIT_BYTES:
-        raise LocalMisuse(f"a payload of {len(payload)} bytes is over the limit of {PAYLOAD_LIMIT_BYTES}")
-    if (len(network), len(log), len(prev)) != (32, 32, 32):
-        raise LocalMisuse("network, log and prev of an entry have 32 bytes each")
-    try:
-        header = HEADER.pack(
-            VERSION, domain, network, log, keys.peer_id, seq, prev, time, flags, len(payload)
-        )
-    except struct.error as error:
-        raise LocalMisuse("an entry's seq, time or flags are out of range", cause=str(error)) from error
+    header = pack_header(domain, network, log, keys.peer_id, seq, prev, time, flags, len(payload))
     body = header + payload
     return parse_entry(body + keys.sign(_SIGNED_PREFIX[domain] + body))
