@@ -1,0 +1,516 @@
+"""Fetch: gets one share from all peers that have parts of it. Drives providers and the scheduler.
+
+First only descriptions flow: entries of the feed, sealed manifest objects. Once the owner of the fetch knows
+the manifest it gives a target, and chunks flow. The loop's part is the tick, the peers' notices and the
+batches of reports; bytes are handled by the lanes' threads alone.
+"""
+
+from __future__ import annotations
+
+import asyncio
+import logging
+import random
+from collections import deque
+from collections.abc import Callable, Iterable
+from typing import TYPE_CHECKING, Protocol
+
+from shoal.core.clock import Clock
+from shoal.core.errors import Refused, RemoteFault, ShoalError, StorageFault, Unavailable
+from shoal.core.observation import Observation, Observer
+from shoal.core.stages import add_seconds
+from shoal.core.supervisor import Supervisor
+from shoal.identity.ids import short_peer_id
+from shoal.swarm.messages import Changed, Have
+from shoal.swarm.provider import RETRY_FIRST_S, RETRY_LAST_S, Provider, Standing
+from shoal.swarm.receive import ChunkReport, ChunkTarget, EndReport, LaneReceiver, ObjectReport
+from shoal.swarm.scheduler import Scheduler
+from shoal.swarm.scheduler_events import (
+    Cancel,
+    ChunkBad,
+    ChunkMissing,
+    ChunksDone,
+    DropProvider,
+    Effect,
+    Finished,
+    Input,
+    ProviderDown,
+    ProviderUp,
+    Tick,
+    Want,
+)
+from shoal.swarm.scheduler_events import Have as MoreChunks
+
+if TYPE_CHECKING:
+    from shoal.transport.session import Session
+
+log = logging.getLogger("shoal.swarm")
+
+TICK_S = 0.1
+PROVIDERS = 256  # peers one fetch keeps; beyond it new ones are not taken
+JOINS_AT_ONCE = 16
+OBJECTS_AT_ONCE = 16
+CLOSE_TIMEOUT_S = 2.0
+
+
+class FetchOwner(Protocol):
+    """Who wanted the share; called on the loop, must be short."""
+
+    @property
+    def entry_count(self) -> int:
+        """How many feed entries are known: the next one to read."""
+        ...
+
+    def on_entries(self, peer: bytes, entries: list[bytes]) -> None:
+        """Take feed entries, the first of number `entry_count`. Raises: RemoteFault if they do not verify."""
+        ...
+
+    def on_chunks(self, ordinals: list[int], size_bytes: int) -> None:
+        """Note that chunks are written."""
+        ...
+
+    def on_fault(self, error: StorageFault) -> None:
+        """The disk refused a chunk; nothing more will be asked for."""
+        ...
+
+    def on_finished(self) -> None:
+        """Every chunk is written. A thread may still write one a second time until `close` returns."""
+        ...
+
+
+class ShareFetch:
+    """One share being got. `start`, then `add_peers` as they are found, then `set_target`; `close` ends it.
+
+    What is not available now is tried again until `close`; whether to go on waiting is the owner's decision,
+    by `is_stuck` and `describe_providers`.
+    """
+
+    def __init__(
+        self,
+        *,
+        own_id: bytes,
+        network_id: bytes,
+        share_id: bytes,
+        read_key: bytes,
+        owner: FetchOwner,
+        find_session: Callable[[bytes], Session | None],
+        may_serve: Callable[[bytes], bool],
+        supervisor: Supervisor,
+        clock: Clock,
+        observe: Observer,
+        rng: random.Random,
+    ) -> None:
+        self.share_id = share_id
+        self._own_id = own_id
+        self._network_id = network_id
+        self._read_key = read_key
+        self._owner = owner
+        self._find_session = find_session
+        self._may_serve = may_serve
+        self._supervisor = supervisor
+        self._clock = clock
+        self._observe = observe
+        self._random = rng
+        self._providers: dict[bytes, Provider] = {}
+        self._target: ChunkTarget | None = None
+        self._scheduler: Scheduler | None = None
+        self._inputs: deque[Input] = deque()
+        self._stepping = False
+        self._tick: asyncio.Task[None] | None = None
+        self._tasks: set[asyncio.Task[None]] = set()
+        self._receivers: dict[LaneReceiver, Provider] = {}  # also those whose provider was lost, to their end
+        self._stages: dict[str, float] = {}
+        self._joining = 0
+        self._closed = False
+        self._faulted = False
+        self._changed = asyncio.Event()
+
+    # For the owner
+
+    def start(self) -> None:
+        """Begin to ask peers."""
+        self._tick = self._supervisor.spawn("fetch", self._run())
+
+    def add_peers(self, peers: Iterable[bytes]) -> None:
+        """Name peers that may have the share; known ones are tried again soon."""
+        for peer in peers:
+            provider = self._providers.get(peer)
+            if provider is None:
+                if peer == self._own_id or not self._may_serve(peer) or len(self._providers) >= PROVIDERS:
+                    continue
+                provider = Provider(peer, self.share_id)
+                self._providers[peer] = provider
+            if provider.joined is None and not provider.barred:
+                provider.retry_at = min(provider.retry_at, self._clock.monotonic() + RETRY_FIRST_S)
+        self._advance()
+
+    def set_target(self, target: ChunkTarget, length_of: Callable[[int], int], done: int) -> None:
+        """Begin to fetch the chunks of a version that are not in `done`."""
+        self._target = target
+        self._scheduler = Scheduler(target.total, length_of, self._random, done)
+        for provider in self._providers.values():
+            provider.have = 0
+            provider.retry_at = 0.0
+        self._step(Tick())
+        self._advance()
+
+    async def get_objects(self, ids: list[bytes]) -> dict[bytes, bytes]:
+        """Return sealed objects from whoever has them, verified by id.
+
+        Raises: Unavailable when no provider of now has one of them. Safe to cancel.
+        """
+        found: dict[bytes, bytes] = {}
+        for start in range(0, len(ids), OBJECTS_AT_ONCE):
+            await self._get_some(ids[start : start + OBJECTS_AT_ONCE], found)
+        return found
+
+    def is_stuck(self) -> bool:
+        """Whether nobody of now can help: no provider, or none with a chunk that is needed."""
+        if self._scheduler is not None:
+            return self._scheduler.is_stuck()
+        return not any(p.joined is not None for p in self._providers.values())
+
+    @property
+    def is_searching(self) -> bool:
+        """Whether some peer was not asked yet or has not answered."""
+        return any(p.busy or p.standing is Standing.UNASKED for p in self._providers.values())
+
+    def describe_providers(self) -> dict[bytes, str]:
+        """Return what came of asking each peer, in words."""
+        return {p.peer: p.describe() for p in self._providers.values()}
+
+    def providers_bytes(self) -> dict[bytes, int]:
+        """Return how much each peer delivered, verified."""
+        return {p.peer: p.received_bytes for p in self._providers.values() if p.received_bytes}
+
+    def stage_seconds(self) -> dict[str, float]:
+        """Return CPU seconds of the receiving threads by stage, ended ones included."""
+        total = dict(self._stages)
+        for receiver in self._receivers:
+            add_seconds(total, receiver.stage_seconds())
+        return total
+
+    @property
+    def blamed(self) -> list[bytes]:
+        """Peers that sent wrong data."""
+        return [p.peer for p in self._providers.values() if p.standing is Standing.WRONG]
+
+    async def wait_change(self, timeout_s: float) -> bool:
+        """Wait until a peer joined, left or has news; False after `timeout_s`. Safe to cancel."""
+        try:
+            async with asyncio.timeout(timeout_s):
+                await self._changed.wait()
+        except TimeoutError:
+            return False
+        self._changed.clear()
+        return True
+
+    async def close(self) -> None:
+        """End every lane and wait for their threads, at most CLOSE_TIMEOUT_S; idempotent.
+
+        After it nothing is written any more.
+        """
+        self._closed = True
+        tasks = list(self._tasks)
+        if self._tick is not None:
+            tasks.append(self._tick)
+        for task in tasks:
+            task.cancel()
+        for provider in self._providers.values():
+            provider.end(leave=True)
+        try:
+            async with asyncio.timeout(CLOSE_TIMEOUT_S):
+                for receiver in list(self._receivers):
+                    await receiver.ended.wait()
+        except TimeoutError:
+            log.error("a lane's thread did not end within %s s", CLOSE_TIMEOUT_S)
+        for receiver in list(self._receivers):
+            self._drain(receiver)
+        if tasks:
+            await asyncio.wait(tasks, timeout=CLOSE_TIMEOUT_S)
+
+    # From the service
+
+    def on_session_up(self, peer: bytes) -> None:
+        """A session to a peer is up: ask it now if it is one of ours."""
+        provider = self._providers.get(peer)
+        if provider is not None and not provider.barred:
+            provider.retry_at = 0.0
+            provider.pause_s = RETRY_FIRST_S
+            self._advance()
+
+    def on_session_down(self, session: Session) -> None:
+        """A session ended, and its lane with it."""
+        provider = self._providers.get(session.peer_id)
+        if provider is not None and provider.joined is session:
+            self._lose(provider, Standing.OFFLINE, "")
+
+    def on_changed(self, peer: bytes, message: Changed) -> None:
+        """A provider has more feed entries or serves a version now."""
+        provider = self._providers.get(peer)
+        if provider is None or provider.joined is None:
+            self.add_peers([peer])
+            return
+        provider.entries = message.entries
+        provider.version = message.version
+        provider.retry_at = 0.0
+        self._advance()
+
+    def on_have(self, peer: bytes, message: Have) -> None:
+        """A provider has more chunks."""
+        provider = self._providers.get(peer)
+        target = self._target
+        if provider is None or target is None or message.version != target.version:
+            return
+        more = 0
+        for first, count in message.runs:
+            more |= ((1 << count) - 1) << first if first + count <= target.total else 0
+        provider.have |= more
+        if provider.active:
+            self._step(MoreChunks(peer, more))
+
+    def on_gone(self, peer: bytes) -> None:
+        """A provider does not serve the share any more."""
+        provider = self._providers.get(peer)
+        if provider is not None and provider.joined is not None:
+            self._lose(provider, Standing.REFUSED, "it stopped serving it")
+
+    # Providers
+
+    async def _run(self) -> None:
+        while not self._closed:
+            for receiver in list(self._receivers):
+                self._drain(receiver)
+            if self._scheduler is not None:
+                self._step(Tick())
+            self._advance()
+            await asyncio.sleep(TICK_S)
+
+    def _advance(self) -> None:
+        """Start what is due: joins, feeds, lanes."""
+        now = self._clock.monotonic()
+        for provider in self._providers.values():
+            if self._joining >= JOINS_AT_ONCE or self._closed or self._faulted:
+                return
+            if provider.busy or provider.barred or now < provider.retry_at or not self._has_work(provider):
+                continue
+            provider.busy = True
+            self._joining += 1
+            try:
+                task = self._supervisor.spawn("provider", self._work(provider))
+            except Unavailable:  # the node closes, or has too much to do: the next tick tries again
+                provider.busy = False
+                self._joining -= 1
+                return
+            self._tasks.add(task)
+            task.add_done_callback(self._tasks.discard)
+
+    def _has_work(self, provider: Provider) -> bool:
+        if provider.joined is None or provider.entries > self._owner.entry_count:
+            return True
+        if self._target is None:
+            return False
+        return not provider.active and provider.version >= self._target.version
+
+    async def _work(self, provider: Provider) -> None:
+        """Bring one provider as far as it goes now: joined, feed read, followed, lane open."""
+        try:
+            await self._bring_up(provider)
+            provider.pause_s = RETRY_FIRST_S
+            provider.retry_at = 0.0
+            if self._has_work(provider):  # asked again for what it said it has
+                self._pause(provider)
+        except Refused as error:
+            self._lose(provider, Standing.REFUSED, error.cause)
+        except RemoteFault as error:
+            self._on_remote_fault(provider, error)
+        except ShoalError as error:
+            self._lose(provider, Standing.SILENT, error.cause or error.message)
+        finally:
+            provider.busy = False
+            self._joining -= 1
+            self._changed.set()
+
+    async def _bring_up(self, provider: Provider) -> None:
+        if provider.joined is None:
+            session = self._find_session(provider.peer)
+            if session is None or not self._may_serve(provider.peer):
+                self._lose(provider, Standing.OFFLINE, "")
+                return
+            provider.standing = Standing.ASKING
+            await provider.join(session, self._own_id, self._network_id, self._read_key)
+            self.add_peers(provider.others)
+        if provider.entries > self._owner.entry_count:
+            first = self._owner.entry_count
+            entries = await provider.read_feed(first)
+            already = self._owner.entry_count - first  # another provider was faster
+            self._owner.on_entries(provider.peer, entries[already:])
+        target = self._target
+        if target is None or provider.active or provider.version < target.version:
+            return
+        receiver = await provider.open_lane(self._drain)
+        self._receivers[receiver] = provider
+        if not await provider.follow(target.version, target.total):
+            provider.version = 0
+            provider.why = "it has another version"
+            return
+        if self._target is target and provider.receiver is receiver:
+            receiver.target = target
+            provider.active = True
+            provider.standing = Standing.SERVING
+            self._step(ProviderUp(provider.peer, provider.have))
+
+    def _pause(self, provider: Provider) -> None:
+        provider.retry_at = self._clock.monotonic() + provider.pause_s
+        provider.pause_s = min(RETRY_LAST_S, provider.pause_s * 2)
+
+    def _lose(self, provider: Provider, standing: Standing, why: str) -> None:
+        """End a provider for now; it is tried again after a pause unless its standing bars it."""
+        if not provider.barred:
+            provider.standing = standing
+            provider.why = why
+        provider.end(leave=standing is not Standing.OFFLINE)
+        self._pause(provider)
+        if provider.active:
+            provider.active = False
+            self._step(ProviderDown(provider.peer))
+        self._changed.set()
+
+    def _on_remote_fault(self, provider: Provider, error: RemoteFault) -> None:
+        """A peer broke the protocol. What a bad line can cause is forgiven; the rest bars it here."""
+        if error.code.startswith("lane_"):
+            self._lose(provider, Standing.SILENT, error.message)
+            return
+        self._observe(Observation("swarm_fault", short_peer_id(provider.peer), str(error)))
+        self._lose(provider, Standing.FAULTY, error.message)
+
+    # Reports and effects
+
+    def _drain(self, receiver: LaneReceiver) -> None:
+        """Take what a lane's thread reported."""
+        provider = self._receivers.get(receiver)
+        if provider is None:
+            return
+        ordinals: list[int] = []
+        fresh: list[int] = []
+        size = 0
+        end: EndReport | None = None
+        for report in receiver.take():
+            match report:
+                case ChunkReport(ordinal, size_bytes, valid=True, missing=False):
+                    ordinals.append(ordinal)
+                    if not report.duplicate:
+                        fresh.append(ordinal)
+                        size += size_bytes
+                case ChunkReport(ordinal, missing=True):
+                    self._step(ChunkMissing(provider.peer, ordinal))
+                case ChunkReport(ordinal):
+                    self._on_bad_chunk(provider, ordinal)
+                case ObjectReport(number, data):
+                    provider.on_object(number, data)
+                case EndReport():
+                    end = report
+        if fresh:
+            provider.received_bytes += size
+            self._owner.on_chunks(fresh, size)
+        if ordinals:
+            self._step(ChunksDone(provider.peer, tuple(ordinals)))
+        if end is not None:
+            add_seconds(self._stages, receiver.stage_seconds())
+            del self._receivers[receiver]
+            self._on_lane_end(provider, receiver, end.error)
+
+    def _on_bad_chunk(self, provider: Provider, ordinal: int) -> None:
+        self._observe(Observation("wrong_chunk", short_peer_id(provider.peer), f"chunk {ordinal}"))
+        provider.why = f"chunk {ordinal} was not what it should be"
+        self._step(ChunkBad(provider.peer, ordinal))
+
+    def _on_lane_end(self, provider: Provider, receiver: LaneReceiver, error: ShoalError | None) -> None:
+        if isinstance(error, StorageFault) and not self._faulted:
+            self._faulted = True
+            self._owner.on_fault(error)
+        if provider.receiver is not receiver:
+            return  # this end was ours, or a newer lane is open
+        provider.on_lane_end(error)
+        if provider.active:
+            provider.active = False
+            self._step(ProviderDown(provider.peer))
+        if isinstance(error, RemoteFault):
+            self._on_remote_fault(provider, error)
+        elif not provider.barred:
+            provider.standing = Standing.JOINED if provider.joined is not None else Standing.OFFLINE
+            self._pause(provider)
+        self._changed.set()
+
+    def _step(self, event: Input) -> None:
+        """Give the scheduler an input and carry out its effects; inputs that arise meanwhile wait in line."""
+        self._inputs.append(event)
+        if self._stepping or self._closed:
+            return
+        self._stepping = True
+        try:
+            while self._inputs:
+                following = self._inputs.popleft()
+                if self._scheduler is None or self._faulted:
+                    continue
+                for effect in self._scheduler.step(self._clock.monotonic(), following):
+                    self._apply(effect)
+        finally:
+            self._stepping = False
+
+    def _apply(self, effect: Effect) -> None:
+        assert self._target is not None
+        assert self._scheduler is not None
+        match effect:
+            case Want(peer, ordinals):
+                provider = self._providers[peer]
+                if provider.receiver is not None and provider.want(self._target.version, ordinals):
+                    provider.receiver.expected = provider.receiver.received + self._scheduler.owed(peer)
+                else:
+                    self._lose(provider, Standing.SILENT, "its session is full or closed")
+            case Cancel(peer, ordinals):
+                self._providers[peer].unwant(self._target.version, ordinals)
+            case DropProvider(peer, why, blamed):
+                provider = self._providers[peer]
+                provider.active = False
+                if blamed:
+                    self._lose(provider, Standing.WRONG, provider.why or why)
+                else:
+                    self._lose(provider, Standing.SILENT, why)
+            case Finished():
+                self._owner.on_finished()
+
+    # Objects
+
+    async def _get_some(self, ids: list[bytes], found: dict[bytes, bytes]) -> None:
+        tried: set[bytes] = set()
+        missing = ids
+        while missing:
+            provider = self._pick_for_objects(tried)
+            if provider is None:
+                raise Unavailable(
+                    "The description of the share could not be fetched",
+                    cause=f"{len(missing)} parts of it are with nobody who is connected",
+                )
+            tried.add(provider.peer)
+            try:
+                self._receivers[await provider.open_lane(self._drain)] = provider
+                answers = await provider.read_objects(missing)
+            except Refused as error:
+                self._lose(provider, Standing.REFUSED, error.cause)
+                continue
+            except RemoteFault as error:
+                self._on_remote_fault(provider, error)
+                continue
+            except Unavailable as error:
+                self._lose(provider, Standing.SILENT, error.cause or error.message)
+                continue
+            found.update((i, data) for i, data in zip(missing, answers, strict=True) if data is not None)
+            missing = [i for i in missing if i not in found]
+
+    def _pick_for_objects(self, tried: set[bytes]) -> Provider | None:
+        ready = [
+            p
+            for p in self._providers.values()
+            if p.joined is not None and not p.busy and not p.barred and p.peer not in tried
+        ]
+        return self._random.choice(ready) if ready else None

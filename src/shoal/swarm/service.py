@@ -1,0 +1,391 @@
+"""Swarm service: answers getters, carries notices to fetches, owns the lanes' threads.
+
+The transport calls it for service SWARM. Apps `offer` shares and make fetches. Everything of a peer ends with
+its session; who is storage-only, or no member any more, gets nothing.
+"""
+
+from __future__ import annotations
+
+import asyncio
+import random
+from collections.abc import Callable
+from typing import TYPE_CHECKING
+
+from shoal.content.proof import EXPORTER_LABEL, check_fetch_proof, make_fetch_proof
+from shoal.core.clock import Clock
+from shoal.core.errors import LimitExceeded, Refused, StorageFault
+from shoal.core.observation import Observation, Observer
+from shoal.core.stages import add_seconds
+from shoal.core.supervisor import Supervisor
+from shoal.core.units import KIB
+from shoal.identity.ids import short_peer_id
+from shoal.identity.operations import Role
+from shoal.swarm.fetch import FetchOwner, ShareFetch
+from shoal.swarm.lane_header import make_purpose, parse_purpose
+from shoal.swarm.messages import (
+    PAGE_BYTES,
+    SWARM_TABLE,
+    Changed,
+    FeedPage,
+    FeedRequest,
+    Follow,
+    Followed,
+    Gone,
+    Have,
+    Join,
+    Joined,
+    Leave,
+    Unwant,
+    Want,
+    WantObjects,
+)
+from shoal.swarm.offer import Offer
+from shoal.swarm.serve import LaneSender
+from shoal.transport.lane import Lane
+from shoal.transport.ports import BaseService, ServiceBudget
+from shoal.wire.codec import Message
+from shoal.wire.registry import ServiceNumber
+
+if TYPE_CHECKING:
+    from shoal.transport.session import Session
+
+UPLOAD_SLOTS = 64  # lanes we serve at once, a thread and 2 MiB each; wild guess
+FOLLOWERS = 256  # sessions that one share serves; wild guess
+NEWS_S = 0.25  # how often followers hear of new chunks
+OTHERS = 16  # peers named to a getter
+CLOSE_TIMEOUT_S = 2.0
+
+
+class SwarmService(BaseService):
+    """Chunks in motion for one node. Loop thread only."""
+
+    number = ServiceNumber.SWARM
+    table = SWARM_TABLE
+    budget = ServiceBudget(requests_in_flight=32, messages_per_s=400.0, burst=2000.0, message_bytes=64 * KIB)
+
+    def __init__(
+        self,
+        *,
+        own_id: bytes,
+        network_id: bytes,
+        find_session: Callable[[bytes], Session | None],
+        role_of: Callable[[bytes], Role | None],
+        supervisor: Supervisor,
+        clock: Clock,
+        observe: Observer,
+        rng: random.Random,
+    ) -> None:
+        self._own_id = own_id
+        self._network_id = network_id
+        self._find_session = find_session
+        self._role_of = role_of
+        self._supervisor = supervisor
+        self._clock = clock
+        self._observe = observe
+        self._random = rng
+        self._offers: dict[bytes, Offer] = {}
+        self._fetches: dict[bytes, ShareFetch] = {}
+        self._senders: dict[tuple[Session, bytes], LaneSender] = {}
+        self._stages: dict[str, float] = {}
+        self._news: asyncio.TimerHandle | None = None
+        self._closed = False
+
+    # For apps
+
+    def offer(self, offer: Offer) -> None:
+        """Serve a share from now on; replaces an earlier offer of it. Followers are kept."""
+        earlier = self._offers.get(offer.share_id)
+        if earlier is not None and earlier is not offer:
+            offer.followers.update(earlier.followers)
+        self._offers[offer.share_id] = offer
+        self.announce(offer)
+
+    def find_offer(self, share_id: bytes) -> Offer | None:
+        """Return what is served of a share, or None."""
+        return self._offers.get(share_id)
+
+    def announce(self, offer: Offer) -> None:
+        """Tell who proved the link that there are more feed entries or another version."""
+        message = Changed(offer.share_id, offer.entries, offer.newest)
+        for session in offer.followers:
+            session.notify(self.number, message)
+
+    def add_chunks(self, share_id: bytes, version: int, ordinals: list[int]) -> None:
+        """Note chunks that can be served from now on; followers hear of them within NEWS_S."""
+        offer = self._offers.get(share_id)
+        if offer is None:
+            return
+        offer.add_chunks(version, ordinals)
+        if self._news is None and not self._closed:
+            self._news = asyncio.get_running_loop().call_later(NEWS_S, self._tell_news)
+
+    def withdraw(self, share_id: bytes) -> None:
+        """Stop serving a share, at once; idempotent."""
+        offer = self._offers.pop(share_id, None)
+        if offer is None:
+            return
+        for session in offer.followers:
+            session.notify(self.number, Gone(share_id))
+        for (session, shared), sender in list(self._senders.items()):
+            if shared == share_id:
+                self._end_sender(session, shared, sender)
+
+    def make_fetch(self, share_id: bytes, read_key: bytes, owner: FetchOwner) -> ShareFetch:
+        """Return a fetch of a share that was not started. One a share at a time.
+
+        Raises: Refused (`busy`) while another one of the same share is there.
+        """
+        if share_id in self._fetches:
+            raise Refused("The share is being fetched already", code="busy")
+        fetch = ShareFetch(
+            own_id=self._own_id,
+            network_id=self._network_id,
+            share_id=share_id,
+            read_key=read_key,
+            owner=owner,
+            find_session=self._find_session,
+            may_serve=self._may_read,
+            supervisor=self._supervisor,
+            clock=self._clock,
+            observe=self._observe,
+            rng=self._random,
+        )
+        self._fetches[share_id] = fetch
+        return fetch
+
+    async def close_fetch(self, fetch: ShareFetch) -> None:
+        """End a fetch: after it nothing is written any more. Idempotent; at most 4 s."""
+        await fetch.close()
+        if self._fetches.get(fetch.share_id) is fetch:
+            del self._fetches[fetch.share_id]
+            add_seconds(self._stages, fetch.stage_seconds())
+
+    def stage_seconds(self) -> dict[str, float]:
+        """Return CPU seconds of all lane threads by stage since the start."""
+        total = dict(self._stages)
+        for sender in self._senders.values():
+            add_seconds(total, sender.stage_seconds())
+        for fetch in self._fetches.values():
+            add_seconds(total, fetch.stage_seconds())
+        return total
+
+    async def close(self) -> None:
+        """End all fetches and lanes, wait for their threads, at most CLOSE_TIMEOUT_S a kind; idempotent."""
+        self._closed = True
+        if self._news is not None:
+            self._news.cancel()
+        for fetch in list(self._fetches.values()):
+            await self.close_fetch(fetch)
+        senders = list(self._senders.values())
+        for sender in senders:
+            sender.close()
+        try:
+            async with asyncio.timeout(CLOSE_TIMEOUT_S):
+                for sender in senders:
+                    await sender.ended.wait()
+        except TimeoutError:
+            pass  # daemon threads; their lanes are closed
+        self._offers.clear()
+
+    # Requests
+
+    async def on_request(self, session: Session, message: Message) -> Message:
+        match message:
+            case Join():
+                message.check()
+                return self._on_join(session, message)
+            case FeedRequest():
+                message.check()
+                return await self._on_feed_request(session, message)
+            case Follow():
+                message.check()
+                return self._on_follow(session, message)
+        return await super().on_request(session, message)
+
+    def _on_join(self, session: Session, message: Join) -> Joined:
+        offer = self._offers.get(message.share_id)
+        peer = session.peer_id
+        if offer is None or not self._may_read(peer):
+            raise _not_served()
+        exporter = session.exporter(EXPORTER_LABEL.encode(), self._network_id, 32)
+        key = offer.read_key
+        if not check_fetch_proof(message.proof, key, exporter, offer.share_id, peer, self._own_id):
+            self._observe(Observation("wrong_fetch_proof", short_peer_id(peer)))
+            raise _not_served()
+        if session not in offer.followers and len(offer.followers) >= FOLLOWERS:
+            raise Refused("The share is not served now", cause="too many peers fetch it", code="not_served")
+        offer.followers.setdefault(session, set())
+        fetch = self._fetches.get(offer.share_id)
+        if fetch is not None:
+            fetch.add_peers([peer])  # who fetches what we fetch may soon have parts of it
+        proof = make_fetch_proof(key, exporter, offer.share_id, self._own_id, peer)
+        others = tuple(s.peer_id for s in offer.followers if s is not session)[:OTHERS]
+        return Joined(proof, offer.entries, offer.newest, others)
+
+    async def _on_feed_request(self, session: Session, message: FeedRequest) -> FeedPage:
+        offer = self._get_offer(session, message.share_id)
+        entries: list[bytes] = []
+        size = 0
+        more = False
+        for entry in await offer.read_feed(message.first):
+            if entries and size + len(entry) > PAGE_BYTES:
+                more = True
+                break
+            entries.append(entry)
+            size += len(entry) + 8
+        more = more or message.first + len(entries) < offer.entries
+        return FeedPage(entries, more and bool(entries))
+
+    def _on_follow(self, session: Session, message: Follow) -> Followed:
+        offer = self._get_offer(session, message.share_id)
+        version = offer.versions.get(message.version)
+        if version is None:
+            return Followed(False, False, 0, b"")
+        offer.followers[session].add(message.version)
+        return version.page(message.page)
+
+    def _get_offer(self, session: Session, share_id: bytes) -> Offer:
+        """Return the offer that a session proved the link of. Raises: Refused."""
+        offer = self._offers.get(share_id)
+        if offer is None or session not in offer.followers or not self._may_read(session.peer_id):
+            raise _not_served()
+        return offer
+
+    # Notices
+
+    def on_notice(self, session: Session, message: Message) -> None:
+        match message:
+            case Want():
+                message.check()
+                self._on_want(session, message)
+            case Unwant():
+                message.check()
+                sender = self._senders.get((session, message.share_id))
+                if sender is not None:
+                    sender.unwant(message.version, message.ordinals)
+            case WantObjects():
+                message.check()
+                self._on_want_objects(session, message)
+            case Leave():
+                message.check()
+                self._on_leave(session, message.share_id)
+            case Have():
+                message.check()
+                if (fetch := self._fetches.get(message.share_id)) is not None:
+                    fetch.on_have(session.peer_id, message)
+            case Changed():
+                message.check()
+                if (fetch := self._fetches.get(message.share_id)) is not None:
+                    fetch.on_changed(session.peer_id, message)
+            case Gone():
+                message.check()
+                if (fetch := self._fetches.get(message.share_id)) is not None:
+                    fetch.on_gone(session.peer_id)
+
+    def _on_want(self, session: Session, message: Want) -> None:
+        offer = self._offers.get(message.share_id)
+        sender = self._senders.get((session, message.share_id))
+        if offer is None or sender is None:
+            return  # the lane just ended; the getter hears of that
+        version = offer.versions.get(message.version)
+        there = [o for o in message.ordinals if version is not None and version.have >> o & 1]
+        absent = [o for o in message.ordinals if version is None or not version.have >> o & 1]
+        try:
+            if version is not None and there:
+                sender.want(message.version, there, version.source)
+            if absent:
+                sender.want(message.version, absent, None)
+        except LimitExceeded as error:
+            self._on_flood(session, message.share_id, sender, error)
+
+    def _on_want_objects(self, session: Session, message: WantObjects) -> None:
+        offer = self._offers.get(message.share_id)
+        sender = self._senders.get((session, message.share_id))
+        if offer is None or sender is None:
+            return
+        try:
+            sender.want_objects(message.first, message.ids, offer.find_object)
+        except LimitExceeded as error:
+            self._on_flood(session, message.share_id, sender, error)
+
+    def _on_flood(self, session: Session, share_id: bytes, sender: LaneSender, error: LimitExceeded) -> None:
+        self._observe(Observation("want_flood", short_peer_id(session.peer_id), str(error)))
+        self._end_sender(session, share_id, sender)
+
+    def _on_leave(self, session: Session, share_id: bytes) -> None:
+        sender = self._senders.get((session, share_id))
+        if sender is not None:
+            sender.finish()
+        offer = self._offers.get(share_id)
+        if offer is not None and session in offer.followers:
+            offer.followers[session].clear()
+
+    # Sessions and lanes
+
+    def on_session_up(self, session: Session) -> None:
+        for fetch in self._fetches.values():
+            fetch.on_session_up(session.peer_id)
+
+    def on_session_down(self, session: Session, reason: str) -> None:
+        for fetch in self._fetches.values():
+            fetch.on_session_down(session)
+        for offer in self._offers.values():
+            offer.followers.pop(session, None)
+        for (owner, share_id), sender in list(self._senders.items()):
+            if owner is session:
+                self._end_sender(owner, share_id, sender)
+
+    def may_open_lane(self, session: Session, purpose: bytes) -> bool:
+        share_id = parse_purpose(purpose)
+        offer = None if share_id is None else self._offers.get(share_id)
+        return (
+            offer is not None
+            and not self._closed
+            and session in offer.followers
+            and self._may_read(session.peer_id)
+            and (len(self._senders) < UPLOAD_SLOTS or (session, share_id) in self._senders)
+        )
+
+    def on_lane(self, session: Session, lane: Lane, purpose: bytes) -> None:
+        share_id = parse_purpose(purpose)
+        if share_id is None or not self.may_open_lane(session, make_purpose(share_id)):
+            lane.close()
+            return
+        earlier = self._senders.get((session, share_id))
+        if earlier is not None:  # the getter lost it; it has one lane a share
+            self._end_sender(session, share_id, earlier)
+
+        def on_end(sender: LaneSender) -> None:
+            add_seconds(self._stages, sender.stage_seconds())
+            if self._senders.get((session, share_id)) is sender:
+                del self._senders[session, share_id]
+
+        def on_fault(version: int, ordinal: int, error: StorageFault) -> None:
+            offer = self._offers.get(share_id)
+            if offer is not None:
+                offer.on_fault(version, ordinal, error)
+
+        sender = LaneSender(lane, asyncio.get_running_loop(), on_end, on_fault)
+        self._senders[session, share_id] = sender
+        sender.start()
+
+    def _end_sender(self, session: Session, share_id: bytes, sender: LaneSender) -> None:
+        if self._senders.get((session, share_id)) is sender:
+            del self._senders[session, share_id]
+        sender.close()
+
+    def _tell_news(self) -> None:
+        self._news = None
+        for offer in self._offers.values():
+            for have in offer.take_news():
+                for session, versions in offer.followers.items():
+                    if have.version in versions:
+                        session.notify(self.number, have)
+
+    def _may_read(self, peer: bytes) -> bool:
+        role = self._role_of(peer)
+        return role is not None and role is not Role.STORAGE
+
+
+def _not_served() -> Refused:
+    return Refused("The share is not served here", code="not_served")
