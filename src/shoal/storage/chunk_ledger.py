@@ -146,7 +146,7 @@ class ChunkLedger:
             self._try_save()
 
     def _try_save(self) -> None:
-        """Start a save in the background. While the node stops there is none: what is lost is fetched again."""
+        """Start a save in the background; none while the node stops: what is lost is fetched again."""
         with contextlib.suppress(Unavailable):
             self._start_save()
 

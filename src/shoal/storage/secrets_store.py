@@ -67,6 +67,14 @@ class SecretsStore:
 
         return await self._database.read(run)
 
+    async def clear(self) -> None:
+        """Remove all secrets; durable on return. For a foundation or join that begins again after a crash."""
+
+        def run(connection: Connection) -> None:
+            connection.execute("DELETE FROM secrets")
+
+        await self._database.write(run)
+
     def _put(self, connection: Connection, secret: SecretRow) -> None:
         key = (secret.kind, secret.space, secret.generation)
         known = connection.execute(

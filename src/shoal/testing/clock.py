@@ -6,7 +6,7 @@ WALL_START_S = 1_800_000_000.0  # 2027-01-15T08:00:00Z: any date, the same in ev
 
 
 class ManualClock:
-    """A core.clock.Clock for tests. `monotonic` starts at 1000, so that nobody takes it for the time of day."""
+    """A core.clock.Clock for tests. `monotonic` starts at 1000: nobody takes it for the time of day."""
 
     def __init__(self, monotonic_s: float = 1000.0, wall_s: float = WALL_START_S) -> None:
         self._monotonic = monotonic_s
