@@ -163,8 +163,8 @@ class MembershipLog:
         """Return what a peer with this vector lacks, in an order in which it can be added one by one.
 
         A peer that has an entry has all that it follows. Of an author whose last entry there is unknown here,
-        it is taken to have what lies before that seq. So one exchange may leave a fork unsent; exchange again
-        while heads differ.
+        it is taken to have what lies before that seq. So of an author who equivocated one exchange may leave a
+        branch unsent, or send one again: exchange only while heads differ, and again while it helps.
         """
         covered = 0
         for author, (seq, entry_id) in vector.items():
