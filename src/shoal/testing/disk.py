@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import errno
 import os
 import shutil
 import sqlite3
@@ -90,3 +91,18 @@ def small_disk(directory: str, size_bytes: int, options: str = "") -> Iterator[s
         yield directory
     finally:
         subprocess.run(["umount", "--lazy", directory], capture_output=True, check=False)
+
+
+def fill_disk(path: str) -> int:
+    """Write a file until its disk is full to the last page; returns its size. For a `small_disk` only."""
+    fd = os.open(path, os.O_WRONLY | os.O_CREAT | os.O_TRUNC, 0o600)
+    size = 0
+    try:
+        while True:
+            size += os.write(fd, bytes(4096))
+    except OSError as error:
+        if error.errno != errno.ENOSPC:
+            raise
+    finally:
+        os.close(fd)
+    return size
