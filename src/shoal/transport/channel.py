@@ -143,10 +143,10 @@ class TlsChannel(asyncio.Protocol):
     # -- asyncio.Protocol ------------------------------------------------------------------------------
 
     def connection_made(self, transport: asyncio.BaseTransport) -> None:
-        self._transport = cast(asyncio.Transport, transport)
-        self._transport.set_write_buffer_limits(high=WRITE_HIGH_BYTES)
+        self._transport = tcp = cast(asyncio.Transport, transport)
+        tcp.set_write_buffer_limits(high=WRITE_HIGH_BYTES)
         if self.closed:
-            transport.abort()
+            tcp.abort()
         elif not self.is_server:
             self._handshake()
 

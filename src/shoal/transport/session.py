@@ -570,7 +570,7 @@ class Session:
         try:
             return await future
         except asyncio.CancelledError:
-            if not self.closed and not future.done():
+            if not self.closed and future.cancelled():
                 self._send(FrameKind.CANCEL, table.service, 0, request_id, b"")
             raise
         finally:
