@@ -166,6 +166,10 @@ class Manifest:
         """Return a chunk's length in bytes."""
         return self._chunk_start[ordinal + 1] - self._chunk_start[ordinal]
 
+    def chunk_stop(self, ordinal: int) -> int:
+        """Return where a chunk ends in the stream."""
+        return self._chunk_start[ordinal + 1]
+
     def chunk_key(self, ordinal: int) -> bytes:
         """Return a chunk's key, which is the keyed hash of its plaintext."""
         return bytes(self._chunk_keys[KEY_BYTES * ordinal : KEY_BYTES * (ordinal + 1)])
