@@ -23,9 +23,9 @@ from tests.support.identity import (
 from tests.support.membership_oracle import Oracle
 
 from shoal.core.errors import Refused
-from shoal.identity.entry import Domain, EntryFlags, sign_entry
+from shoal.identity.entry import Domain, Entry, EntryFlags, sign_entry
 from shoal.identity.keys import DeviceKeys
-from shoal.identity.log import MembershipLog
+from shoal.identity.log import MembershipLog, MissingParents
 from shoal.identity.merge import evaluate
 from shoal.identity.operations import Operation, Role
 from shoal.wire.codec import encode
@@ -48,8 +48,9 @@ def choose(rng: random.Random, log: MembershipLog) -> tuple[DeviceKeys, Operatio
     return author, epoch(generation, make_secret(rng.randrange(5), generation=generation))
 
 
-def make_history(rng: random.Random, steps: int) -> list[MembershipLog]:
-    """Let devices write on replicas that hear of each other now and then; forks of one author's chain too."""
+def make_history(rng: random.Random, steps: int, *, is_honest: bool = False) -> list[MembershipLog]:
+    """Let devices write on replicas that hear of each other now and then. Unless all are honest, a device
+    writes on any replica: its chain has forks."""
     base = found(DEVICES[0])
     for keys, role in zip(DEVICES[1:5], [Role.OWNER, Role.ADMIN, Role.ADMIN, Role.MEMBER], strict=True):
         write(base, DEVICES[0], admit(base, keys, role))
@@ -63,6 +64,8 @@ def make_history(rng: random.Random, steps: int) -> list[MembershipLog]:
             deliver(other, lacking)
             continue
         author, operation = choose(rng, log)
+        if is_honest:
+            log = replicas[DEVICES.index(author) % REPLICAS]
         try:
             write(log, author, operation)
         except Refused:
@@ -125,23 +128,36 @@ def test_growing_gives_what_a_fresh_evaluation_gives(seed: int, steps: int) -> N
     assert not waiting
 
 
+def deliver_and_ask(log: MembershipLog, sent: list[Entry], sender: MembershipLog) -> bool:
+    """Add what was sent; ask the sender by id for what that follows, and so on. Return whether one had to."""
+    left = deliver(log, sent)
+    is_incomplete = bool(left)
+    while left:
+        missing = {i for e in left if isinstance(r := log.add(e), MissingParents) for i in r.ids}
+        left = deliver(log, [*left, *(sender.entry(i) for i in missing)])
+    return is_incomplete
+
+
 @settings(max_examples=100, deadline=None, suppress_health_check=list(HealthCheck))
-@given(seed=st.integers(0, 2**32), steps=st.integers(5, 60))
-def test_exchanging_vectors_makes_two_devices_equal(seed: int, steps: int) -> None:
-    """Forks included: a few exchanges suffice, and what is sent can be added in the order it is sent."""
+@given(seed=st.integers(0, 2**32), steps=st.integers(5, 60), is_honest=st.booleans())
+def test_exchanging_vectors_makes_two_devices_equal(seed: int, steps: int, is_honest: bool) -> None:
+    """One exchange, if nobody equivocated; else a few, and asking for parents."""
     rng = random.Random(seed)
-    left, right, *_ = make_history(rng, steps)
+    left, right, *_ = make_history(rng, steps, is_honest=is_honest)
+    has_asked, exchange = False, 0
     for exchange in range(4):
         if left.head == right.head:
             break
         note(f"exchange {exchange}")
         to_right, to_left = left.missing_for(right.vector), right.missing_for(left.vector)
-        deliver(right, to_right)
-        deliver(left, to_left)
+        has_asked |= deliver_and_ask(right, to_right, left)
+        has_asked |= deliver_and_ask(left, to_left, right)
     assert left.head == right.head
     assert left.state == right.state
     if not left.equivocations:  # else a vector names only one end of a fork, and the other is sent again
         assert left.missing_for(right.vector) == []
+        assert not has_asked, "what is sent is complete"
+        assert exchange <= 1
 
 
 @settings(max_examples=40, deadline=None)

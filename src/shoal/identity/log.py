@@ -95,6 +95,7 @@ class MembershipLog:
         self._by_id: dict[EntryId, Node] = {}
         self._ordered: list[Node] = []
         self._slots: dict[tuple[PeerId, int], list[Node]] = {}
+        self._by_author: dict[PeerId, list[Node]] = {}
         self._last: dict[PeerId, Node] = {}
         self._tips: set[EntryId] = set()
         self._whole: Evaluation | None = Evaluation()  # None: to be evaluated when it is asked for
@@ -162,9 +163,11 @@ class MembershipLog:
     def missing_for(self, vector: Vector) -> list[Entry]:
         """Return what a peer with this vector lacks, in an order in which it can be added one by one.
 
-        A peer that has an entry has all that it follows. Of an author whose last entry there is unknown here,
-        it is taken to have what lies before that seq. So of an author who equivocated one exchange may leave a
-        branch unsent, or send one again: exchange only while heads differ, and again while it helps.
+        A peer that has an entry has all that it follows. An author whose last entry there is unknown here and
+        has a higher seq is taken to be only further there; with a seq that is taken here, the author
+        equivocated and all its entries are sent. So of equivocating authors an exchange may leave out what
+        another entry follows, or send something again: ask for missing parents by id, exchange only while
+        heads differ.
         """
         covered = 0
         for author, (seq, entry_id) in vector.items():
@@ -172,8 +175,10 @@ class MembershipLog:
             if node is not None:
                 covered |= node.past | node.bit
                 continue
-            for ours in self._by_author(author, below=seq):
-                covered |= ours.past | ours.bit
+            last = self._last.get(author)
+            if last is not None and last.entry.seq < seq:
+                for ours in self._by_author[author]:
+                    covered |= ours.bit
         return [node.entry for node in self._ordered if not covered >> node.index & 1]
 
     @property
@@ -330,6 +335,7 @@ class MembershipLog:
             self._unapplied = list(self._ordered)
         else:
             self._unapplied.append(node)
+        self._by_author.setdefault(entry.author, []).append(node)
         self._slots.setdefault((entry.author, entry.seq), []).append(node)
         last = self._last.get(entry.author)
         if last is None or (-entry.seq, entry.id) < (-last.entry.seq, last.entry.id):
@@ -359,11 +365,6 @@ class MembershipLog:
             found = evaluate([node for node in self._ordered if past >> node.index & 1])
             self._pasts.put(past, found)
         return found
-
-    def _by_author(self, author: PeerId, below: int) -> list[Node]:
-        last = self._last.get(author)
-        top = min(below, last.entry.seq + 1) if last is not None else 0
-        return [node for seq in range(top) for node in self._slots.get((author, seq), ())]
 
     @staticmethod
     def _past_of(followed: list[Node]) -> int:
