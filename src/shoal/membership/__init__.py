@@ -1,0 +1,1 @@
+"""Membership: the log in motion. Synchronisation, invites, join, removal, secrets of spaces."""

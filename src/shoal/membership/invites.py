@@ -1,0 +1,143 @@
+"""Invites: what this device offered to whom. Local to it; only the admission that follows is logged.
+
+An invite's id is derived from its ticket secret, so that nothing has to be looked up by the secret itself.
+Used and expired invites are remembered for a while: their holder is told so, and a joiner whose reply was
+lost asks again with the same ticket. A wrong proof changes nothing here.
+"""
+
+from __future__ import annotations
+
+import hashlib
+import hmac
+from collections.abc import Callable
+
+from shoal.core.clock import Clock
+from shoal.core.errors import LocalMisuse, Refused
+from shoal.identity.operations import Role, is_valid_name
+from shoal.identity.secrets import Context, derive
+from shoal.identity.ticket import ADDRESSES_LIMIT, Ticket, make_invite_id
+from shoal.storage.invites import OPEN, REVOKED, USED, InviteRow
+from shoal.storage.invites import Invites as InviteTable
+
+EXPIRES_DEFAULT_S = 24 * 3600.0
+EXPIRES_SHORTEST_S = 1.0
+EXPIRES_LONGEST_S = 30 * 86400.0
+REMEMBERED = 512  # in memory: 256 open ones, and as many that are over
+
+
+def join_knock(secret: bytes, nonce: bytes, inviter: bytes) -> bytes:
+    """Return what a joiner knocks with: HMAC-SHA256(derive_key(join, ticket secret), nonce || inviter)."""
+    return hmac.new(derive(Context.JOIN, secret), nonce + inviter, hashlib.sha256).digest()
+
+
+class Invites:
+    """Makes, recognises and uses up invites. `load` before anything else."""
+
+    def __init__(self, table: InviteTable, own_id: bytes, clock: Clock) -> None:
+        self._table = table
+        self._own_id = own_id
+        self._clock = clock
+        self._known: dict[bytes, InviteRow] = {}
+        self.on_changed: Callable[[], None] = lambda: None
+
+    async def load(self) -> None:
+        """Read what is kept, the newest first."""
+        self._known = {row.id: row for row in (await self._table.load())[:REMEMBERED]}
+
+    async def make(
+        self, network_id: bytes, role: Role, user: str, expires_s: float, addresses: list[str]
+    ) -> tuple[Ticket, InviteRow]:
+        """Make an invite, durable on return. Raises: LocalMisuse, Refused (too many open), StorageFault."""
+        if not EXPIRES_SHORTEST_S <= expires_s <= EXPIRES_LONGEST_S:
+            raise LocalMisuse(
+                "No invite was made",
+                cause="an invite expires after one second to thirty days",
+                next_step="give for example --expires 24h",
+            )
+        if not is_valid_name(user, empty=True):
+            raise LocalMisuse("No invite was made", cause=f"{user[:80]!r} cannot be a user's name")
+        now = self._clock.wall()
+        secret = Ticket.make_secret()
+        expires_at = int(now + expires_s)
+        row = InviteRow(make_invite_id(secret), secret, int(role), user, now, float(expires_at))
+        await self._table.add(row)
+        self._remember(row)
+        ticket = Ticket(network_id, self._own_id, secret, expires_at, tuple(addresses[:ADDRESSES_LIMIT]))
+        return ticket, row
+
+    def all(self) -> list[InviteRow]:
+        """Return what is remembered, newest first."""
+        return sorted(self._known.values(), key=lambda row: row.created_at, reverse=True)
+
+    def any_answered(self) -> bool:
+        """Whether somebody could have a ticket to which this device gives an answer."""
+        return bool(self._known)
+
+    def match_knock(self, nonce: bytes, mac: bytes) -> bytes | None:
+        """Return the invite whose ticket secret made this knock, or None; also one that is over."""
+        found: bytes | None = None
+        for row in self._known.values():
+            if hmac.compare_digest(join_knock(row.secret, nonce, self._own_id), mac):
+                found = row.id
+        return found
+
+    def get(self, invite_id: bytes, joiner: bytes) -> InviteRow:
+        """Return an invite that `joiner` may use now (or used already).
+
+        Raises: Refused that says whether it is unknown, used, revoked or expired.
+        """
+        row = self._known.get(invite_id)
+        if row is None:
+            raise _refused("unknown", "this device made no such invite, or it was long ago")
+        if row.state == USED and row.used_by != joiner:
+            raise _refused("used", "another device has joined with it")
+        if row.state == REVOKED:
+            raise _refused("revoked", "it was taken back")
+        if row.state == OPEN and self._clock.wall() >= row.expires_at:
+            raise _refused("expired", "its time is over")
+        return row
+
+    async def use(self, invite_id: bytes, joiner: bytes) -> InviteRow:
+        """Give an invite to one joiner for good, durable on return. Raises: Refused, StorageFault."""
+        self.get(invite_id, joiner)
+        row = await self._table.use(invite_id, joiner, self._clock.wall())
+        self._remember(row)
+        self.on_changed()
+        return row
+
+    async def release(self, invite_id: bytes, joiner: bytes) -> None:
+        """Open an invite again whose admission could not be written."""
+        await self._table.release(invite_id, joiner)
+        row = self._known.get(invite_id)
+        if row is not None and row.used_by == joiner:
+            self._known[invite_id] = row._replace(state=OPEN, used_by=None)
+
+    async def revoke(self, invite_id: bytes) -> bool:
+        """Take an open invite back; returns whether it was open."""
+        done = await self._table.revoke(invite_id)
+        row = self._known.get(invite_id)
+        if done and row is not None:
+            self._known[invite_id] = row._replace(state=REVOKED)
+        return done
+
+    async def revoke_all(self) -> None:
+        """Take all open invites back: this device is no member any more."""
+        for row in self.all():
+            if row.state == OPEN:
+                await self.revoke(row.id)
+
+    def _remember(self, row: InviteRow) -> None:
+        self._known[row.id] = row
+        while len(self._known) > REMEMBERED:
+            over = [r for r in self._known.values() if not r.is_open(self._clock.wall()) and r.id != row.id]
+            oldest = min(over or list(self._known.values()), key=lambda r: r.created_at)
+            del self._known[oldest.id]
+
+
+def _refused(code: str, cause: str) -> Refused:
+    return Refused(
+        "The ticket cannot be used",
+        cause=cause,
+        next_step="ask for a new one: `shoal invite`",
+        code=f"invite_{code}",
+    )

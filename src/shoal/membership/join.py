@@ -1,0 +1,235 @@
+"""Join: the joining device's side. A ticket in, membership out.
+
+The ticket pins the inviter's key and the network id, so that whoever answers at one of its addresses is
+either the inviter or nobody, and the log that comes back begins with that network's genesis or is refused.
+Joining again with the same ticket and the same keys is safe at any point: the invite belongs to this key.
+"""
+
+from __future__ import annotations
+
+import os
+from dataclasses import dataclass
+from typing import Protocol
+
+from shoal.core.errors import (
+    LimitExceeded,
+    LocalMisuse,
+    MalformedMessage,
+    Refused,
+    RemoteFault,
+    ShoalError,
+    Unavailable,
+)
+from shoal.core.units import MIB, format_time
+from shoal.identity.entry import Entry, parse_entry
+from shoal.identity.log import Added, Duplicate, MembershipLog
+from shoal.identity.operations import is_valid_name, sign_joiner
+from shoal.identity.ticket import Ticket
+from shoal.membership.invites import join_knock
+from shoal.membership.join_messages import (
+    JOIN_TABLE,
+    JoinAccepted,
+    JoinEntries,
+    JoinReceived,
+    JoinRefused,
+    JoinRequest,
+)
+from shoal.membership.join_proof import export_for_join, make_join_proof
+from shoal.membership.network import Network
+from shoal.transport.address import Address
+from shoal.transport.join_channel import JoinChannel
+from shoal.wire.limits import OPERATIONS
+
+NONCE_BYTES = 16  # formats.md, Knock
+DIAL_TIMEOUT_S = 4.0  # for each address of the ticket
+ANSWER_TIMEOUT_S = 30.0  # the inviter writes to its disk and to its log before it answers
+LOG_BYTES_LIMIT = 64 * MIB  # 4,096 admissions take 7
+
+
+class JoinDialler(Protocol):
+    """The part of transport that a joiner needs."""
+
+    async def dial_join(
+        self, inviter: bytes, address: Address, nonce: bytes, mac: bytes, timeout_s: float = 8.0
+    ) -> JoinChannel:
+        """Return a channel to the inviter, whose key is checked."""
+        ...
+
+
+@dataclass(frozen=True, slots=True)
+class Joined:
+    """What a joiner starts with: where the inviter answered, and signed peer records of others."""
+
+    inviter: bytes
+    address: Address
+    contacts: list[bytes]
+
+
+async def join_network(
+    network: Network, transport: JoinDialler, ticket: Ticket, *, name: str, user: str = ""
+) -> Joined:
+    """Join by a ticket; on return everything is durable and `network` is that of a member.
+
+    `network` has the ticket's id and is empty. The caller marks the home afterwards. Cancelling is safe: the
+    same ticket works again from this home. Tries the ticket's addresses one after the other, 4 s each.
+    Raises: LocalMisuse, Refused (by the inviter, with its reason), Unavailable, RemoteFault, StorageFault.
+    """
+    _check(network, ticket, name)
+    failures: list[str] = []
+    knock_refused = False
+    for text in ticket.addresses:
+        try:
+            address = Address.parse(text)
+            nonce = os.urandom(NONCE_BYTES)
+            mac = join_knock(ticket.secret, nonce, ticket.inviter)
+            channel = await transport.dial_join(ticket.inviter, address, nonce, mac, DIAL_TIMEOUT_S)
+        except (Unavailable, Refused, RemoteFault, LocalMisuse) as error:
+            knock_refused = knock_refused or error.code == "knock"
+            failures.append(f"{text}: {error.cause or error.message}")
+            continue
+        async with channel:
+            try:
+                return await _join_over(channel, network, ticket, name, user)
+            except Unavailable as error:
+                failures.append(f"{text}: {error.cause or error.message}")
+    raise _not_joined(network, ticket, failures, knock_refused)
+
+
+def _check(network: Network, ticket: Ticket, name: str) -> None:
+    if network.id != ticket.network_id:
+        raise LocalMisuse("This home cannot join by the ticket", cause="it is for another network")
+    if len(network.log):
+        raise Refused(
+            "This home cannot join",
+            cause="it has a network already",
+            next_step="use another home: --home or SHOAL_HOME",
+            code="has_network",
+        )
+    if not is_valid_name(name):
+        raise LocalMisuse(
+            "This device cannot join",
+            cause=f"{name[:80]!r} cannot be a device's name",
+            next_step="give another with --name",
+        )
+    if ticket.inviter == network.own_id:
+        raise Refused("This device cannot join", cause="the ticket is its own", code="own_ticket")
+
+
+async def _join_over(channel: JoinChannel, network: Network, ticket: Ticket, name: str, user: str) -> Joined:
+    keys = network.keys
+    if channel.peer_id != ticket.inviter:
+        raise RemoteFault("Another device answered than the inviter", peer=channel.peer_id, code="wrong_peer")
+    exported = export_for_join(channel, network.id)
+    proof = make_join_proof(ticket.secret, exported, keys.peer_id, ticket.inviter, ticket.invite_id)
+    signature = sign_joiner(keys, network.id, ticket.invite_id, name)
+    request = JoinRequest(
+        network=network.id,
+        invite_id=ticket.invite_id,
+        peer_id=keys.peer_id,
+        name=name,
+        user=user,
+        hpke_suite=int(keys.hpke_suite),
+        hpke_public=keys.hpke_public,
+        proof=proof,
+        signature=signature,
+    )
+    await channel.send(JOIN_TABLE, request)
+    accepted = await channel.receive(JOIN_TABLE, ANSWER_TIMEOUT_S)
+    if isinstance(accepted, JoinRefused):
+        raise _make_refusal(accepted)
+    if not isinstance(accepted, JoinAccepted):
+        raise MalformedMessage("The inviter gave no answer to the request", peer=channel.peer_id)
+    accepted.check()
+    entries = await _receive_log(channel, network.id, accepted.pages)
+    await _adopt(network, ticket, entries, accepted)
+    try:
+        await channel.send(JOIN_TABLE, JoinReceived())
+    except Unavailable:
+        pass  # the inviter only waits for it out of courtesy
+    return Joined(ticket.inviter, channel.address, accepted.contacts)
+
+
+async def _receive_log(channel: JoinChannel, network_id: bytes, pages: int) -> list[Entry]:
+    """Receive all pages into a log of its own. Raises: RemoteFault for anything a log would not take."""
+    scratch = MembershipLog(network_id)
+    size_bytes = 0
+    for _ in range(pages):
+        page = await channel.receive(JOIN_TABLE, ANSWER_TIMEOUT_S)
+        if not isinstance(page, JoinEntries):
+            raise MalformedMessage("The inviter did not send the log it promised", peer=channel.peer_id)
+        page.check()
+        size_bytes += sum(map(len, page.entries))
+        if size_bytes > LOG_BYTES_LIMIT or len(scratch) + len(page.entries) > OPERATIONS:
+            raise LimitExceeded("The inviter's membership log is too long", peer=channel.peer_id)
+        for data in page.entries:
+            result = scratch.add(parse_entry(data))
+            if not isinstance(result, Added | Duplicate):
+                raise RemoteFault(
+                    "The inviter's membership log is not valid",
+                    peer=channel.peer_id,
+                    cause=type(result).__name__,
+                    next_step="ask somebody else of that network for a ticket",
+                    code="bad_log",
+                )
+    return scratch.entries()
+
+
+async def _adopt(network: Network, ticket: Ticket, entries: list[Entry], accepted: JoinAccepted) -> None:
+    """Check that the answer makes this device a member, then make it durable and load it."""
+    scratch = MembershipLog(network.id)
+    for entry in entries:
+        scratch.add(entry)
+    state = scratch.state
+    member = state.members.get(network.own_id)
+    if state.blocked is not None:
+        raise Refused(
+            "This device cannot join", cause=state.blocked, next_step="upgrade shoal", code="blocked"
+        )
+    if member is None or not state.is_active(network.own_id):
+        raise RemoteFault("The inviter's log does not admit this device", peer=ticket.inviter, code="bad_log")
+    if member.hpke_public != network.keys.hpke_public:
+        raise RemoteFault("The inviter admitted this device under another key", peer=ticket.inviter)
+    await network.journal.append(entries)
+    await network.secrets.clear()
+    await network.secrets.accept(state, accepted.secrets)
+    if not network.door_keys():
+        raise RemoteFault("The inviter gave no door key", peer=ticket.inviter, code="bad_log")
+    await network.load()
+
+
+def _make_refusal(refused: JoinRefused) -> Refused:
+    """Return the inviter's no as our error; its texts are shown, so they are cut and cleaned."""
+
+    def clean(text: str) -> str:
+        return "".join(c if c.isprintable() else " " for c in text[:300])
+
+    return Refused(
+        clean(refused.message),
+        cause=clean(refused.cause),
+        next_step=clean(refused.next_step),
+        code=clean(refused.code)[:40],
+    )
+
+
+def _not_joined(network: Network, ticket: Ticket, failures: list[str], knock_refused: bool) -> ShoalError:
+    now = network.clock.wall()
+    if now >= ticket.expires_at:
+        return Refused(
+            "This device has not joined",
+            cause=f"the ticket expired at {format_time(ticket.expires_at)}, here it is {format_time(now)}",
+            next_step="ask for a new one (`shoal invite`), or correct this machine's clock",
+            code="expired",
+        )
+    if knock_refused:
+        return Refused(
+            "This device has not joined",
+            cause="the inviter does not answer this ticket: " + "; ".join(failures),
+            next_step="ask for a new one: `shoal invite`",
+            code="invite_unknown",
+        )
+    return Unavailable(
+        "This device has not joined",
+        cause="the inviter was not reached: " + ("; ".join(failures) or "the ticket names no address"),
+        next_step="check that the inviting device runs and can be reached from here, then try again",
+        code="inviter_unreachable",
+    )
