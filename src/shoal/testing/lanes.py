@@ -51,6 +51,7 @@ class LaneKeys:
             session_peer=self.acceptor if role is LaneRole.OPENER else self.opener,
             sealer=self.sealer(role),
             opener=self.verifier(other),
+            sends=role is LaneRole.OPENER,
             window_s=window_s,
         )
 
@@ -64,7 +65,7 @@ def make_tcp_pair() -> tuple[socket.socket, socket.socket]:
 
 
 def make_lane_pair(window_s: float = PROGRESS_WINDOW_S) -> tuple[Lane, Lane]:
-    """Return opener's and acceptor's end of one lane, both ready to send and receive."""
+    """Return opener's and acceptor's end of one lane; the opener is the sender."""
     dialled, accepted = make_tcp_pair()
     keys = LaneKeys()
     return (

@@ -18,6 +18,7 @@ from collections.abc import Callable
 from typing import NoReturn
 
 from shoal.core.errors import LocalMisuse, RemoteFault, Unavailable
+from shoal.core.stages import StageClock
 from shoal.transport.lane_record import (
     HEADER_BYTES,
     RECORD_BYTES,
@@ -77,11 +78,13 @@ class Lane:
         session_peer: bytes,
         sealer: RecordSealer,
         opener: RecordOpener,
+        sends: bool,
         on_closed: Callable[[Lane], None] | None = None,
         window_s: float = PROGRESS_WINDOW_S,
     ) -> None:
         self.lane_id = lane_id
         self.session_peer = session_peer
+        self.sends = sends  # whether this end sends the bulk data: what both ends agreed on
         self._sock = sock
         self._sealer = sealer
         self._opener = opener
@@ -89,6 +92,7 @@ class Lane:
         self._window_s = window_s
         self._lock = threading.Lock()
         self._in_call = False
+        self.stages: StageClock | None = None  # set by the thread that wants to know where its time goes
         self._closed = False
         self._fd_closed = False
         self._out = _EMPTY
@@ -177,7 +181,9 @@ class Lane:
             _, length = parse_header(self._header)
             sealed = self._sealed[:length]
             self._receive_exactly(sealed, may_idle=False)
+            self._mark("receive")
             kind = self._opener.open_into(self._header, sealed, self._opened)
+            self._mark("open")
         except (RemoteFault, OSError) as error:
             self._fail(error)
         finally:
@@ -211,7 +217,9 @@ class Lane:
         self._enter()
         try:
             end = self._sealer.seal_into(kind, plaintext, self._out)
+            self._mark("protect")
             self._send_all(self._out[:end])
+            self._mark("send")
         except (RemoteFault, OSError) as error:
             self._fail(error)
         finally:
@@ -259,6 +267,10 @@ class Lane:
                     code="lane_slow",
                     peer=self.session_peer,
                 )
+
+    def _mark(self, stage: str) -> None:
+        if self.stages is not None:
+            self.stages.mark(stage)
 
     def _enter(self) -> None:
         with self._lock:
