@@ -37,7 +37,7 @@ CALL_TIMEOUT_S = (
     60.0  # longest an operation takes by itself: `remove` waits 10 s, `get` finds its share first
 )
 POLL_S = 1.0  # progress is shown at least this often
-ENDED = ("done", "failed", "paused")
+ENDED = ("done", "failed", "paused", "cancelled")
 
 
 class Client:

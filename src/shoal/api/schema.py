@@ -18,7 +18,7 @@ PATHS_LIMIT = 256  # paths in one share; wild guess
 RoleName = Literal["owner", "admin", "member", "storage"]
 PeerStateName = Literal["connected", "relayed", "connecting", "offline"]
 TransferStateName = Literal[
-    "queued", "finding", "fetching", "verifying", "finishing", "done", "failed", "paused"
+    "queued", "finding", "fetching", "verifying", "finishing", "done", "failed", "paused", "cancelled"
 ]
 TransferVerb = Literal["pause", "resume", "cancel"]
 

@@ -9,7 +9,6 @@ import contextlib
 import os
 import resource
 import shutil
-import socket
 import stat
 import time
 
@@ -17,8 +16,8 @@ from shoal.api.schema import Check
 from shoal.core.errors import LocalMisuse, ShoalError
 from shoal.core.units import GIB, MIB, format_duration, format_size, format_time
 from shoal.node.config import NodeConfig, load_config
+from shoal.node.listen import describe_fault, find_fault
 from shoal.storage.home import Home, find_daemon, has_home
-from shoal.transport.address import Address
 
 RELEASED_AT = 1_795_000_000  # November 2026: no right clock shows less than the age of this code
 CLOCK_SKEW_WARN_S = 60.0  # security.md, D23
@@ -141,33 +140,14 @@ def _check_ports(config: NodeConfig) -> list[Check]:
     fixed = config.origins["listen"] != "default"
     checks = []
     for address in config.listen_addresses:
-        fault = _try_listen(address)
+        fault = find_fault(address)
         if fault is None:
             checks.append(Check("port", "ok", f"{address} can be listened on"))
         elif fixed:
             step = "stop what uses it, or choose another: shoal config set listen 0.0.0.0:0"
-            checks.append(Check("port", "fail", f"{address}: {fault}", step))
+            checks.append(Check("port", "fail", f"{address}: {describe_fault(fault)}", step))
         else:
-            checks.append(Check("port", "ok", f"{address}: {fault}; the node will do without it"))
+            checks.append(
+                Check("port", "ok", f"{address}: {describe_fault(fault)}; the node does without it")
+            )
     return checks
-
-
-def _try_listen(address: Address) -> str | None:
-    """Return why an address cannot be listened on, or None."""
-    try:
-        found = socket.getaddrinfo(
-            address.host, address.port, type=socket.SOCK_STREAM, flags=socket.AI_PASSIVE
-        )
-    except OSError as error:
-        return error.strerror or str(error)
-    family, kind, protocol, _, where = found[0]
-    try:
-        with socket.socket(family, kind, protocol) as sock:
-            sock.setsockopt(socket.SOL_SOCKET, socket.SO_REUSEADDR, 1)
-            if family == socket.AF_INET6:
-                sock.setsockopt(socket.IPPROTO_IPV6, socket.IPV6_V6ONLY, 1)
-            sock.bind(where)
-            sock.listen(1)
-    except OSError as error:
-        return error.strerror or str(error)
-    return None

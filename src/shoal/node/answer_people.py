@@ -1,0 +1,153 @@
+"""Answers about people: the operations on members, peers and invites."""
+
+from __future__ import annotations
+
+from shoal.api import schema as s
+from shoal.core.errors import LocalMisuse, RemoteFault, Unavailable
+from shoal.core.units import format_duration, format_time
+from shoal.identity.ids import format_operation_id, format_peer_id, parse_peer_id, short_peer_id
+from shoal.identity.operations import Role
+from shoal.identity.state import Member
+from shoal.node.parts import Parts
+
+PEER_PREFIX_CHARACTERS = 6  # the least of a peer id that names a peer: 3 of them are its kind
+
+_ROLES: dict[s.RoleName, Role] = {
+    "owner": Role.OWNER,
+    "admin": Role.ADMIN,
+    "member": Role.MEMBER,
+    "storage": Role.STORAGE,
+}
+_ROLE_NAMES: dict[Role, s.RoleName] = {role: name for name, role in _ROLES.items()}
+
+
+class PeopleAnswers:
+    """The part of `NodeApi` that is about members and how they are reached."""
+
+    def __init__(self, parts: Parts) -> None:
+        self._parts = parts
+
+    async def invite(self, request: s.InviteRequest) -> s.Invite:
+        """Make an invite of this device."""
+        network = self._parts.network
+        ticket, _ = await network.invites.make(
+            network.id,
+            _ROLES[request.role],
+            request.user or "",
+            request.expires_s,
+            self._parts.own_addresses(),
+        )
+        return s.Invite(ticket.to_text(), None, format_time(ticket.expires_at))
+
+    async def peers(self, request: s.Nothing) -> s.Peers:
+        """List the other members in the order of their names."""
+        members = self._parts.network.state.members
+        found = [
+            s.Peer(
+                format_peer_id(peer.peer_id),
+                members[peer.peer_id].name,
+                peer.state,
+                [str(address) for address in peer.addresses],
+                peer.rtt_ms,
+            )
+            for peer in self._parts.overlay.peers_status()
+            if peer.peer_id in members
+        ]
+        return s.Peers(sorted(found, key=lambda peer: (peer.name, peer.peer_id)))
+
+    async def members(self, request: s.Nothing) -> s.Members:
+        """List everybody whom the log names, active members first."""
+        network = self._parts.network
+        rows = sorted(
+            network.state.members.values(), key=lambda m: (m.state != "active", m.role, m.name, m.peer_id)
+        )
+        return s.Members(
+            [
+                s.Member(
+                    format_peer_id(m.peer_id),
+                    m.name,
+                    m.user,
+                    _ROLE_NAMES[m.role],
+                    m.state,
+                    format_time(m.since),
+                )
+                for m in rows
+            ],
+            network.head().hex(),
+        )
+
+    async def remove(self, request: s.PeerRequest) -> s.Removal:
+        """Expel a device and wait for the others to carry it out."""
+        member = self._get_member(request.peer)
+        status = await self._parts.network.remove(member.peer_id)
+        return s.Removal(
+            format_operation_id(status.operation),
+            [format_peer_id(peer) for peer in status.confirmed],
+            [format_peer_id(peer) for peer in status.pending],
+        )
+
+    async def leave(self, request: s.Nothing) -> s.Left:
+        """Give up membership."""
+        status = await self._parts.network.leave()
+        return s.Left(format_operation_id(status.operation))
+
+    async def ping(self, request: s.PeerRequest) -> s.Ping:
+        """Measure one round trip over the session that there is."""
+        parts = self._parts
+        member = self._get_member(request.peer)
+        if member.peer_id == parts.network.own_id:
+            raise LocalMisuse(
+                "Nobody was pinged", cause="this is that device", next_step="name another: shoal peers"
+            )
+        seen = next((p for p in parts.overlay.peers_status() if p.peer_id == member.peer_id), None)
+        session = parts.transport.find_session(member.peer_id)
+        rtt_ms: float | None = None
+        why = ""
+        if session is not None:
+            try:
+                rtt_ms = await session.ping()
+            except (Unavailable, RemoteFault) as error:
+                why = f"the session did not answer: {error}"
+            else:
+                age = format_duration(max(0.0, parts.clock.monotonic() - session.established_at))
+                who = "this device" if session.is_dialler else "the peer"
+                why = f"session of {age}, dialled by {who}"
+        elif member.state != "active":
+            why = "it is no member any more, so no session is opened"
+        elif seen is not None:
+            why = seen.why or "no address of it has answered yet"
+        return s.Ping(
+            peer_id=format_peer_id(member.peer_id),
+            name=member.name,
+            state=seen.state if seen is not None else "offline",
+            path=session.path if session is not None and rtt_ms is not None else None,
+            address=str(session.address) if session is not None else None,
+            rtt_ms=rtt_ms,
+            why=why,
+        )
+
+    def _get_member(self, text: str) -> Member:
+        """Find who is meant: by id, by name, by the beginning of an id. Raises: LocalMisuse."""
+        members = self._parts.network.state.members
+        cleaned = text.strip()
+        named = [m for m in members.values() if m.name == cleaned]
+        named = [m for m in named if m.state == "active"] or named
+        if not named and len(cleaned) >= PEER_PREFIX_CHARACTERS:
+            named = [m for m in members.values() if format_peer_id(m.peer_id).startswith(cleaned.lower())]
+        if len(named) == 1:
+            return named[0]
+        if named:
+            raise LocalMisuse(
+                f"{cleaned[:80]!r} is not clear",
+                cause="it is " + ", ".join(short_peer_id(m.peer_id) for m in named[:8]),
+                next_step="give more of the peer id: shoal members",
+                code="ambiguous_peer",
+            )
+        if cleaned.lower().startswith("shp1"):
+            parse_peer_id(cleaned)  # says so if it is damaged
+        raise LocalMisuse(
+            f"There is no member {cleaned[:80]!r}",
+            cause="neither a name nor a peer id of this network begins like that",
+            next_step="see who there is: shoal members",
+            code="unknown_peer",
+        )

@@ -1,0 +1,80 @@
+"""Answers: what a running node replies to every operation of the API."""
+
+from __future__ import annotations
+
+import asyncio
+import os
+from collections.abc import Callable
+
+import msgspec
+
+from shoal.api import schema as s
+from shoal.identity.ids import format_network_id, format_peer_id
+from shoal.node.answer_files import FileAnswers
+from shoal.node.answer_people import PeopleAnswers
+from shoal.node.config import NodeConfig
+from shoal.node.diagnosis import diagnose
+from shoal.node.parts import Parts
+from shoal.version import __version__
+
+STOP_DELAY_S = 0.05  # after `down` is answered, so that the answer leaves first
+
+
+class Answers(PeopleAnswers, FileAnswers):
+    """Implements `NodeApi`. Raises only `ShoalError`, apart from mistakes."""
+
+    def __init__(
+        self,
+        parts: Parts,
+        config: NodeConfig,
+        recovery_key: str | None,
+        request_stop: Callable[[], None],
+    ) -> None:
+        super().__init__(parts)
+        self._config = config
+        self._recovery_key = recovery_key
+        self._request_stop = request_stop
+
+    async def status(self, request: s.Nothing) -> s.Status:
+        """Say who this node is."""
+        parts = self._parts
+        network = parts.network
+        own = network.state.members.get(network.own_id)
+        return s.Status(
+            peer_id=format_peer_id(network.own_id),
+            network_id=format_network_id(network.id),
+            name=own.name if own is not None else self._config.name,
+            pid=os.getpid(),
+            listen=[str(address) for address in parts.transport.listen_addresses],
+            peers=len(parts.transport.sessions()),
+            version=__version__,
+            notice=self._find_notice() or msgspec.UNSET,
+        )
+
+    async def first_status(self) -> s.Status:
+        """Return the status with the recovery key, if this start made the network. For the launcher only."""
+        status = await self.status(s.Nothing())
+        if self._recovery_key is None:
+            return status
+        return msgspec.structs.replace(status, recovery_key=self._recovery_key)
+
+    async def diagnose(self, request: s.Nothing) -> s.Report:
+        """Say what only the running node knows."""
+        return await diagnose(self._parts)
+
+    async def down(self, request: s.Nothing) -> s.Stopping:
+        """Stop the node as soon as this is answered."""
+        asyncio.get_running_loop().call_later(STOP_DELAY_S, self._request_stop)
+        return s.Stopping(os.getpid())
+
+    def _find_notice(self) -> str | None:
+        network = self._parts.network
+        if network.is_out:
+            word = network.reason_of(network.own_id)
+            return {
+                "left": "this device has left the network; its home can be deleted",
+                "removed": "this device was removed from the network and serves nobody",
+            }.get(word, f"this device is no member any more: {word}")
+        if network.is_blocked:
+            return f"no sessions until shoal is upgraded: {network.state.blocked}"
+        return None

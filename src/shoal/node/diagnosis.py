@@ -1,0 +1,83 @@
+"""Diagnosis: what only a running node can find out about itself."""
+
+from __future__ import annotations
+
+import asyncio
+import os
+
+from shoal.api.schema import Check, Report
+from shoal.node.parts import Parts
+
+LAG_WARN_S = 0.25  # security.md, D26
+LAG_PROBE_S = 0.05
+
+
+async def diagnose(parts: Parts) -> Report:
+    """Look at sessions, services, the loop and what was observed. Takes LAG_PROBE_S."""
+    checks = [
+        _check_sessions(parts),
+        _check_listening(parts),
+        _check_services(parts),
+        await _check_lag(),
+        _check_descriptors(),
+        _check_observed(parts),
+    ]
+    return Report(checks=checks, stages=parts.swarm.stage_seconds())
+
+
+def _check_sessions(parts: Parts) -> Check:
+    network = parts.network
+    if network.is_out or network.is_blocked:
+        return Check(
+            "sessions",
+            "fail",
+            "this device opens none: it is no member, or blocked",
+            "see the notice in: shoal status",
+        )
+    expected = len(network.active_members()) - 1
+    have = len(parts.transport.sessions())
+    text = f"{have} of {expected} members are connected"
+    if expected and not have:
+        return Check("sessions", "warn", text, "see why: shoal ping NAME")
+    return Check("sessions", "ok", text)
+
+
+def _check_listening(parts: Parts) -> Check:
+    addresses = parts.transport.listen_addresses
+    if not addresses:
+        return Check(
+            "listening", "fail", "nowhere", "see what uses the port, or set another: config set listen"
+        )
+    return Check("listening", "ok", ", ".join(map(str, addresses)))
+
+
+def _check_services(parts: Parts) -> Check:
+    failing = [x for x in parts.base.supervisor.status() if x.last_error]
+    if failing:
+        text = "; ".join(f"{x.name} failed {x.restarts} times, last: {x.last_error}" for x in failing)
+        return Check("services", "warn", text, "see the log file in the home's folder log")
+    return Check("services", "ok", f"{len(parts.base.supervisor.status())} run")
+
+
+async def _check_lag() -> Check:
+    loop = asyncio.get_running_loop()
+    before = loop.time()
+    await asyncio.sleep(LAG_PROBE_S)
+    lag = loop.time() - before - LAG_PROBE_S
+    if lag > LAG_WARN_S:
+        return Check("loop", "warn", f"late by {lag:.2f} s", "this machine is busy; sessions may break")
+    return Check("loop", "ok", f"late by {max(lag, 0) * 1000:.0f} ms")
+
+
+def _check_descriptors() -> Check:
+    for directory in ("/proc/self/fd", "/dev/fd"):
+        if os.path.isdir(directory):
+            return Check("descriptors", "ok", f"{len(os.listdir(directory))} open")
+    return Check("descriptors", "ok", "not counted on this system")
+
+
+def _check_observed(parts: Parts) -> Check:
+    counts = sorted(parts.base.observe.counts.items(), key=lambda item: -item[1])
+    if not counts:
+        return Check("observed", "ok", "nothing unusual")
+    return Check("observed", "ok", ", ".join(f"{rule} {count}" for rule, count in counts[:6]))

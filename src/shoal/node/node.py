@@ -1,0 +1,158 @@
+"""Node: one device of one network, from its home up to its API. The composition root.
+
+async with Node(load_config(home)) as node:
+    await node.wait_stopped()
+"""
+
+from __future__ import annotations
+
+import asyncio
+import logging
+import os
+import random
+from contextlib import AsyncExitStack
+from types import TracebackType
+
+from shoal.api.http import ApiServer
+from shoal.api.schema import Status
+from shoal.core.clock import Clock, SystemClock
+from shoal.core.errors import Unavailable
+from shoal.core.events import EventBus
+from shoal.core.observation import ObservationLog
+from shoal.core.supervisor import Restart, Supervisor
+from shoal.identity import keystore
+from shoal.identity.keystore import Keystore
+from shoal.identity.ticket import Ticket
+from shoal.membership import network as membership_network
+from shoal.membership.founding import found_network
+from shoal.node.answers import Answers
+from shoal.node.config import NodeConfig
+from shoal.node.journal import Journal
+from shoal.node.order import refuse_second_network
+from shoal.node.parts import Base
+from shoal.node.start import run_parts
+from shoal.node.wiring import wire
+from shoal.storage.database import Database
+from shoal.storage.home import Home, find_network
+from shoal.storage.stores import Stores, make_stores
+
+log = logging.getLogger("shoal.node")
+
+
+class Node:
+    """Runs one device. `async with` starts it and stops it; leaving takes at most 5 s.
+
+    In a home without a network it makes one, or joins the one of `ticket`. `recovery_key` is set by the
+    start that made a network, and kept nowhere. A home that the caller has opened is the caller's to close.
+    """
+
+    def __init__(
+        self,
+        config: NodeConfig,
+        *,
+        home: Home | None = None,
+        ticket: str | None = None,
+        clock: Clock | None = None,
+        rng: random.Random | None = None,
+    ) -> None:
+        self.config = config
+        self.recovery_key: str | None = None
+        self._home = home
+        self._ticket_text = ticket
+        self._clock = clock or SystemClock()
+        self._random = rng or random.Random(os.urandom(16))  # noqa: S311 - jitter and ties, not secrecy
+        self._stack = AsyncExitStack()
+        self._stopping = asyncio.Event()
+        self._answers: Answers | None = None
+        self._supervisor: Supervisor | None = None
+
+    async def __aenter__(self) -> Node:
+        """Start. Cancelling undoes what was started.
+
+        Raises: ConfigFault, Refused (the home is in use, or has a network and there is a ticket),
+        StorageFault, and for a ticket LocalMisuse, Refused, Unavailable.
+        """
+        async with AsyncExitStack() as stack:
+            await self._start(stack)
+            self._stack = stack.pop_all()
+        return self
+
+    async def __aexit__(
+        self, kind: type[BaseException] | None, error: BaseException | None, trace: TracebackType | None
+    ) -> None:
+        self._stopping.set()
+        await self._stack.aclose()
+        log.info("stopped")
+
+    @property
+    def api(self) -> Answers:
+        """What can be asked, as the API asks it. Raises: Unavailable before the node is up."""
+        if self._answers is None:
+            raise Unavailable("The node cannot be asked", cause="it is not up", code="not_up")
+        return self._answers
+
+    async def status(self) -> Status:
+        """Return the status; by the start that made a network, with its recovery key."""
+        return await self.api.first_status()
+
+    def request_stop(self) -> None:
+        """Let `wait_stopped` return."""
+        self._stopping.set()
+
+    async def wait_stopped(self) -> None:
+        """Wait until somebody wants the node to stop. Raises: the error of a part it cannot do without."""
+        assert self._supervisor is not None
+        failed = self._supervisor.failed
+        assert failed is not None
+        stopping = self._supervisor.spawn("wait for stop", self._stopping.wait())
+        await asyncio.wait({stopping, failed}, return_when=asyncio.FIRST_COMPLETED)
+        if failed.done():
+            raise failed.result()
+
+    async def _start(self, stack: AsyncExitStack) -> None:
+        ticket = Ticket.parse(self._ticket_text) if self._ticket_text is not None else None
+        home = self._home or stack.enter_context(Home.open(self.config.home, create=True))
+        network_id = find_network(home.path)
+        if ticket is not None and network_id is not None:
+            raise refuse_second_network(home.path)
+        keys = _open_keys(home.path, may_create=network_id is None)
+        database = Database(home.database_path)
+        stack.push_async_callback(database.close)
+        await database.open()
+        stores = make_stores(database, keys)
+        supervisor = await stack.enter_async_context(Supervisor(self._random))
+        self._supervisor = supervisor
+        base = Base(self._clock, self._random, supervisor, EventBus(), ObservationLog(self._clock.monotonic))
+        Journal(base.events).start()
+        if network_id is None and ticket is None:
+            network_id = await self._found(home, keys, stores)
+        if ticket is not None:
+            network_id = ticket.network_id
+        assert network_id is not None
+        parts = wire(base, self.config, home, keys.device, stores, network_id)
+        await run_parts(stack, parts, self.config, home, ticket)
+        answers = Answers(parts, self.config, self.recovery_key, self.request_stop)
+        server = ApiServer(answers, home.prepare_socket())
+        supervisor.start("api", server.run, Restart.FATAL)
+        stack.callback(server.stop)
+        await server.wait_started()
+        self._answers = answers
+
+    async def _found(self, home: Home, keys: Keystore, stores: Stores) -> bytes:
+        await stores.secrets.clear()  # of a start that was killed before it marked the home
+        network_id, self.recovery_key = await found_network(
+            keys.device,
+            membership_network.Stores(stores.entries, stores.secrets, stores.invites),
+            self._clock,
+            network_name=self.config.name,
+            name=self.config.name,
+            user=self.config.user,
+        )
+        home.mark_network(network_id)
+        return network_id
+
+
+def _open_keys(home: str, may_create: bool) -> Keystore:
+    if keystore.exists(home) or not may_create:
+        return Keystore.load(home)
+    return Keystore.create(home)

@@ -1,0 +1,52 @@
+"""Start: brings wired parts up in order, joins first where there is a ticket, and says how they end."""
+
+from __future__ import annotations
+
+import logging
+from contextlib import AsyncExitStack
+
+from shoal.core.errors import Refused, RemoteFault, Unavailable
+from shoal.identity.ticket import Ticket
+from shoal.membership.join import join_network
+from shoal.node.config import NodeConfig
+from shoal.node.parts import Parts
+from shoal.storage.home import Home
+
+log = logging.getLogger("shoal.node")
+
+FIRST_SESSION_TIMEOUT_S = 20.0  # after a join; the inviter has just answered
+
+
+async def run_parts(
+    stack: AsyncExitStack, parts: Parts, config: NodeConfig, home: Home, ticket: Ticket | None
+) -> None:
+    """Start every part, from the bottom up; leaving the stack ends them from the top down.
+
+    With a ticket this returns once the device was admitted and a session is up.
+    Raises: ConfigFault for addresses that are taken, StorageFault, and what joining raises.
+    """
+    await parts.network.load()
+    parts.network.start()
+    stack.push_async_callback(parts.transport.close)
+    await parts.transport.start()
+    stack.callback(parts.lanes.close)
+    joined = None
+    if ticket is not None:
+        joined = await join_network(
+            parts.network, parts.transport, ticket, name=config.name, user=config.user
+        )
+        home.mark_network(ticket.network_id)
+        parts.overlay.add_contact(joined.inviter, [joined.address])
+    stack.push_async_callback(parts.overlay.close)
+    await parts.overlay.start()
+    stack.push_async_callback(parts.swarm.close)
+    stack.push_async_callback(parts.files.close)
+    await parts.files.start()
+    if parts.discovery is not None:
+        stack.push_async_callback(parts.discovery.close)
+        await parts.discovery.start()
+    if joined is not None:
+        try:
+            await parts.transport.dial(joined.inviter, joined.address, FIRST_SESSION_TIMEOUT_S)
+        except (Unavailable, Refused, RemoteFault) as error:
+            log.warning("joined, but no session is up yet: %s", error)

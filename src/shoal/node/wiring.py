@@ -1,0 +1,104 @@
+"""Wiring: makes the parts of a node and ties them together; nothing runs yet.
+
+What must be dispatched upwards is registered here: services with the transport, who drops what when a device
+is out, where addresses that were found go.
+"""
+
+from __future__ import annotations
+
+import os
+
+from shoal.apps.files.ports import FileStores
+from shoal.apps.files.service import Files
+from shoal.identity.keys import DeviceKeys
+from shoal.membership.inviter import Inviter
+from shoal.membership.network import Network
+from shoal.membership.network import Stores as MembershipStores
+from shoal.membership.service import MembershipService
+from shoal.node.config import NodeConfig
+from shoal.node.listen import choose_listen
+from shoal.node.parts import Base, Parts
+from shoal.overlay.service import OverlayService
+from shoal.storage.boot import read_boot_id
+from shoal.storage.home import Home
+from shoal.storage.stores import Stores
+from shoal.swarm.service import SwarmService
+from shoal.transport.config import TransportConfig
+from shoal.transport.discovery import Discovery
+from shoal.transport.lane_broker import LaneBroker
+from shoal.transport.transport import Transport
+
+
+def wire(
+    base: Base, config: NodeConfig, home: Home, keys: DeviceKeys, stores: Stores, network_id: bytes
+) -> Parts:
+    """Make all parts of a node for one network."""
+    clock, supervisor, observe = base.clock, base.supervisor, base.observe
+    network = Network(
+        network_id,
+        keys,
+        MembershipStores(stores.entries, stores.secrets, stores.invites),
+        clock=clock,
+        supervisor=supervisor,
+        observe=observe,
+        events=base.events,
+    )
+    listen = choose_listen(config.listen_addresses, config.origins.get("listen", "default") == "default")
+    transport = Transport(
+        TransportConfig(keys=keys, network_id=network_id, listen=listen),
+        network,
+        supervisor,
+        clock,
+        observe,
+        base.rng,
+    )
+    lanes = LaneBroker(
+        transport,
+        own_id=keys.peer_id,
+        network_id=network_id,
+        supervisor=supervisor,
+        monotonic=clock.monotonic,
+        observe=observe,
+    )
+    transport.attach_lanes(lanes)
+    membership = MembershipService(network, transport, supervisor, clock, observe)
+    overlay = OverlayService(
+        network, transport, stores.peers, stores.values, supervisor, clock, observe, base.rng
+    )
+    swarm = SwarmService(
+        own_id=keys.peer_id,
+        network_id=network_id,
+        find_session=transport.find_session,
+        role_of=network.role_of,
+        supervisor=supervisor,
+        clock=clock,
+        observe=observe,
+        rng=base.rng,
+    )
+    for service in (membership, overlay, swarm):
+        transport.register(service)
+    transport.on_join = Inviter(network, clock, observe, overlay.contacts).on_join
+    files = Files(
+        network=network,
+        swarm=swarm,
+        overlay=overlay,
+        stores=FileStores(stores.entries, stores.objects, stores.shares, stores.transfers),
+        home=os.fsencode(home.path),
+        boot_id=read_boot_id(),
+        supervisor=supervisor,
+        clock=clock,
+        rng=base.rng,
+    )
+    discovery = Discovery() if config.lan else None
+    return Parts(
+        base=base,
+        stores=stores,
+        network=network,
+        transport=transport,
+        lanes=lanes,
+        membership=membership,
+        overlay=overlay,
+        swarm=swarm,
+        files=files,
+        discovery=discovery,
+    )
