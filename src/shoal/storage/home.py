@@ -1,13 +1,14 @@
 """Home: the directory of one network on one device; who may use it, and one daemon at a time.
 
-HOME/                0700, owned by the user that runs shoal
-  version            "shoal home 1": written once, read before anything else
-  lock               flock held by the daemon; holds its pid
-  config.toml        the user's settings (optional)
-  keys/              identity.keystore
-  shoal.db           storage.database
-  log/               the daemon's log
-  api.sock           the API, unless the path is too long for a socket
+HOME/              0700, owned by the user that runs shoal
+  version          "shoal home 1": written once, read before anything else
+  lock             flock held by the daemon; holds its pid
+  network          the network's id in hexadecimal, once this device is in one
+  config.toml      the user's settings (optional)
+  keys/            identity.keystore
+  shoal.db         storage.database
+  log/             the daemon's log
+  api.sock         the API, unless the path is too long for a socket
 """
 
 from __future__ import annotations
@@ -15,20 +16,45 @@ from __future__ import annotations
 import contextlib
 import fcntl
 import os
-import pwd
 import stat
 import time
 
 from shoal.core.errors import ConfigFault, LocalMisuse, Refused, StorageFault
 from shoal.storage.faults import ascii_path, fault_of_os_error
+from shoal.storage.home_check import (
+    HOME_VERSION,
+    VERSION_PREFIX,
+    check_directory,
+    check_unused,
+    no_home,
+    not_writable,
+    read_version,
+)
+from shoal.storage.home_lookup import (
+    SOCKET_PATH_BYTES,
+    find_daemon,
+    find_network,
+    find_socket_path,
+    has_home,
+    has_network,
+    read_pid,
+    resolve_path,
+)
+from shoal.storage.private_file import write_private_file
 
-HOME_VERSION = 1
-SOCKET_PATH_BYTES = 100  # sun_path holds 104 bytes on macOS and the BSDs, 108 on Linux, with its NUL
+__all__ = [
+    "SOCKET_PATH_BYTES",
+    "Home",
+    "find_daemon",
+    "find_network",
+    "find_socket_path",
+    "has_home",
+    "has_network",
+    "resolve_path",
+    "write_private_file",
+]
+
 LOCK_PATIENCE_S = 0.5  # `find_daemon` of another process holds the lock for some microseconds
-_VERSION_PREFIX = "shoal home "
-# what may lie in a directory that becomes a home: what people write before the first start, and what a
-# start that was killed half-way leaves
-_MAY_PRECEDE = frozenset({"config.toml", "lock", "log", "version.new"})
 
 
 class Home:
@@ -51,10 +77,10 @@ class Home:
         where = resolve_path(path)
         if create:
             _make_directory(where)
-        _check_directory(where)
-        found = _read_version(where)
+        check_directory(where)
+        found = read_version(where)
         if found is None and not create:
-            raise _no_home(where)
+            raise no_home(where)
         if found is not None and found > HOME_VERSION:
             raise ConfigFault(
                 f"The home {ascii_path(where)} cannot be used",
@@ -63,13 +89,13 @@ class Home:
                 code="newer_home",
             )
         if found is None:
-            _check_unused(where)
+            check_unused(where)
         lock_fd = _take_lock(where) if lock else None
         try:
             _make_subdirectory(os.path.join(where, "log"))
             if found is None:
                 write_private_file(
-                    os.path.join(where, "version"), f"{_VERSION_PREFIX}{HOME_VERSION}\n".encode()
+                    os.path.join(where, "version"), f"{VERSION_PREFIX}{HOME_VERSION}\n".encode()
                 )
         except StorageFault:
             if lock_fd is not None:
@@ -146,86 +172,6 @@ class Home:
         self.close()
 
 
-def resolve_path(path: str | bytes) -> str:
-    """Return the absolute path of a home, links followed, so that daemon and clients mean one place."""
-    return os.path.realpath(os.path.expanduser(os.fsdecode(path)))
-
-
-def has_home(path: str | bytes) -> bool:
-    """Say whether a directory is a home already; never raises for what is not there."""
-    return os.path.exists(os.path.join(resolve_path(path), "version"))
-
-
-def find_daemon(path: str | bytes) -> int | None:
-    """Return the pid of the daemon that has this home, 0 if it did not say yet, None if there is none."""
-    try:
-        fd = os.open(os.path.join(resolve_path(path), "lock"), os.O_RDONLY | os.O_NOFOLLOW | os.O_CLOEXEC)
-    except OSError:
-        return None
-    try:
-        fcntl.flock(fd, fcntl.LOCK_SH | fcntl.LOCK_NB)
-        return None
-    except BlockingIOError:
-        return _read_pid(fd)
-    finally:
-        os.close(fd)
-
-
-def find_network(path: str | bytes) -> bytes | None:
-    """Return the id of the network that a home is of, None where there is none (yet)."""
-    try:
-        with open(os.path.join(resolve_path(path), "network"), encoding="ascii", errors="replace") as file:
-            return bytes.fromhex(file.read(128))
-    except (OSError, ValueError):
-        return None
-
-
-def has_network(path: str | bytes) -> bool:
-    """Say whether a home is in a network."""
-    return find_network(path) is not None
-
-
-def find_socket_path(path: str | bytes) -> str:
-    """Return the API socket's path of a home; touches nothing.
-
-    A home whose socket's path would be over SOCKET_PATH_BYTES has it in /tmp/shoal-<uid>/; not in $TMPDIR,
-    which daemon and client may not share. Clients check the peer's uid, the daemon the directory.
-    """
-    where = resolve_path(path)
-    inside = os.path.join(where, "api.sock")
-    if len(os.fsencode(inside)) <= SOCKET_PATH_BYTES:
-        return inside
-    import hashlib  # rarely needed, and every start of the command line comes by here
-
-    name = hashlib.blake2b(os.fsencode(where), digest_size=16).hexdigest()
-    return f"/tmp/shoal-{os.geteuid()}/{name}.sock"  # noqa: S108 - the daemon checks the directory
-
-
-def write_private_file(path: str, data: bytes) -> None:
-    """Write a file of mode 0600 that is whole or absent after a crash. Raises: StorageFault."""
-    new = path + ".new"
-    try:
-        fd = os.open(new, os.O_WRONLY | os.O_CREAT | os.O_TRUNC | os.O_NOFOLLOW | os.O_CLOEXEC, 0o600)
-        with os.fdopen(fd, "wb") as file:
-            os.fchmod(file.fileno(), 0o600)
-            file.write(data)
-            file.flush()
-            os.fsync(file.fileno())
-        os.replace(new, path)
-        sync_directory(os.path.dirname(path))
-    except OSError as error:
-        raise fault_of_os_error(error, f"{ascii_path(path)} was not written", path) from error
-
-
-def sync_directory(path: str) -> None:
-    """Make the names in a directory durable. Raises: OSError."""
-    fd = os.open(path, os.O_RDONLY | os.O_DIRECTORY | os.O_CLOEXEC)
-    try:
-        os.fsync(fd)
-    finally:
-        os.close(fd)
-
-
 def _prepare_socket_directory(directory: str) -> None:
     """Make it 0700, or check that it is ours, closed to others and not a link."""
     with contextlib.suppress(FileExistsError):
@@ -249,7 +195,7 @@ def _make_directory(where: str) -> None:
         _tighten_if_empty(where)
         return
     except OSError as error:
-        raise _not_writable(where, error) from error
+        raise not_writable(where, error) from error
 
 
 def _tighten_if_empty(where: str) -> None:
@@ -257,69 +203,6 @@ def _tighten_if_empty(where: str) -> None:
     with contextlib.suppress(OSError):  # what is wrong with it is said by the checks that follow
         if os.stat(where).st_uid == os.geteuid() and not os.listdir(where):
             os.chmod(where, 0o700)
-
-
-def _check_directory(where: str) -> None:
-    shown = ascii_path(where)
-    try:
-        status = os.stat(where)
-    except FileNotFoundError:
-        raise _no_home(where) from None
-    except OSError as error:
-        raise _not_writable(where, error) from error
-    if not stat.S_ISDIR(status.st_mode):
-        raise ConfigFault(
-            f"The home {shown} cannot be used",
-            cause="it is not a directory",
-            next_step="choose another with --home or SHOAL_HOME",
-            code="home_kind",
-        )
-    if status.st_uid != os.geteuid():
-        raise ConfigFault(
-            f"The home {shown} cannot be used",
-            cause=f"it belongs to {_user_name(status.st_uid)}, and this is {_user_name(os.geteuid())}",
-            next_step="run shoal as that user, or choose another home with --home or SHOAL_HOME",
-            code="home_owner",
-        )
-    if status.st_mode & 0o077:
-        raise ConfigFault(
-            f"The home {shown} cannot be used",
-            cause=f"other users can get into it: its mode is {stat.S_IMODE(status.st_mode):04o}, not 0700",
-            next_step=f"chmod 700 {shown}",
-            code="home_permissions",
-        )
-    if not os.access(where, os.R_OK | os.W_OK | os.X_OK):
-        raise _not_writable(where, None)
-
-
-def _read_version(where: str) -> int | None:
-    try:
-        with open(os.path.join(where, "version"), encoding="ascii", errors="replace") as file:
-            text = file.read(64).strip()
-    except FileNotFoundError:
-        return None
-    except OSError as error:
-        raise fault_of_os_error(error, "The home's version was not read", where) from error
-    number = text.removeprefix(_VERSION_PREFIX)
-    if not text.startswith(_VERSION_PREFIX) or not number.isdecimal():
-        raise ConfigFault(
-            f"The home {ascii_path(where)} cannot be used",
-            cause=f"its file `version` does not say {_VERSION_PREFIX!r} and a number",
-            next_step=f"restore that file; homes of this release say '{_VERSION_PREFIX}{HOME_VERSION}'",
-            code="home_version",
-        )
-    return int(number)
-
-
-def _check_unused(where: str) -> None:
-    strange = sorted(set(os.listdir(where)) - _MAY_PRECEDE)
-    if strange:
-        raise ConfigFault(
-            f"The home {ascii_path(where)} cannot be used",
-            cause=f"it is not a home of shoal and holds other files, e.g. {ascii_path(strange[0])}",
-            next_step="choose an empty or new directory with --home or SHOAL_HOME",
-            code="home_foreign",
-        )
 
 
 def _make_subdirectory(path: str) -> None:
@@ -336,7 +219,7 @@ def _take_lock(where: str) -> int:
     try:
         fd = os.open(path, os.O_RDWR | os.O_CREAT | os.O_NOFOLLOW | os.O_CLOEXEC, 0o600)
     except OSError as error:
-        raise _not_writable(where, error) from error
+        raise not_writable(where, error) from error
     deadline = time.monotonic() + LOCK_PATIENCE_S
     while True:
         try:
@@ -346,7 +229,7 @@ def _take_lock(where: str) -> int:
             if time.monotonic() < deadline:
                 time.sleep(0.02)
                 continue
-            pid = _read_pid(fd)
+            pid = read_pid(fd)
             os.close(fd)
             owner = f"process {pid}" if pid else "another process"
             raise Refused(
@@ -365,37 +248,3 @@ def _take_lock(where: str) -> int:
         os.close(fd)
         raise fault_of_os_error(error, "The home was not locked", path) from error
     return fd
-
-
-def _read_pid(fd: int) -> int:
-    text = os.pread(fd, 32, 0).decode("ascii", "replace").strip()
-    return int(text) if text.isdecimal() else 0
-
-
-def _no_home(where: str) -> ConfigFault:
-    return ConfigFault(
-        f"There is no network in {ascii_path(where)}",
-        cause="it is not a home of shoal",
-        next_step="make a network with `shoal up`, join one with `shoal join`, or name the right home "
-        "with --home or SHOAL_HOME",
-        code="no_home",
-    )
-
-
-def _not_writable(where: str, error: OSError | None) -> ConfigFault | StorageFault:
-    if error is not None and fault_of_os_error(error, "", where).code == "disk_full":
-        return fault_of_os_error(error, f"The home {ascii_path(where)} cannot be used", where)
-    reason = (error.strerror if error else None) or "no permission to read and write it"
-    return ConfigFault(
-        f"The home {ascii_path(where)} cannot be used",
-        cause=reason,
-        next_step="make it readable and writable for you, or choose another with --home or SHOAL_HOME",
-        code="home_not_writable",
-    )
-
-
-def _user_name(uid: int) -> str:
-    try:
-        return f"user {pwd.getpwuid(uid).pw_name}"
-    except KeyError:
-        return f"user number {uid}"
