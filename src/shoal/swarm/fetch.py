@@ -64,8 +64,12 @@ class FetchOwner(Protocol):
         """Take feed entries, the first of number `entry_count`. Raises: RemoteFault if they do not verify."""
         ...
 
-    def on_chunks(self, ordinals: list[int], size_bytes: int) -> None:
-        """Note that chunks are written."""
+    def on_chunks(self, peer: bytes, ordinals: list[int], size_bytes: int) -> None:
+        """Note that chunks from a peer are written."""
+        ...
+
+    def on_blamed(self, peer: bytes) -> None:
+        """A peer sent wrong data and is not asked any more."""
         ...
 
     def on_fault(self, error: StorageFault) -> None:
@@ -178,21 +182,12 @@ class ShareFetch:
         """Return what came of asking each peer, in words."""
         return {p.peer: p.describe() for p in self._providers.values()}
 
-    def providers_bytes(self) -> dict[bytes, int]:
-        """Return how much each peer delivered, verified."""
-        return {p.peer: p.received_bytes for p in self._providers.values() if p.received_bytes}
-
     def stage_seconds(self) -> dict[str, float]:
         """Return CPU seconds of the receiving threads by stage, ended ones included."""
         total = dict(self._stages)
         for receiver in self._receivers:
             add_seconds(total, receiver.stage_seconds())
         return total
-
-    @property
-    def blamed(self) -> list[bytes]:
-        """Peers that sent wrong data."""
-        return [p.peer for p in self._providers.values() if p.standing is Standing.WRONG]
 
     async def wait_change(self, timeout_s: float) -> bool:
         """Wait until a peer joined, left or has news; False after `timeout_s`. Safe to cancel."""
@@ -411,7 +406,7 @@ class ShareFetch:
                     end = report
         if fresh:
             provider.received_bytes += size
-            self._owner.on_chunks(fresh, size)
+            self._owner.on_chunks(provider.peer, fresh, size)
         if ordinals:
             self._step(ChunksDone(provider.peer, tuple(ordinals)))
         if end is not None:
@@ -474,6 +469,7 @@ class ShareFetch:
                 provider.active = False
                 if blamed:
                     self._lose(provider, Standing.WRONG, provider.why or why)
+                    self._owner.on_blamed(peer)
                 else:
                     self._lose(provider, Standing.SILENT, why)
             case Finished():

@@ -46,9 +46,10 @@ class OfferedVersion:
 
 @dataclass(slots=True)
 class Offer:
-    """A share that is served. `read_feed(first)` returns some entries from a number on (at least one if there
-    are any). `find_object(id)` is called by lanes' threads; what it finds is sealed, so that an object of another
-    share tells nobody anything. `on_fault(version, ordinal, error)` hears of chunks that could not be read.
+    """A share that is served. `read_feed(first)` returns some entries from a number on (at least one if
+    there are any). `find_object(id)` is called by lanes' threads; what it finds is sealed, so that an object
+    of another share tells nobody anything. `on_fault(version, ordinal, error)` hears of chunks that could
+    not be read.
     """
 
     share_id: bytes

@@ -1,0 +1,86 @@
+"""Context: what every part of file sharing works with, made once by the service."""
+
+from __future__ import annotations
+
+import asyncio
+import threading
+from collections.abc import Callable
+from concurrent.futures import ThreadPoolExecutor
+from dataclasses import dataclass, field
+from typing import TypeVar
+
+from shoal.apps.files.ports import FilesNetwork, FilesOverlay, FileStores
+from shoal.core.clock import Clock
+from shoal.core.supervisor import Supervisor
+from shoal.identity.entry import Entry
+from shoal.identity.ids import short_peer_id
+from shoal.storage.entries import EntryRow
+from shoal.swarm.service import SwarmService
+
+T = TypeVar("T")
+
+THREADS = 4  # for hashing, verifying, finishing; each of them is disk-bound and long
+
+
+@dataclass(frozen=True, slots=True)
+class FilesContext:
+    """The node as seen by file sharing. `home` is never shared and never written into by a get."""
+
+    network: FilesNetwork
+    swarm: SwarmService
+    overlay: FilesOverlay
+    stores: FileStores
+    home: bytes
+    supervisor: Supervisor
+    clock: Clock
+    pool: ThreadPoolExecutor = field(
+        default_factory=lambda: ThreadPoolExecutor(THREADS, thread_name_prefix="shoal-files")
+    )
+
+    async def run(self, work: Callable[[threading.Event], T]) -> T:
+        """Run `work(cancelled)` in a thread. Cancelling sets the event and waits until the work noticed:
+        after it nothing of it goes on.
+        """
+        cancelled = threading.Event()
+        future = asyncio.get_running_loop().run_in_executor(self.pool, work, cancelled)
+        try:
+            return await asyncio.shield(future)
+        except asyncio.CancelledError:
+            cancelled.set()
+            await asyncio.wait([future])
+            if not future.cancelled():
+                future.exception()  # nobody asks for it any more
+            raise
+
+    def name_peer(self, peer: bytes) -> str:
+        """Return a peer as people know it: its name and the beginning of its id."""
+        member = self.network.state.members.get(peer)
+        return f"{member.name} ({short_peer_id(peer)})" if member is not None else short_peer_id(peer)
+
+
+def make_row(entry: Entry) -> EntryRow:
+    """Return an entry as the store keeps it."""
+    return EntryRow(entry.id, entry.log, entry.author, entry.seq, entry.data)
+
+
+class ChangeSignal:
+    """Wakes everybody who waits for a change of one thing; nobody is left out."""
+
+    def __init__(self) -> None:
+        self.revision = 0
+        self._event = asyncio.Event()
+
+    def touch(self) -> None:
+        """Note a change."""
+        self.revision += 1
+        event, self._event = self._event, asyncio.Event()
+        event.set()
+
+    async def wait(self, timeout_s: float) -> bool:
+        """Wait for the next change; False after `timeout_s`. Safe to cancel."""
+        try:
+            async with asyncio.timeout(timeout_s):
+                await self._event.wait()
+        except TimeoutError:
+            return False
+        return True

@@ -1,0 +1,451 @@
+"""Get: one transfer from link to final names. Find, describe, plan, fetch, finish; resumes where it was.
+
+Owns the fetch of the swarm, the writer of the part files, the ledger and the journal. From its first chunk on
+it offers what it has. Every way out leaves a state from which the same get goes on.
+"""
+
+from __future__ import annotations
+
+import asyncio
+import logging
+import os
+
+from shoal.apps.files.context import FilesContext, make_row
+from shoal.apps.files.journal import ReceiptJournal
+from shoal.apps.files.patience import Patience
+from shoal.apps.files.served import ServedShare, ShareDetails, make_offer
+from shoal.apps.files.target import MovingSource, VersionTarget
+from shoal.apps.files.transfer_state import TransferRecord
+from shoal.content.feed import Closing
+from shoal.content.feed_log import FeedReader
+from shoal.content.keys import ChunkKeys, location_key
+from shoal.content.manifest import Manifest
+from shoal.content.manifest_loader import load_manifest, missing_segments
+from shoal.content.paths import PART_PREFIX, display_path
+from shoal.core.errors import Refused, ShoalError, StorageFault, Unavailable
+from shoal.identity.entry import parse_entry
+from shoal.storage.chunk_ledger import ChunkLedger
+from shoal.storage.shares import Origin, ShareRow, ShareState
+from shoal.storage.transfers import TransferState
+from shoal.storage.tree_writer import TreeWriter
+from shoal.swarm.chunk_set import to_set
+from shoal.swarm.fetch import ShareFetch
+from shoal.swarm.offer import OfferedVersion
+
+log = logging.getLogger("shoal.files")
+
+LOCATE_S = 3.0  # between two searches while nothing flows
+LOCATE_LATER_S = 15.0
+LOCATE_BUDGET_S = 2.0
+NEIGHBOURS = 32  # up to so many connected peers are simply all asked
+WATCH_S = 0.2
+OBJECTS_IN_MEMORY = 64  # sealed objects fetched before they are stored
+
+
+class Get:
+    """Runs one transfer. `run` returns when it is done, and raises what made it stop; it may be cancelled at
+    any time. `adopt` is called with the share that is served from final names afterwards.
+    """
+
+    def __init__(self, context: FilesContext, record: TransferRecord, journal_dir: bytes) -> None:
+        self.record = record
+        self.served: ServedShare | None = None
+        self._context = context
+        self._link = record.link
+        self._reader = FeedReader(self._link.network_id, self._link.share_id, self._link.read_key)
+        self._entries: list[bytes] = []  # verified, not stored yet
+        self._fetch: ShareFetch | None = None
+        self._writer: TreeWriter | None = None
+        self._ledger: ChunkLedger | None = None
+        self._journal = ReceiptJournal(os.path.join(journal_dir, record.id.hex().encode() + b".journal"))
+        self._manifest: Manifest | None = None
+        self._source: MovingSource | None = None
+        self._lost: set[int] = set()  # received before a crash, and gone
+        self._finished = asyncio.Event()
+        self._fault: StorageFault | None = None
+        self._started_at = context.clock.monotonic()
+
+    # The way
+
+    async def run(self) -> None:
+        """Go from wherever the transfer is to the end.
+
+        Raises: Refused, Unavailable, StorageFault, RemoteFault; all of them leave a state to resume from.
+        Cancelling is safe: what was received is recorded.
+        """
+        record, context = self.record, self._context
+        if self._link.network_id != context.network.network_id:
+            raise Refused(
+                "This link is for another network",
+                cause="a link can only be got by members of the network it was made in",
+                next_step="use the home that belongs to that network (--home)",
+                code="foreign_network",
+            )
+        search: asyncio.Task[None] | None = None
+        fetch = context.swarm.make_fetch(self._link.share_id, self._link.read_key, self)
+        self._fetch = fetch
+        try:
+            await record.enter(TransferState.FINDING)
+            for data in await context.stores.entries.load(self._link.share_id):
+                self._reader.add(data)
+            fetch.start()
+            search = context.supervisor.spawn("search", self._search())
+            closing = await self._find_version()
+            manifest = await self._describe(closing)
+            await self._plan(closing, manifest)
+            await self._fetch_chunks(manifest)
+            search.cancel()
+            await context.swarm.close_fetch(fetch)
+            await self._finish(closing, manifest)
+        finally:
+            if search is not None:
+                search.cancel()
+            await self._close(fetch)
+
+    async def discard(self) -> None:
+        """Delete part files and journal of a transfer that is not running; it cannot resume then."""
+        self._journal.remove()
+        if self._writer is not None:
+            await self._context.run(lambda _: self._discard_writer())
+
+    # Finding
+
+    async def _search(self) -> None:
+        """Name peers to the fetch as long as it runs: who announced the share, and who is connected."""
+        context, fetch = self._context, self._fetch
+        assert fetch is not None
+        key = location_key(context.network.content_secret(self._link.generation), self._link.share_id)
+        while True:
+            neighbours = context.overlay.neighbours()
+            if len(neighbours) <= NEIGHBOURS:
+                fetch.add_peers(neighbours)
+            try:
+                located = await context.overlay.locate(key, LOCATE_BUDGET_S)
+                fetch.add_peers(located.hits)
+            except ShoalError as error:
+                log.info("a search failed: %s", error)
+            await asyncio.sleep(LOCATE_S if fetch.is_stuck() else LOCATE_LATER_S)
+
+    async def _find_version(self) -> Closing:
+        """Wait until the closing entry of the wanted version is known."""
+        record, fetch = self.record, self._fetch
+        assert fetch is not None
+        patience = self._make_patience()
+        while (closing := self._reader.find_closing(self._link.content_id)) is None or fetch.is_stuck():
+            self._check_member()
+            hashing = not fetch.is_stuck() and self._link.content_id is None
+            if hashing:
+                patience.restart(self._context.clock.monotonic())
+                record.say("waiting until the sharer has finished reading the files")
+            else:
+                record.say("looking for somebody who has it")
+                self._give_up_if(patience)
+            await fetch.wait_change(WATCH_S)
+        record.say("")
+        if self._reader.opening is not None:
+            record.options.name = display_path(self._reader.opening.name)
+        return closing
+
+    async def _describe(self, closing: Closing) -> Manifest:
+        """Fetch what is missing of the manifest and load it."""
+        objects, share_id = self._context.stores.objects, self._link.share_id
+        await self._store_entries()
+        root = await objects.find(closing.content_id)
+        if root is None:
+            root = (await self._get_objects([closing.content_id]))[closing.content_id]
+            await objects.put(share_id, [(closing.content_id, root)])
+        sealed: bytes = root
+        while True:
+            missing = await self._context.run(
+                lambda _: missing_segments(sealed, closing.root_key, objects.find_blocking)
+            )
+            if not missing:
+                break
+            for start in range(0, len(missing), OBJECTS_IN_MEMORY):
+                found = await self._get_objects(missing[start : start + OBJECTS_IN_MEMORY])
+                await objects.put(share_id, found.items(), durable=False)
+
+        def get(object_id: bytes) -> bytes:
+            data = objects.find_blocking(object_id)
+            if data is None:
+                raise StorageFault("A part of the description vanished from the database", code="corrupt")
+            return data
+
+        manifest = await self._context.run(lambda _: load_manifest(sealed, closing.root_key, get))
+        self.record.version = closing.version
+        self.record.total_bytes = manifest.stream_bytes
+        self.record.options.files = manifest.file_count
+        self.record.options.total_bytes = manifest.total_bytes
+        return manifest
+
+    async def _get_objects(self, ids: list[bytes]) -> dict[bytes, bytes]:
+        fetch, patience = self._fetch, self._make_patience()
+        assert fetch is not None
+        while True:
+            self._check_member()
+            try:
+                return await fetch.get_objects(ids)
+            except Unavailable as error:
+                self._give_up_if(patience, error)
+                await fetch.wait_change(WATCH_S * 5)
+
+    # Planning
+
+    async def _plan(self, closing: Closing, manifest: Manifest) -> None:
+        """Prepare the part files; see what is there already: recorded, received unrecorded, or at DEST."""
+        context, record = self._context, self.record
+        keys = {
+            generation: ChunkKeys(context.network.content_secret(generation))
+            for generation in manifest.generations() or {self._link.generation}
+        }
+        part_name = PART_PREFIX + record.id.hex().encode()
+        writer = TreeWriter(record.row.dest, part_name, manifest)
+        self._writer = writer
+        overwrite = record.options.overwrite
+        ledger = await context.stores.transfers.open_ledger(record.id, closing.version, manifest.chunk_count)
+        self._ledger = ledger
+        doubtful = set(ledger.doubtful)
+        doubtful.update(o for o in await self._read_journal(manifest) if not ledger.has(o))
+        record.resumed = record.resumed or ledger.count > 0 or bool(doubtful)
+        fresh = await context.run(lambda _: writer.prepare(overwrite))
+        if fresh and (ledger.count or doubtful):  # somebody deleted the part files
+            doubtful.update(ledger.ordinals())
+            ledger.unmark(list(ledger.ordinals()))
+        if doubtful:
+            await record.enter(TransferState.VERIFYING)
+            good = await context.run(lambda cancelled: writer.verify(sorted(doubtful), keys, cancelled))
+            ledger.mark(good)
+            self._lost = doubtful - good
+            await context.stores.transfers.forget_doubtful(record.id)
+        if not ledger.complete:
+            await record.enter(TransferState.VERIFYING)
+            reused = await context.run(lambda cancelled: writer.reuse_existing(keys, cancelled))
+            new = [o for o in reused if not ledger.has(o)]
+            record.reused_bytes += sum(manifest.chunk_length(o) for o in new)
+            ledger.mark(new)
+        record.done_bytes = sum(manifest.chunk_length(o) for o in ledger.ordinals())
+        await ledger.flush()
+        self._journal.start()
+        self._manifest = manifest
+        self._target = VersionTarget(closing.version, manifest, keys, writer, self._journal)
+        await self._offer_parts(closing, manifest, writer, ledger)
+
+    async def _read_journal(self, manifest: Manifest) -> list[int]:
+        return await self._context.run(lambda _: self._journal.read(manifest.chunk_count))
+
+    async def _offer_parts(
+        self, closing: Closing, manifest: Manifest, writer: TreeWriter, ledger: ChunkLedger
+    ) -> None:
+        """Serve what is there from now on, and say so."""
+        swarm = self._context.swarm
+        self._source = MovingSource(writer)
+        offer = swarm.find_offer(self._link.share_id)
+        if offer is None:
+            offer = make_offer(self._context, self._link, self._reader, self._on_read_fault)
+            swarm.offer(offer)
+        have = int.from_bytes(ledger.bits(), "little")
+        offer.entries = self._reader.next_seq
+        offer.put_version(OfferedVersion(closing.version, manifest.chunk_count, self._source, have))
+        swarm.announce(offer)
+        key = location_key(self._context.network.content_secret(self._link.generation), self._link.share_id)
+        await self._context.overlay.publish(key)
+
+    # Fetching
+
+    async def _fetch_chunks(self, manifest: Manifest) -> None:
+        fetch, ledger, record = self._fetch, self._ledger, self.record
+        assert fetch is not None
+        assert ledger is not None
+        await record.enter(TransferState.FETCHING)
+        done = to_set(ledger.ordinals(), manifest.chunk_count)
+        for ordinal in ledger.ordinals():
+            self._target.written[ordinal] = 1
+        fetch.set_target(self._target, manifest.chunk_length, done)
+        patience = self._make_patience()
+        clock = self._context.clock
+        while not self._finished.is_set():
+            self._check_member()
+            if self._fault is not None:
+                raise self._fault
+            if ledger.fault is not None and ledger.fault.code == "disk_full":
+                raise ledger.fault
+            record.measure(clock.monotonic())
+            if fetch.is_stuck():
+                record.say("waiting for somebody who has the rest")
+                self._give_up_if(patience)
+            else:
+                record.say("")
+                patience.restart(clock.monotonic())
+            try:
+                async with asyncio.timeout(WATCH_S):
+                    await self._finished.wait()
+            except TimeoutError:
+                continue
+        record.measure(clock.monotonic())
+
+    async def _finish(self, closing: Closing, manifest: Manifest) -> None:
+        """Give the files their final names and serve them from there."""
+        context, record, writer, source = self._context, self.record, self._writer, self._source
+        assert writer is not None
+        assert source is not None
+        assert self._ledger is not None
+        await self._ledger.close()
+        await record.enter(TransferState.FINISHING)
+        overwrite = record.options.overwrite
+
+        def finish() -> tuple[dict[bytes, bytes], list[tuple[bytes, str]]]:
+            source.hold()
+            try:
+                written = writer.finish(overwrite)
+            except BaseException:
+                source.switch(None)
+                raise
+            return dict(written.roots), [(s.path, s.reason) for s in written.skipped]
+
+        roots, skipped = await context.run(lambda _: finish())
+        self._writer = None
+        record.options.skipped = skipped
+        record.options.elapsed_s += context.clock.monotonic() - self._started_at
+        self._started_at = context.clock.monotonic()
+        served = await self._keep_share(closing, roots, skipped)
+        source.switch(served.serve(closing, manifest, roots))
+        self.served = served
+        record.done_bytes = manifest.stream_bytes
+        await record.enter(TransferState.DONE)
+        await context.stores.transfers.forget_chunks(record.id)
+        self._journal.remove()
+
+    async def _keep_share(
+        self, closing: Closing, roots: dict[bytes, bytes], skipped: list[tuple[bytes, str]]
+    ) -> ServedShare:
+        """Note, durably, that this node serves the share from its final place."""
+        context = self._context
+        now = context.clock.wall()
+        row = ShareRow(
+            share_id=self._link.share_id,
+            origin=Origin.FETCHED,
+            link=self._link.pinned(None).to_text(),
+            roots=tuple(roots.values()),
+            name=self.record.options.name,
+            state=ShareState.COMPLETE,
+            created_at=now,
+            updated_at=now,
+        )
+        if await context.stores.shares.find(row.share_id) is not None:
+            await context.stores.shares.drop(row.share_id)
+        await context.stores.shares.add(row)
+        served = ServedShare(context, row)
+        served.reader = self._reader
+        await served.complete(closing, ShareDetails(roots, skipped))
+        return served
+
+    # What the fetch tells (FetchOwner)
+
+    @property
+    def entry_count(self) -> int:
+        return self._reader.next_seq
+
+    def on_entries(self, peer: bytes, entries: list[bytes]) -> None:
+        for data in entries:
+            if self._reader.add(data):
+                self._entries.append(data)
+        offer = self._context.swarm.find_offer(self._link.share_id)
+        if offer is not None and self._manifest is not None:
+            self._context.supervisor.spawn("feed", self._store_entries())
+
+    def on_chunks(self, peer: bytes, ordinals: list[int], size_bytes: int) -> None:
+        record, manifest = self.record, self._manifest
+        assert manifest is not None
+        assert self._ledger is not None
+        record.done_bytes += size_bytes
+        record.fetched_bytes += size_bytes
+        record.providers[peer] = record.providers.get(peer, 0) + size_bytes
+        if self._lost:
+            again = self._lost.intersection(ordinals)
+            self._lost -= again
+            record.refetched_bytes += sum(manifest.chunk_length(o) for o in again)
+        self._ledger.mark(
+            ordinals,
+            size_bytes,
+            done_bytes=record.done_bytes,
+            fetched_bytes=record.fetched_bytes,
+            refetched_bytes=record.refetched_bytes,
+            providers=record.providers,
+        )
+        self._context.swarm.add_chunks(self._link.share_id, self._target.version, ordinals)
+
+    def on_blamed(self, peer: bytes) -> None:
+        if peer not in self.record.options.blamed:
+            self.record.options.blamed.append(peer)
+        log.warning("%s sent wrong data and is not asked any more", self._context.name_peer(peer))
+
+    def on_fault(self, error: StorageFault) -> None:
+        self._fault = error
+
+    def on_finished(self) -> None:
+        self._finished.set()
+
+    # Helpers
+
+    def _on_read_fault(self, version: int, ordinal: int, error: StorageFault) -> None:
+        log.info("chunk %s of a transfer was not served: %s", ordinal, error)
+
+    async def _store_entries(self) -> None:
+        """Keep what was read of the feed, and offer it."""
+        entries, self._entries = self._entries, []
+        await self._context.stores.entries.append([make_row(parse_entry(data)) for data in entries])
+        offer = self._context.swarm.find_offer(self._link.share_id)
+        if offer is not None and entries:
+            offer.entries = max(offer.entries, self._reader.next_seq)
+            self._context.swarm.announce(offer)
+
+    def _make_patience(self) -> Patience:
+        return Patience(self.record.options.wait_s, self._context.clock.monotonic())
+
+    def _check_member(self) -> None:
+        if self._context.network.is_out:
+            raise Refused(
+                "The transfer ended",
+                cause="this device is no member of the network any more",
+                next_step="ask to be invited again, with a new home",
+                code="removed",
+            )
+
+    def _give_up_if(self, patience: Patience, error: ShoalError | None = None) -> None:
+        """Raises: Unavailable that says who was asked, once the patience is over."""
+        fetch, context = self._fetch, self._context
+        assert fetch is not None
+        if not patience.is_over(context.clock.monotonic(), searching=fetch.is_searching):
+            return
+        asked = fetch.describe_providers()
+        lines = [f"{context.name_peer(peer)} {what}" for peer, what in sorted(asked.items())][:16]
+        more = f", and {len(asked) - 16} more" if len(asked) > 16 else ""
+        cause = "asked: " + "; ".join(lines) + more if asked else "no other device is connected"
+        raise Unavailable(
+            "Nobody who is connected can deliver this share now",
+            cause=f"{error.cause or error.message}; {cause}" if error is not None else cause,
+            next_step="start a device that has it and run the same get again, or wait with --wait: "
+            "what was received is kept",
+            code="no_provider",
+        )
+
+    def _discard_writer(self) -> None:
+        if self._writer is not None:
+            self._writer.discard()
+
+    async def _close(self, fetch: ShareFetch) -> None:
+        """Leave everything so that the transfer can go on later."""
+        await self._context.swarm.close_fetch(fetch)
+        self._journal.close()
+        record = self.record
+        record.options.elapsed_s += self._context.clock.monotonic() - self._started_at
+        if self._ledger is not None:
+            try:
+                await self._ledger.close()
+            except ShoalError as error:
+                log.warning("what was received last is not recorded: %s", error)
+        if self.served is None and self._source is not None:
+            self._context.swarm.withdraw(self._link.share_id)
+        if self._writer is not None:
+            writer = self._writer
+            await self._context.run(lambda _: writer.close())

@@ -1,0 +1,211 @@
+"""Served share: one share that this node has, own or fetched, and offers to the swarm."""
+
+from __future__ import annotations
+
+import logging
+from collections.abc import Callable, Mapping
+from typing import TypeAlias
+
+import msgspec
+
+from shoal.apps.files.context import ChangeSignal, FilesContext
+from shoal.apps.files.status import ShareStatus
+from shoal.content.feed import Closing
+from shoal.content.feed_log import FeedReader
+from shoal.content.keys import location_key
+from shoal.content.link import Link
+from shoal.content.manifest import Manifest
+from shoal.content.manifest_loader import load_manifest
+from shoal.core.errors import ShoalError, StorageFault
+from shoal.storage.rows import pack, unpack
+from shoal.storage.shares import Origin, ShareRow, ShareState
+from shoal.storage.tree_reader import TreeReader
+from shoal.swarm.offer import Offer, OfferedVersion
+from shoal.swarm.serve import ChunkSource
+
+log = logging.getLogger("shoal.files")
+
+OnFault: TypeAlias = Callable[[int, int, StorageFault], None]  # version, ordinal
+
+
+class ShareDetails(msgspec.Struct, array_like=True):
+    """What the shares table keeps for us: where the top names lie, what is not in the share."""
+
+    roots: dict[bytes, bytes] = {}
+    skipped: list[tuple[bytes, str]] = []
+
+
+class ServedShare:
+    """A share with its feed; loop thread only. `load` brings it back after a restart."""
+
+    def __init__(self, context: FilesContext, row: ShareRow) -> None:
+        self.context = context
+        self.row = row
+        self.link = Link.parse(row.link)
+        self.reader = FeedReader(self.link.network_id, self.link.share_id, self.link.read_key)
+        self.details = unpack(ShareDetails, row.details, "shares.details") if row.details else ShareDetails()
+        self.manifest: Manifest | None = None
+        self.done_bytes = 0
+        self.error: ShoalError | None = None
+        self.signal = ChangeSignal()
+        self._files: TreeReader | None = None
+
+    @property
+    def share_id(self) -> bytes:
+        return self.link.share_id
+
+    @property
+    def is_own(self) -> bool:
+        """Whether this device authors its feed."""
+        return self.row.origin is Origin.OWN
+
+    def status(self) -> ShareStatus:
+        """Return a snapshot."""
+        row = self.row
+        return ShareStatus(
+            link=self.link,
+            share_id=row.share_id,
+            state=row.state.value,
+            complete=row.state in (ShareState.COMPLETE, ShareState.CHANGED),
+            content_id=row.content_id,
+            files=row.files,
+            bytes=row.total_bytes,
+            name=row.name,
+            paths=list(row.roots),
+            version=row.version,
+            own=self.is_own,
+            done_bytes=self.done_bytes,
+            skipped=list(self.details.skipped),
+            error=self.error,
+        )
+
+    async def load_feed(self) -> None:
+        """Read the feed from the store. Raises: StorageFault, RemoteFault if it does not verify."""
+        self.reader = FeedReader(self.link.network_id, self.link.share_id, self.link.read_key)
+        for data in await self.context.stores.entries.load(self.share_id):
+            self.reader.add(data)
+
+    async def load_version(self, closing: Closing) -> Manifest:
+        """Return the manifest of a version out of stored objects. Raises: StorageFault, RemoteFault."""
+        find = self.context.stores.objects.find_blocking
+
+        def get(object_id: bytes) -> bytes:
+            data = find(object_id)
+            if data is None:
+                raise StorageFault(
+                    "A share's description is not complete",
+                    cause="a part of it is not in the database",
+                    next_step="share it again, or get it again",
+                    code="corrupt",
+                )
+            return data
+
+        return await self.context.run(lambda _: load_manifest(get(closing.content_id), closing.root_key, get))
+
+    async def offer(self) -> None:
+        """Serve the feed, and what versions are there; announce the share to the network."""
+        swarm = self.context.swarm
+        if swarm.find_offer(self.share_id) is None:
+            swarm.offer(make_offer(self.context, self.link, self.reader, self.on_fault))
+        await self.context.overlay.publish(self.location())
+
+    def location(self) -> bytes:
+        """Return the key under which the share is announced. Raises: Unavailable without the secret."""
+        return location_key(self.context.network.content_secret(self.link.generation), self.share_id)
+
+    def serve(self, closing: Closing, manifest: Manifest, roots: Mapping[bytes, bytes]) -> ChunkSource:
+        """Serve a complete version from final places; returns where it is read."""
+        previous, self._files = self._files, TreeReader(roots, manifest)
+        self.manifest = manifest
+        offer = self.context.swarm.find_offer(self.share_id)
+        if offer is not None:
+            offer.entries = self.reader.next_seq
+            total = manifest.chunk_count
+            everything = (1 << total) - 1
+            offer.put_version(OfferedVersion(closing.version, total, self._files, everything))
+            if previous is not None:
+                offer.versions = {closing.version: offer.versions[closing.version]}
+            self.context.swarm.announce(offer)
+        if previous is not None:
+            previous.close()
+        return self._files
+
+    async def update(self, state: ShareState, error: ShoalError | None = None) -> None:
+        """Change the state, durably."""
+        self.error = error
+        text = "" if error is None else str(error)
+        now = self.context.clock.wall()
+        self.row = self.row._replace(state=state, error=text, updated_at=now)
+        self.signal.touch()
+        await self.context.stores.shares.update(self.share_id, state=state, error=text, updated_at=now)
+
+    async def complete(self, closing: Closing, details: ShareDetails) -> None:
+        """Note a complete version, durably."""
+        self.error = None
+        self.details = details
+        self.done_bytes = closing.stream_bytes
+        self.row = self.row._replace(
+            state=ShareState.COMPLETE,
+            updated_at=self.context.clock.wall(),
+            version=closing.version,
+            content_id=closing.content_id,
+            files=closing.files,
+            total_bytes=closing.total_bytes,
+            error="",
+            details=pack(details),
+        )
+        row = self.row
+        await self.context.stores.shares.update(
+            self.share_id,
+            state=row.state,
+            updated_at=row.updated_at,
+            version=row.version,
+            content_id=row.content_id,
+            files=row.files,
+            total_bytes=row.total_bytes,
+            error="",
+            details=row.details,
+        )
+        self.signal.touch()
+
+    def on_fault(self, version: int, ordinal: int, error: StorageFault) -> None:
+        """A chunk could not be read: mark the share, once."""
+        if self.row.state is not ShareState.COMPLETE or version != self.row.version:
+            return
+        log.warning("share %s: %s", self.row.name, error)
+        self.row = self.row._replace(state=ShareState.CHANGED)
+        self.context.supervisor.spawn("share changed", self.update(ShareState.CHANGED, error))
+
+    async def stop(self) -> None:
+        """Serve it no longer; what is stored stays."""
+        self.context.swarm.withdraw(self.share_id)
+        if self._files is not None:
+            self._files.close()
+            self._files = None
+
+    async def forget(self) -> None:
+        """Stop serving and remove all that is stored of it; the person's files are left alone."""
+        await self.stop()
+        await self.context.overlay.withdraw(self.location())
+        stores = self.context.stores
+        await stores.shares.drop(self.share_id)
+        await stores.objects.drop_share(self.share_id)
+        await stores.entries.drop_log(self.share_id)
+        self.signal.touch()
+
+
+def make_offer(context: FilesContext, link: Link, reader: FeedReader, on_fault: OnFault) -> Offer:
+    """Return an offer of a share's stored feed and objects, without any chunks yet."""
+    entries = context.stores.entries
+
+    async def read_feed(first: int) -> list[bytes]:
+        return [] if reader.author is None else await entries.load_page(link.share_id, reader.author, first)
+
+    return Offer(
+        share_id=link.share_id,
+        read_key=link.read_key,
+        read_feed=read_feed,
+        find_object=context.stores.objects.find_blocking,
+        on_fault=on_fault,
+        entries=reader.next_seq,
+    )

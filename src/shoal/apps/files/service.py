@@ -1,0 +1,386 @@
+"""Files: share, get, and all that goes on about them; brings everything back after a restart."""
+
+from __future__ import annotations
+
+import asyncio
+import logging
+import os
+
+from shoal.apps.files.context import FilesContext
+from shoal.apps.files.get import Get
+from shoal.apps.files.ports import FilesNetwork, FilesOverlay, FileStores
+from shoal.apps.files.served import ServedShare
+from shoal.apps.files.share import VersionMaker, create_share
+from shoal.apps.files.status import ShareStatus, TransferStatus
+from shoal.apps.files.transfer_state import TransferOptions, TransferRecord
+from shoal.content.link import Link
+from shoal.content.paths import display_path
+from shoal.core.clock import Clock
+from shoal.core.errors import LocalMisuse, Refused, ShoalError, StorageFault
+from shoal.core.supervisor import Supervisor
+from shoal.storage.rows import pack
+from shoal.storage.shares import ShareState
+from shoal.storage.transfers import TransferRow, TransferState, make_transfer_id
+from shoal.swarm.service import SwarmService
+
+log = logging.getLogger("shoal.files")
+
+ACTIVE_TRANSFERS = 3  # others are queued: a lane a provider each, and a peer may have eight
+ACTIVE_HASHINGS = 1  # each uses two threads
+JOURNAL_DIR = b"transfers"
+
+
+class Files:
+    """File sharing of one node. Loop thread only; `start` after the transport, `close` before it."""
+
+    def __init__(
+        self,
+        *,
+        network: FilesNetwork,
+        swarm: SwarmService,
+        overlay: FilesOverlay,
+        stores: FileStores,
+        home: bytes,
+        supervisor: Supervisor,
+        clock: Clock,
+    ) -> None:
+        self._context = FilesContext(network, swarm, overlay, stores, home, supervisor, clock)
+        self._journal_dir = os.path.join(home, JOURNAL_DIR)
+        self._shares: dict[bytes, ServedShare] = {}
+        self._transfers: dict[bytes, TransferRecord] = {}
+        self._hashing: dict[bytes, asyncio.Task[None]] = {}
+        self._running: dict[bytes, asyncio.Task[None]] = {}
+        self._share_locks: dict[bytes, asyncio.Lock] = {}  # one get of a share at a time
+        self._get_slots = asyncio.Semaphore(ACTIVE_TRANSFERS)
+        self._hash_slots = asyncio.Semaphore(ACTIVE_HASHINGS)
+        self._sharing = asyncio.Lock()
+        self._getting = asyncio.Lock()
+        self._closed = False
+
+    async def start(self) -> None:
+        """Serve what was served before, go on hashing and getting. Raises: StorageFault."""
+        stores = self._context.stores
+        for row in await stores.transfers.load():
+            self._transfers[row.id] = TransferRecord(self._context, row)
+        rows = await stores.shares.load()
+        for share_row in rows:
+            self._shares[share_row.share_id] = ServedShare(self._context, share_row)
+        self._context.supervisor.spawn("shares", self._bring_back())
+        for record in list(self._transfers.values()):
+            if not record.state.is_end and record.state is not TransferState.PAUSED:
+                record.resumed = True
+                record.options.wait_s = None  # nobody stands there waiting; it goes on when it can
+                self._start_get(record)
+
+    async def close(self) -> None:
+        """Stop everything so that `start` brings it back; idempotent."""
+        if self._closed:
+            return
+        self._closed = True
+        tasks = [*self._hashing.values(), *self._running.values()]
+        for task in tasks:
+            task.cancel()
+        if tasks:
+            await asyncio.wait(tasks)
+        for share in self._shares.values():
+            await share.stop()
+        self._context.pool.shutdown(wait=False, cancel_futures=True)
+
+    # Shares
+
+    async def share(self, paths: list[bytes]) -> ShareStatus:
+        """Share absolute paths and return at once; the same paths give the same share, with a new version if
+        they changed.
+
+        Raises: LocalMisuse, Refused, StorageFault, Unavailable.
+        """
+        roots = sorted({os.path.normpath(path) for path in paths})
+        self._check_paths(roots)
+        async with self._sharing:
+            row = await self._context.stores.shares.find_own(roots)
+            share = self._shares.get(row.share_id) if row is not None else None
+            if share is None:
+                share = await create_share(self._context, roots)
+                self._shares[share.share_id] = share
+                await share.offer()
+            elif share.share_id not in self._hashing:
+                share.row = share.row._replace(state=ShareState.HASHING)
+            self._start_hashing(share)
+        return share.status()
+
+    def shares(self) -> list[ShareStatus]:
+        """Return everything that this node serves or prepares, oldest first."""
+        return [share.status() for share in self._shares.values()]
+
+    def find_share(self, share_id: bytes) -> ShareStatus | None:
+        """Return a share, or None."""
+        share = self._shares.get(share_id)
+        return share.status() if share is not None else None
+
+    def find_share_of(self, path: bytes) -> ShareStatus | None:
+        """Return the share that has exactly this absolute path among its roots, or None; own ones first."""
+        wanted = os.path.normpath(path)
+        for share in sorted(self._shares.values(), key=lambda s: not s.is_own):
+            if wanted in share.row.roots:
+                return share.status()
+        return None
+
+    async def wait_share(self, share_id: bytes, done_bytes: int | None, wait_s: float) -> ShareStatus:
+        """Return a share's state once it is settled or differs from `done_bytes`, at the latest after `wait_s`.
+
+        Raises: LocalMisuse for an unknown share. Safe to cancel.
+        """
+        share = self._get_share(share_id)
+        deadline = self._context.clock.monotonic() + wait_s
+        while share.row.state is ShareState.HASHING and share.done_bytes == done_bytes:
+            left = deadline - self._context.clock.monotonic()
+            if left <= 0 or not await share.signal.wait(left):
+                break
+        return share.status()
+
+    async def unshare(self, share_id: bytes) -> ShareStatus:
+        """Stop serving a share and forget it; files are left alone. Raises: LocalMisuse, StorageFault."""
+        share = self._get_share(share_id)
+        task = self._hashing.get(share_id)
+        if task is not None:
+            task.cancel()
+            await asyncio.wait([task])
+        status = share.status()
+        await share.forget()
+        self._shares.pop(share_id, None)
+        return status
+
+    # Transfers
+
+    async def get(
+        self, link: Link, dest: bytes, overwrite: bool = False, wait_s: float | None = 0.0
+    ) -> TransferStatus:
+        """Fetch what a link names into the absolute folder `dest`, or attach to the transfer that does.
+
+        Raises: Refused, LocalMisuse, StorageFault. What fails later is in the transfer's status.
+        """
+        dest = os.path.normpath(dest)
+        self._check_get(link, dest)
+        async with self._getting:
+            row = await self._context.stores.transfers.find_target(link.to_text(), dest)
+            record = self._transfers.get(row.id) if row is not None else None
+            if record is None:
+                record = await self._add_transfer(link, dest, overwrite, wait_s)
+            elif record.id not in self._running:
+                self._renew(record)
+            record.options.overwrite = overwrite
+            record.options.wait_s = wait_s
+            if record.id not in self._running:
+                self._start_get(record)
+        return record.status()
+
+    def transfers(self) -> list[TransferStatus]:
+        """Return all transfers, oldest first."""
+        return [record.status() for record in self._transfers.values()]
+
+    def find_transfer(self, transfer_id: bytes) -> TransferStatus | None:
+        """Return a transfer, or None."""
+        record = self._transfers.get(transfer_id)
+        return record.status() if record is not None else None
+
+    async def wait_transfer(self, transfer_id: bytes, revision: int | None, wait_s: float) -> TransferStatus:
+        """Return a transfer's state once its revision differs, at the latest after `wait_s`.
+
+        Raises: LocalMisuse for an unknown transfer. Safe to cancel.
+        """
+        record = self._get_transfer(transfer_id)
+        if record.signal.revision == revision and not record.state.is_end:
+            await record.signal.wait(wait_s)
+        return record.status()
+
+    async def pause(self, transfer_id: bytes) -> TransferStatus:
+        """Stop a transfer until `resume`, also across restarts. Raises: LocalMisuse, StorageFault."""
+        record = self._get_transfer(transfer_id)
+        await self._stop_get(record)
+        if not record.state.is_end:
+            await record.enter(TransferState.PAUSED)
+        return record.status()
+
+    async def resume(self, transfer_id: bytes) -> TransferStatus:
+        """Go on with a transfer that is paused or failed. Raises: LocalMisuse."""
+        record = self._get_transfer(transfer_id)
+        if record.id not in self._running and record.state is not TransferState.DONE:
+            self._start_get(record)
+        return record.status()
+
+    async def cancel(self, transfer_id: bytes) -> TransferStatus:
+        """End a transfer and delete its part files; what is at its final place stays.
+
+        Raises: LocalMisuse, StorageFault.
+        """
+        record = self._get_transfer(transfer_id)
+        await self._stop_get(record)
+        status = record.status()
+        if record.state is not TransferState.DONE:
+            await Get(self._context, record, self._journal_dir).discard()
+        await self._context.stores.transfers.drop(record.id)
+        self._transfers.pop(record.id, None)
+        record.signal.touch()
+        return status
+
+    # Inside
+
+    async def _bring_back(self) -> None:
+        """Load and serve the shares of before; an unreadable one is marked and does not stop the others."""
+        for share in list(self._shares.values()):
+            try:
+                await self._bring_back_one(share)
+            except ShoalError as error:
+                log.warning("share %s is not served: %s", share.row.name, error)
+                state = ShareState.FAILED if share.row.version == 0 else ShareState.CHANGED
+                await share.update(state, error)
+
+    async def _bring_back_one(self, share: ServedShare) -> None:
+        await share.load_feed()
+        closing = share.reader.find_version(share.row.version) or share.reader.latest
+        if not share.is_own and self._context.swarm.find_offer(share.share_id) is not None:
+            return  # a transfer of another version took it over
+        await share.offer()
+        if closing is not None:
+            manifest = await share.load_version(closing)
+            share.done_bytes = closing.stream_bytes
+            share.serve(closing, manifest, share.details.roots)
+        if share.is_own and share.row.state is ShareState.HASHING:
+            self._start_hashing(share)
+
+    def _start_hashing(self, share: ServedShare) -> None:
+        if share.share_id in self._hashing or self._closed:
+            return
+        task = self._context.supervisor.spawn("hash", self._hash(share))
+        self._hashing[share.share_id] = task
+        task.add_done_callback(lambda _: self._hashing.pop(share.share_id, None))
+
+    async def _hash(self, share: ServedShare) -> None:
+        async with self._hash_slots:
+            await VersionMaker(share).run()
+
+    async def _add_transfer(
+        self, link: Link, dest: bytes, overwrite: bool, wait_s: float | None
+    ) -> TransferRecord:
+        now = self._context.clock.wall()
+        row = TransferRow(
+            id=make_transfer_id(),
+            share_id=link.share_id,
+            link=link.to_text(),
+            dest=dest,
+            created_at=now,
+            updated_at=now,
+            options=pack(TransferOptions(overwrite=overwrite, wait_s=wait_s)),
+        )
+        await self._context.stores.transfers.add(row)
+        record = TransferRecord(self._context, row)
+        self._transfers[record.id] = record
+        return record
+
+    def _renew(self, record: TransferRecord) -> None:
+        """Let an ended transfer begin again; what it counted stays only if it was not done."""
+        if record.state is TransferState.DONE:
+            record.done_bytes = record.fetched_bytes = record.refetched_bytes = record.reused_bytes = 0
+            record.resumed = False
+            record.providers = {}
+            record.options = TransferOptions(name=record.options.name)
+        record.error = None
+        record.state = TransferState.QUEUED
+
+    def _start_get(self, record: TransferRecord) -> None:
+        record.state = TransferState.QUEUED
+        record.error = None
+        record.signal.touch()
+        task = self._context.supervisor.spawn("get", self._run_get(record))
+        self._running[record.id] = task
+        task.add_done_callback(lambda _: self._running.pop(record.id, None))
+
+    async def _run_get(self, record: TransferRecord) -> None:
+        lock = self._share_locks.setdefault(record.row.share_id, asyncio.Lock())
+        async with lock, self._get_slots:
+            get = Get(self._context, record, self._journal_dir)
+            try:
+                await get.run()
+            except ShoalError as error:
+                log.warning("a transfer stopped: %s", error)
+                await self._enter_failed(record, error)
+            if get.served is not None:
+                await self._adopt(get.served)
+
+    async def _enter_failed(self, record: TransferRecord, error: ShoalError) -> None:
+        try:
+            await record.enter(TransferState.FAILED, error)
+        except (
+            StorageFault
+        ) as fault:  # the database's disk is full too: the state in memory is enough for now
+            log.warning("the end of a transfer is not recorded: %s", fault)
+
+    async def _adopt(self, share: ServedShare) -> None:
+        previous = self._shares.get(share.share_id)
+        self._shares[share.share_id] = share
+        if previous is not None:
+            previous.signal.touch()
+        await share.offer()
+
+    async def _stop_get(self, record: TransferRecord) -> None:
+        task = self._running.get(record.id)
+        if task is not None:
+            task.cancel()
+            await asyncio.wait([task])
+
+    def _get_share(self, share_id: bytes) -> ServedShare:
+        share = self._shares.get(share_id)
+        if share is None:
+            raise LocalMisuse("There is no such share", next_step="see `shoal shares`", code="unknown_share")
+        return share
+
+    def _get_transfer(self, transfer_id: bytes) -> TransferRecord:
+        record = self._transfers.get(transfer_id)
+        if record is None:
+            raise LocalMisuse(
+                "There is no such transfer", next_step="see `shoal transfers`", code="unknown_transfer"
+            )
+        return record
+
+    def _check_paths(self, roots: list[bytes]) -> None:
+        if not roots:
+            raise LocalMisuse("Nothing to share", cause="no path was given")
+        for path in roots:
+            if not os.path.isabs(path):
+                raise LocalMisuse(f"{display_path(path)} is not an absolute path")
+            if not os.path.lexists(path):
+                raise LocalMisuse(
+                    f"{display_path(path)} cannot be shared",
+                    cause="it does not exist",
+                    next_step="check the path",
+                    code="not_found",
+                )
+
+    def _check_get(self, link: Link, dest: bytes) -> None:
+        network = self._context.network
+        if link.network_id != network.network_id:
+            raise Refused(
+                "This link is for another network",
+                cause="a link works only for members of the network it was made in",
+                next_step="use the home that belongs to that network (--home)",
+                code="foreign_network",
+            )
+        share = self._shares.get(link.share_id)
+        if share is not None and share.is_own:
+            raise Refused(
+                "Nothing was fetched",
+                cause=f"this device shares it itself: {display_path(share.row.roots[0])}",
+                next_step="copy it, or get the link on another device",
+                code="own_share",
+            )
+        if not os.path.isabs(dest):
+            raise LocalMisuse(f"{display_path(dest)} is not an absolute path")
+        home = os.path.realpath(self._context.home)
+        real = os.path.realpath(dest)
+        if real == home or real.startswith(home + b"/"):
+            raise Refused(
+                "Nothing is written into Shoal's own home",
+                cause=f"{display_path(dest)} is inside of it",
+                next_step="choose another DEST",
+                code="dest_home",
+            )

@@ -1,0 +1,169 @@
+"""Share: makes versions of an own share: scan, hash, seal, append to the feed.
+
+The link exists at once; the rest happens in the background, and again from the start after a crash. A version
+becomes visible with one transaction: all its feed entries, the closing one included, or none.
+"""
+
+from __future__ import annotations
+
+import asyncio
+import os
+import threading
+
+from shoal.apps.files.context import FilesContext, make_row
+from shoal.apps.files.served import ServedShare, ShareDetails
+from shoal.content.feed import SegmentReference
+from shoal.content.feed_log import FeedWriter
+from shoal.content.keys import cut_seed
+from shoal.content.link import Link
+from shoal.content.paths import display_path
+from shoal.core.errors import Refused, ShoalError
+from shoal.identity.operations import Role
+from shoal.identity.secrets import DEFAULT_SPACE
+from shoal.storage.hashing import HashedShare, hash_share
+from shoal.storage.scan import scan
+from shoal.storage.shares import Origin, ShareRow, ShareState
+
+READ_KEY_BYTES = 32
+NAME_BYTES = 255
+PROGRESS_S = 0.2  # how often waiting people hear of progress
+
+
+async def create_share(context: FilesContext, paths: list[bytes]) -> ServedShare:
+    """Begin a share of absolute `paths`: feed and link, durable; nothing is hashed yet.
+
+    Raises: Refused for a storage-only or removed device, Unavailable while the content secret is not there,
+    StorageFault.
+    """
+    network = context.network
+    if network.is_out or network.role_of(network.own_id) in (None, Role.STORAGE):
+        raise Refused(
+            "Nothing was shared",
+            cause="this device is storage-only or no member any more: it cannot read the network's content",
+            next_step="ask an owner or admin for another role",
+            code="role",
+        )
+    generation = network.content_generation()
+    read_key = os.urandom(READ_KEY_BYTES)
+    names = sorted({os.path.basename(os.path.normpath(path)) or b"root" for path in paths})
+    name = names[0] if len(names) == 1 else names[0] + b" and %d more" % (len(names) - 1)
+    writer, opening = FeedWriter.create(
+        network.keys,
+        network.network_id,
+        read_key,
+        cut_seed=cut_seed(network.content_secret(generation)),
+        space=DEFAULT_SPACE,
+        generation=generation,
+        name=name[:NAME_BYTES],
+        time=int(context.clock.wall()),
+    )
+    link = Link(network.network_id, writer.share_id, read_key, generation)
+    now = context.clock.wall()
+    row = ShareRow(
+        share_id=writer.share_id,
+        origin=Origin.OWN,
+        link=link.to_text(),
+        roots=tuple(paths),
+        name=display_path(name),
+        state=ShareState.HASHING,
+        created_at=now,
+        updated_at=now,
+    )
+    await context.stores.entries.append([make_row(opening)], own=True)
+    await context.stores.shares.add(row)
+    share = ServedShare(context, row)
+    share.reader = writer.reader
+    return share
+
+
+class VersionMaker:
+    """Makes the next version of one own share. `run` may be cancelled; then nothing was published."""
+
+    def __init__(self, share: ServedShare) -> None:
+        self._share = share
+        self._context = share.context
+        self._hashed_bytes = 0
+
+    async def run(self) -> None:
+        """Hash the tree and publish what it is now, if it is not what the latest version says.
+
+        What fails is the share's state afterwards, not an exception.
+        """
+        share = self._share
+        had_version = share.reader.latest is not None
+        try:
+            await share.update(ShareState.HASHING)
+            hashed = await self._hash()
+            await self._publish(hashed)
+        except ShoalError as error:
+            await share.load_feed()  # what was not stored was not said
+            await share.update(ShareState.CHANGED if had_version else ShareState.FAILED, error)
+
+    async def _hash(self) -> HashedShare:
+        share, context = self._share, self._context
+        opening = share.reader.opening
+        if opening is None:
+            raise Refused("The share has no feed", code="corrupt")
+        secret = context.network.content_secret(opening.generation)
+        previous = share.manifest
+
+        def work(cancelled: threading.Event) -> HashedShare:
+            scanned = scan(share.row.roots, avoid=[context.home], cancelled=cancelled)
+            return hash_share(
+                scanned,
+                read_key=share.link.read_key,
+                content_secret=secret,
+                generation=opening.generation,
+                space=opening.space,
+                cut_seed=opening.cut_seed,
+                previous=previous,
+                progress=self._on_progress,
+                cancelled=cancelled,
+            )
+
+        ticker = context.supervisor.spawn("hash progress", self._show_progress())
+        try:
+            return await context.run(work)
+        finally:
+            ticker.cancel()
+
+    def _on_progress(self, size_bytes: int, files: int) -> None:
+        self._hashed_bytes = size_bytes  # from hashing threads; shown by the ticker
+
+    async def _show_progress(self) -> None:
+        while True:
+            if self._share.done_bytes != self._hashed_bytes:
+                self._share.done_bytes = self._hashed_bytes
+                self._share.signal.touch()
+            await asyncio.sleep(PROGRESS_S)
+
+    async def _publish(self, hashed: HashedShare) -> None:
+        share, stores = self._share, self._context.stores
+        built = hashed.built
+        manifest = built.manifest
+        latest = share.reader.latest
+        if latest is None or latest.content_id != built.root.object_id:
+            pairs = [(o.object_id, o.sealed) for o in (*built.segments, built.root)]
+            await stores.objects.put(share.share_id, pairs)
+            time = int(self._context.clock.wall())
+            writer = FeedWriter(self._context.network.keys, share.reader)
+            references = [SegmentReference(o.object_id, o.key, 0, len(o.sealed)) for o in built.segments]
+            entries = writer.announce(references, time)
+            entries.append(
+                writer.close_version(
+                    content_id=built.root.object_id,
+                    root_key=built.root.key,
+                    root_bytes=len(built.root.sealed),
+                    files=manifest.file_count,
+                    total_bytes=manifest.total_bytes,
+                    stream_bytes=manifest.stream_bytes,
+                    chunks=manifest.chunk_count,
+                    time=time,
+                )
+            )
+            await stores.entries.append([make_row(entry) for entry in entries], own=True)
+        closing = share.reader.latest
+        assert closing is not None
+        details = ShareDetails(dict(hashed.roots), [(s.path, s.reason) for s in hashed.skipped])
+        await share.complete(closing, details)
+        share.serve(closing, manifest, hashed.roots)

@@ -1,0 +1,69 @@
+"""Status: frozen snapshots of shares and transfers, for people and scripts. Ids are bytes here."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass, field
+
+from shoal.content.link import Link
+from shoal.core.errors import ShoalError
+from shoal.storage.transfers import TransferState
+
+
+@dataclass(frozen=True, slots=True)
+class ShareStatus:
+    """A share that this node serves. `state`: hashing, complete, changed, failed; unknown values are None.
+
+    `done_bytes` counts what was hashed of the version in the making, or all once complete.
+    """
+
+    link: Link
+    share_id: bytes
+    state: str
+    complete: bool
+    content_id: bytes | None
+    files: int | None
+    bytes: int | None
+    name: str
+    paths: list[bytes]  # type: ignore[valid-type]  # the field `bytes` above hides the type
+    version: int
+    own: bool
+    done_bytes: int
+    skipped: list[tuple[bytes, str]]  # type: ignore[valid-type]
+    error: ShoalError | None = None
+
+
+@dataclass(frozen=True, slots=True)
+class GetResult:
+    """What a finished transfer did. `fetched_bytes` came over the network in all its runs; of them
+    `refetched_bytes` had been received before a crash; `reused_bytes` were at DEST already.
+    """
+
+    files: int
+    bytes: int
+    seconds: float
+    fetched_bytes: int
+    refetched_bytes: int
+    reused_bytes: int
+    resumed: bool
+    skipped: list[tuple[bytes, str]] = field(default_factory=list)  # type: ignore[valid-type]
+    providers: dict[bytes, int] = field(default_factory=dict)  # type: ignore[valid-type]
+    blamed: list[bytes] = field(default_factory=list)  # type: ignore[valid-type]
+
+
+@dataclass(frozen=True, slots=True)
+class TransferStatus:
+    """A transfer. `revision` grows with every change that matters; `note` says what it is waiting for."""
+
+    id: bytes
+    share_id: bytes
+    state: TransferState
+    bytes: int | None
+    done_bytes: int
+    rate_bytes_s: float
+    providers: dict[bytes, int]  # type: ignore[valid-type]
+    name: str
+    dest: bytes  # type: ignore[valid-type]
+    revision: int
+    note: str
+    error: ShoalError | None
+    result: GetResult | None

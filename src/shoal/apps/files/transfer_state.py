@@ -1,0 +1,166 @@
+"""Transfer state: one get as it is kept, counted and shown."""
+
+from __future__ import annotations
+
+import msgspec
+
+from shoal.apps.files.context import ChangeSignal, FilesContext
+from shoal.apps.files.status import GetResult, TransferStatus
+from shoal.content.link import Link
+from shoal.core.errors import (
+    ConfigFault,
+    LocalMisuse,
+    Refused,
+    RemoteFault,
+    ShoalError,
+    StorageFault,
+    Unavailable,
+)
+from shoal.storage.rows import pack, unpack
+from shoal.storage.transfers import TransferRow, TransferState
+
+RATE_WEIGHT = 0.4  # of the newest second
+
+_FAULTS: dict[str, type[ShoalError]] = {
+    kind.__name__: kind
+    for kind in (LocalMisuse, RemoteFault, Unavailable, StorageFault, ConfigFault, Refused)
+}
+
+
+class TransferOptions(msgspec.Struct, array_like=True):
+    """What the transfers table keeps for us: what was asked for, and of the result what has no column."""
+
+    overwrite: bool = False
+    wait_s: float | None = 0.0
+    elapsed_s: float = 0.0
+    name: str = ""
+    files: int = 0
+    total_bytes: int = 0  # of the files, holes included
+    skipped: list[tuple[bytes, str]] = []
+    blamed: list[bytes] = []
+
+
+class TransferRecord:
+    """The kept part of a transfer, with its counters; loop thread only."""
+
+    def __init__(self, context: FilesContext, row: TransferRow) -> None:
+        self.context = context
+        self.row = row
+        self.link = Link.parse(row.link)
+        self.options = (
+            unpack(TransferOptions, row.options, "transfers.options") if row.options else TransferOptions()
+        )
+        self.state = row.state
+        self.done_bytes = row.done_bytes
+        self.fetched_bytes = row.fetched_bytes
+        self.refetched_bytes = row.refetched_bytes
+        self.reused_bytes = row.reused_bytes
+        self.total_bytes = row.total_bytes
+        self.version = row.version
+        self.providers = dict(row.providers)
+        self.resumed = row.resumed
+        self.error = read_error(row.error)
+        self.note = ""
+        self.rate_bytes_s = 0.0
+        self.signal = ChangeSignal()
+        self._shown: tuple[object, ...] = ()
+        self._measured = (0.0, 0)
+
+    @property
+    def id(self) -> bytes:
+        return self.row.id
+
+    def status(self) -> TransferStatus:
+        """Return a snapshot."""
+        return TransferStatus(
+            id=self.id,
+            share_id=self.row.share_id,
+            state=self.state,
+            bytes=self.total_bytes,
+            done_bytes=self.done_bytes,
+            rate_bytes_s=self.rate_bytes_s,
+            providers=dict(self.providers),
+            name=self.options.name,
+            dest=self.row.dest,
+            revision=self.signal.revision,
+            note=self.note,
+            error=self.error,
+            result=self.result() if self.state is TransferState.DONE else None,
+        )
+
+    def result(self) -> GetResult:
+        """Return what the transfer did, all its runs together."""
+        return GetResult(
+            files=self.options.files,
+            bytes=self.options.total_bytes,
+            seconds=self.options.elapsed_s,
+            fetched_bytes=self.fetched_bytes,
+            refetched_bytes=self.refetched_bytes,
+            reused_bytes=self.reused_bytes,
+            resumed=self.resumed,
+            skipped=list(self.options.skipped),
+            providers=dict(self.providers),
+            blamed=list(self.options.blamed),
+        )
+
+    async def enter(self, state: TransferState, error: ShoalError | None = None) -> None:
+        """Change the state, durably, together with everything that is counted."""
+        self.state = state
+        self.error = error
+        if state.is_end or state is TransferState.PAUSED:
+            self.rate_bytes_s = 0.0
+            self.note = ""
+        self.signal.touch()
+        await self.context.stores.transfers.update(
+            self.id,
+            state=state,
+            updated_at=self.context.clock.wall(),
+            version=self.version,
+            options=pack(self.options),
+            total_bytes=self.total_bytes,
+            done_bytes=self.done_bytes,
+            fetched_bytes=self.fetched_bytes,
+            refetched_bytes=self.refetched_bytes,
+            reused_bytes=self.reused_bytes,
+            providers=self.providers,
+            resumed=self.resumed,
+            error=write_error(error),
+        )
+
+    def say(self, note: str) -> None:
+        """Tell people what the transfer waits for."""
+        if note != self.note:
+            self.note = note
+            self.signal.touch()
+
+    def measure(self, now: float) -> None:
+        """Update the rate, at most twice a second, and wake whoever shows progress if there is some."""
+        at, done = self._measured
+        if now - at >= 0.5:
+            rate = (self.done_bytes - done) / (now - at) if at else 0.0
+            self.rate_bytes_s += RATE_WEIGHT * (max(0.0, rate) - self.rate_bytes_s) if at else 0.0
+            self._measured = (now, self.done_bytes)
+        shown = (self.done_bytes, self.note, self.state)
+        if shown != self._shown:
+            self._shown = shown
+            self.signal.touch()
+
+
+def write_error(error: ShoalError | None) -> str:
+    """Return an error as the table keeps it."""
+    if error is None:
+        return ""
+    kind = next((name for name, known in _FAULTS.items() if isinstance(error, known)), "Unavailable")
+    parts = [kind, error.code, error.message, error.cause, error.next_step]
+    return msgspec.json.encode(parts).decode()
+
+
+def read_error(text: str) -> ShoalError | None:
+    """Return the error that `write_error` wrote."""
+    if not text:
+        return None
+    try:
+        kind, code, message, cause, next_step = msgspec.json.decode(text, type=tuple[str, str, str, str, str])
+    except msgspec.MsgspecError:
+        return Unavailable(text)
+    return _FAULTS.get(kind, Unavailable)(message, cause=cause, next_step=next_step, code=code)
