@@ -169,9 +169,7 @@ class TransportNode:
         members.add(self.keys.peer_id)
         self.seen: list[Observation] = []
         config = TransportConfig(self.keys, network_id, [Address.parse(listen)], timing, limits)
-        self.transport = Transport(
-            config, self.view, supervisor, clock, self.seen.append, random.Random(1)
-        )
+        self.transport = Transport(config, self.view, supervisor, clock, self.seen.append, random.Random(1))
         self.echo = Echo()
         self.heads = HeadService()
         self.transport.register(self.echo)

@@ -7,7 +7,7 @@ one address can live while strangers cannot.
 
 from __future__ import annotations
 
-from dataclasses import dataclass, field
+from dataclasses import dataclass
 from enum import Enum
 
 from shoal.core.budget import BoundedMap, TokenBucket
@@ -30,7 +30,7 @@ class Pending:
     opened_at: float
     knocked: bool = False
     knock_charged: bool = False
-    evicted: bool = field(default=False)
+    handed_over: bool = False  # the socket belongs to a channel or a lane now
 
 
 class Admission:
@@ -58,7 +58,6 @@ class Admission:
             victim = self._find_victim(now)
             if victim is None:
                 return Admit.FULL, None, None
-            victim.evicted = True
             self.close(victim)
         pending = Pending(group, now)
         self._pending[pending] = None

@@ -81,5 +81,8 @@ async def _connect(family: int, name: _SocketName) -> socket.socket:
 
 
 def _unreachable(address: Address, error: OSError | None) -> Unavailable:
-    cause = "no address" if error is None else (error.strerror or str(error))
+    if error is None:
+        cause = "no address"
+    else:  # asyncio's own text only repeats the address
+        cause = os.strerror(error.errno) if error.errno else str(error)
     return Unavailable(f"{address} cannot be reached", cause=cause.lower(), code="unreachable")

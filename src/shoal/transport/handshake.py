@@ -13,15 +13,13 @@ from shoal.identity.keys import DeviceKeys
 from shoal.transport.channel import TlsChannel
 from shoal.transport.frame_pipe import FramePipe
 from shoal.transport.hello import LABEL, HelloRole, check_hello, make_hello
-from shoal.transport.messages import ErrorReply, Hello, make_error
+from shoal.transport.messages import ERROR_BYTES, ErrorReply, Hello, SessionType, make_error
 from shoal.transport.ports import MembershipView
 from shoal.wire.codec import decode, encode
 from shoal.wire.frames import Frame, FrameKind, pack_frame
 from shoal.wire.registry import ServiceNumber
 
-HELLO_TYPE = 2
 HELLO_ID = 1
-ERROR_BYTES = 4096
 
 
 @dataclass(frozen=True, slots=True)
@@ -55,7 +53,7 @@ async def initiate(party: Party, pipe: FramePipe, replaces: bool) -> Hello:
         raise MalformedMessage("something else came before the hello")
     if frame.kind is FrameKind.ERROR:
         raise make_error(decode(ErrorReply, frame.payload, ERROR_BYTES), channel.peer_id)
-    if frame.kind is not FrameKind.RESPONSE or frame.message_type != HELLO_TYPE:
+    if frame.kind is not FrameKind.RESPONSE or frame.message_type != SessionType.HELLO:
         raise MalformedMessage("something else came before the hello")
     return await _check(party, channel, HelloRole.RESPONDER, frame)
 
@@ -69,7 +67,7 @@ async def respond(party: Party, pipe: FramePipe) -> Hello:
     if (frame.kind, frame.service, frame.message_type, frame.request_id) != (
         FrameKind.REQUEST,
         ServiceNumber.SESSION,
-        HELLO_TYPE,
+        SessionType.HELLO,
         HELLO_ID,
     ):
         raise MalformedMessage("something else came before the hello")
@@ -94,7 +92,7 @@ def refuse(channel: TlsChannel, reply: ErrorReply) -> None:
 
 def send(channel: TlsChannel, kind: FrameKind, hello: Hello) -> None:
     """Send a hello as a request (initiator) or response (responder)."""
-    frame = Frame(kind, ServiceNumber.SESSION, HELLO_TYPE, HELLO_ID, encode(hello))
+    frame = Frame(kind, ServiceNumber.SESSION, SessionType.HELLO, HELLO_ID, encode(hello))
     channel.write(pack_frame(frame))
 
 

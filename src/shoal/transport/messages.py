@@ -11,6 +11,8 @@ type  message     kind      who
 
 from __future__ import annotations
 
+from enum import IntEnum
+
 from shoal.core.errors import (
     LimitExceeded,
     LocalMisuse,
@@ -23,10 +25,21 @@ from shoal.core.errors import (
 from shoal.wire.codec import Message
 
 LANE_TYPES = range(16, 32)
+ERROR_BYTES = 8192  # of an ErrorReply: five short texts, four bytes a character at most
 VERSIONS = (1,)  # session protocol versions this release speaks, highest last
 VERSIONS_LIMIT = 16
 TEXT_CHARACTERS = 300  # of each text in an error frame or a reason
 RETRY_AFTER_LIMIT_S = 3600.0
+
+
+class SessionType(IntEnum):
+    """Message types of service SESSION that transport itself uses."""
+
+    HELLO = 2
+    SETTLED = 4
+    GOING_AWAY = 6
+    PING = 8
+    PONG = 10
 
 
 class Hello(Message, frozen=True, array_like=True):

@@ -1,0 +1,84 @@
+"""Channels: makes TLS channels out of connected sockets, for both ends; judges knocks inside OpenSSL."""
+
+from __future__ import annotations
+
+import asyncio
+import socket
+from collections.abc import Callable
+
+from OpenSSL import SSL
+
+from shoal.core.errors import RemoteFault
+from shoal.identity.keys import DeviceKeys
+from shoal.transport.admission import Admission, Pending
+from shoal.transport.channel import TlsChannel
+from shoal.transport.config import AdmissionLimits
+from shoal.transport.knock import KnockGate, KnockRefused
+from shoal.transport.tls import TlsContexts
+
+
+class Channels:
+    """One a node. A socket given to `accept` or `dial` belongs to the channel, or is closed."""
+
+    def __init__(
+        self,
+        keys: DeviceKeys,
+        gate: KnockGate,
+        admission: Admission,
+        limits: AdmissionLimits,
+        monotonic: Callable[[], float],
+    ) -> None:
+        self.tls = TlsContexts(keys, self._on_alpn)
+        self._gate = gate
+        self._admission = admission
+        self._limits = limits
+        self._monotonic = monotonic
+
+    async def accept(self, sock: socket.socket, pending: Pending) -> TlsChannel:
+        """Return a channel that waits for a ClientHello."""
+        loop = asyncio.get_running_loop()
+        try:
+            _, channel = await loop.connect_accepted_socket(
+                lambda: self._make(lambda c: self.tls.accept((c, pending)), True), sock
+            )
+        except BaseException:
+            sock.close()
+            raise
+        return channel
+
+    async def dial(self, sock: socket.socket, expected: bytes, alpn: bytes) -> TlsChannel:
+        """Return an open channel to `expected`. Cancelling closes it.
+
+        Raises: Refused (the knock), RemoteFault (another key answered, TLS), Unavailable.
+        """
+        loop = asyncio.get_running_loop()
+        try:
+            _, channel = await loop.create_connection(
+                lambda: self._make(lambda c: self.tls.dial(c, alpn), False), sock=sock
+            )
+        except BaseException:
+            sock.close()
+            raise
+        try:
+            peer_id = await channel.wait_open()
+            if peer_id != expected:
+                cause = "its key is not the one that was dialled"
+                raise RemoteFault("Another device answered", peer=peer_id, cause=cause, code="wrong_peer")
+            if channel.alpn != alpn:
+                raise RemoteFault("The peer agreed on another protocol", peer=peer_id, code="alpn")
+        except BaseException:
+            channel.abort()
+            raise
+        return channel
+
+    def _make(self, make_tls: Callable[[TlsChannel], SSL.Connection], is_server: bool) -> TlsChannel:
+        return TlsChannel(make_tls, is_server, self._monotonic, self._limits)
+
+    def _on_alpn(self, connection: SSL.Connection, names: list[bytes]) -> bytes:
+        """Judge a knock: raising ends the handshake before a certificate is sent."""
+        channel, pending = connection.get_app_data()
+        name, verdict = self._gate.check(names)
+        if not self._admission.on_knock(pending, verdict.newest, self._monotonic()):
+            raise KnockRefused("too many knocks from this address")
+        channel.verdict = verdict
+        return name
