@@ -176,7 +176,7 @@ class Transfers:
         return ChunkLedger(chunk_count, sure, doubtful, save)
 
     async def forget_doubtful(self, transfer_id: bytes) -> None:
-        """Forget what other boots recorded: after it was verified, and marked where it was right."""
+        """Forget what other boots recorded: after it was verified, marked where it was right, and flushed."""
 
         def run(connection: Connection) -> None:
             connection.execute(
