@@ -19,11 +19,12 @@ from shoal.apps.files.transfer_state import TransferRecord
 from shoal.content.feed import Closing
 from shoal.content.feed_log import FeedReader
 from shoal.content.keys import ChunkKeys, location_key
-from shoal.content.manifest import Manifest
+from shoal.content.manifest import Manifest, ManifestHeader
 from shoal.content.manifest_loader import load_manifest, missing_segments
 from shoal.content.paths import PART_PREFIX, display_path
 from shoal.core.errors import Refused, ShoalError, StorageFault, Unavailable
 from shoal.identity.entry import parse_entry
+from shoal.identity.secrets import DEFAULT_SPACE
 from shoal.storage.chunk_ledger import ChunkLedger
 from shoal.storage.shares import Origin, ShareRow, ShareState
 from shoal.storage.transfers import TransferState
@@ -58,6 +59,7 @@ class Get:
         self._writer: TreeWriter | None = None
         self._ledger: ChunkLedger | None = None
         self._journal = ReceiptJournal(os.path.join(journal_dir, record.id.hex().encode() + b".journal"))
+        self._part_name = PART_PREFIX + record.id.hex().encode()
         self._manifest: Manifest | None = None
         self._source: MovingSource | None = None
         self._lost: set[int] = set()  # received before a crash, and gone
@@ -105,8 +107,9 @@ class Get:
     async def discard(self) -> None:
         """Delete part files and journal of a transfer that is not running; it cannot resume then."""
         self._journal.remove()
-        if self._writer is not None:
-            await self._context.run(lambda _: self._discard_writer())
+        nothing = Manifest(ManifestHeader(DEFAULT_SPACE, 0))
+        writer = TreeWriter(self.record.row.dest, self._part_name, nothing)
+        await self._context.run(lambda _: writer.discard())
 
     # Finding
 
@@ -198,32 +201,29 @@ class Get:
             generation: ChunkKeys(context.network.content_secret(generation))
             for generation in manifest.generations() or {self._link.generation}
         }
-        part_name = PART_PREFIX + record.id.hex().encode()
-        writer = TreeWriter(record.row.dest, part_name, manifest)
+        writer = TreeWriter(record.row.dest, self._part_name, manifest)
         self._writer = writer
         overwrite = record.options.overwrite
+        await record.enter(TransferState.VERIFYING)
+        await context.run(lambda _: writer.prepare(overwrite=overwrite))
         ledger = await context.stores.transfers.open_ledger(record.id, closing.version, manifest.chunk_count)
         self._ledger = ledger
-        doubtful = set(ledger.doubtful)
-        doubtful.update(o for o in await self._read_journal(manifest) if not ledger.has(o))
-        record.resumed = record.resumed or ledger.count > 0 or bool(doubtful)
-        fresh = await context.run(lambda _: writer.prepare(overwrite))
-        if fresh and (ledger.count or doubtful):  # somebody deleted the part files
-            doubtful.update(ledger.ordinals())
-            ledger.unmark(list(ledger.ordinals()))
-        if doubtful:
-            await record.enter(TransferState.VERIFYING)
-            good = await context.run(lambda cancelled: writer.verify(sorted(doubtful), keys, cancelled))
-            ledger.mark(good)
-            self._lost = doubtful - good
-            await context.stores.transfers.forget_doubtful(record.id)
-        if not ledger.complete:
-            await record.enter(TransferState.VERIFYING)
-            reused = await context.run(lambda cancelled: writer.reuse_existing(keys, cancelled))
-            new = [o for o in reused if not ledger.has(o)]
-            record.reused_bytes += sum(manifest.chunk_length(o) for o in new)
-            ledger.mark(new)
-        record.done_bytes = sum(manifest.chunk_length(o) for o in ledger.ordinals())
+        recorded = set(ledger.ordinals())
+        received = recorded | set(ledger.doubtful) | set(await self._read_journal(manifest))
+        record.resumed = record.resumed or bool(received)
+        reused = await context.run(lambda cancelled: writer.reuse_existing(keys, cancelled))
+        here = reused | (recorded if writer.trusts_records else set())
+        unsure = received - here
+        if unsure:
+            here |= await context.run(lambda cancelled: writer.verify(sorted(unsure), keys, cancelled))
+        self._lost = received - here
+        record.reused_bytes += sum(manifest.chunk_length(o) for o in reused - received)
+        ledger.unmark(recorded - here)
+        ledger.mark(here)
+        await context.stores.transfers.forget_doubtful(record.id)
+        missing = set(range(manifest.chunk_count)) - here
+        await context.run(lambda _: writer.check_space(missing))
+        record.done_bytes = sum(manifest.chunk_length(o) for o in here)
         await ledger.flush()
         self._journal.start()
         self._manifest = manifest
@@ -296,19 +296,19 @@ class Get:
         def finish() -> tuple[dict[bytes, bytes], list[tuple[bytes, str]]]:
             source.hold()
             try:
-                written = writer.finish(overwrite)
+                written = writer.finish(overwrite=overwrite)
             except BaseException:
                 source.switch(None)
                 raise
             return dict(written.roots), [(s.path, s.reason) for s in written.skipped]
 
         roots, skipped = await context.run(lambda _: finish())
-        self._writer = None
         record.options.skipped = skipped
         record.options.elapsed_s += context.clock.monotonic() - self._started_at
         self._started_at = context.clock.monotonic()
         served = await self._keep_share(closing, roots, skipped)
         source.switch(served.serve(closing, manifest, roots))
+        self._source = None
         self.served = served
         record.done_bytes = manifest.stream_bytes
         await record.enter(TransferState.DONE)
@@ -428,10 +428,6 @@ class Get:
             "what was received is kept",
             code="no_provider",
         )
-
-    def _discard_writer(self) -> None:
-        if self._writer is not None:
-            self._writer.discard()
 
     async def _close(self, fetch: ShareFetch) -> None:
         """Leave everything so that the transfer can go on later."""

@@ -126,7 +126,7 @@ class Files:
         return None
 
     async def wait_share(self, share_id: bytes, done_bytes: int | None, wait_s: float) -> ShareStatus:
-        """Return a share's state once it is settled or differs from `done_bytes`, at the latest after `wait_s`.
+        """Return a share's state once it is settled or differs from `done_bytes`, or after `wait_s`.
 
         Raises: LocalMisuse for an unknown share. Safe to cancel.
         """
