@@ -122,7 +122,7 @@ class Intake:
             match self._log.add(orphan.entry):
                 case Added():
                     added.append(orphan.entry)
-                    ready += self._adopt()
+                    ready += self._adopt(orphan.entry.id)
                 case Duplicate():
                     pass
                 case MissingParents(ids=ids):
@@ -135,11 +135,16 @@ class Intake:
                     self._rejected.put(orphan.entry.id, None)
                     effects += self.strike(now, "membership_unauthorised", orphan.source, reason)
 
-    def _adopt(self) -> list[Orphan]:
-        """Take out all orphans: those that still lack a parent are parked again by their second try."""
-        orphans = list(self._orphans.values())
-        self._orphans.clear()
-        return orphans[::-1]
+    def _adopt(self, entry_id: bytes) -> list[Orphan]:
+        """Take out the orphans that only this entry was missing for, the oldest last (it is tried first)."""
+        found = [
+            orphan
+            for orphan in self._orphans.values()
+            if entry_id in orphan.missing and all(parent in self._log for parent in orphan.missing)
+        ]
+        for orphan in found:
+            del self._orphans[orphan.entry.id]
+        return found[::-1]
 
     def _park(self, orphan: Orphan) -> None:
         mine = [key for key, other in self._orphans.items() if other.source == orphan.source]

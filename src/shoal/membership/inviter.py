@@ -1,7 +1,7 @@
 """Inviter: the inviting device's side of a join. It admits whoever proves an invite of its own, once.
 
 The invite is used up only after the proof, the joiner's signature and this device's right to admit were
-checked, so that nobody can burn it who does not hold it. From then on it belongs to one key for good: the same
+checked, so that nobody can burn it who does not hold it. From then on it belongs to one key for good: that
 joiner may come again and gets the same answer, because the first one may have been lost.
 """
 
