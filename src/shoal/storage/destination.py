@@ -1,0 +1,216 @@
+"""Destination: what lies already where a share shall be written, compared with the share.
+
+Nothing here changes the destination. Folders below it are opened one by one without following links: a link
+where the share has a folder is a conflict, not a way out.
+"""
+
+from __future__ import annotations
+
+import os
+import stat
+from collections.abc import Mapping
+from enum import IntEnum
+from typing import Final
+
+from shoal.content.keys import ChunkKeys
+from shoal.content.manifest import EntryKind, Manifest
+from shoal.content.paths import display_path
+from shoal.core.errors import Refused
+from shoal.core.units import MIB
+from shoal.storage.extents import find_holes
+from shoal.storage.tree_handles import TreeHandles, read_exactly
+
+SHOWN_LIMIT: Final = 5  # conflicting paths that an error names
+COMPARE_BYTES: Final = MIB
+
+
+class Place(IntEnum):
+    """What lies at an entry's path in the destination."""
+
+    ABSENT = 0
+    UNKNOWN = 1  # a file of the same size, content not compared yet
+    SAME = 2  # exactly what the share has: it is kept
+    DIFFERENT = 3  # something else that may be replaced if the person allows it
+
+
+class Destination:
+    """The tree at DEST as far as the share has paths there. Not for several threads until it is settled."""
+
+    def __init__(self, base: int, manifest: Manifest, where: str) -> None:
+        self.manifest = manifest
+        self.handles = TreeHandles(base=base)
+        self.places = bytearray(len(manifest))
+        self.free_tops: set[bytes] = set()  # top names that nothing lies at: renamed as a whole
+        self._where = where
+
+    def survey(self, *, overwrite: bool) -> None:
+        """Look at every path of the share once.
+
+        Raises: Refused (code "exists") for a file that must not be replaced, or for a folder or link where
+        a file belongs or the other way round, which is not replaced even with `overwrite`. OSError.
+        """
+        manifest = self.manifest
+        self.free_tops.clear()
+        blocked: list[bytes] = []
+        missing = b""  # everything below this path is absent
+        for index in range(len(manifest)):
+            path = manifest.path(index)
+            self.places[index] = Place.ABSENT
+            if missing and path.startswith(missing):
+                continue
+            info = self.handles.lstat(path)
+            if info is None:
+                missing = path + b"/"
+                if b"/" not in path:
+                    self.free_tops.add(path)
+                continue
+            place = self._judge(index, path, info)
+            if place is None:
+                blocked.append(path)
+                missing = path + b"/"
+            else:
+                self.places[index] = place
+        if blocked:
+            raise self._refuse(
+                blocked, "of another kind (file, folder or link) than in the share", overwrite=True
+            )
+        if not overwrite:
+            self.refuse_different()
+
+    @property
+    def is_empty(self) -> bool:
+        """Whether nothing of the share lies there: then all its top names are renamed as a whole."""
+        return not any(self.places)
+
+    def refuse_different(self) -> None:
+        """Raises: Refused if something lies there that would have to be replaced."""
+        different = [
+            self.manifest.path(index) for index, place in enumerate(self.places) if place == Place.DIFFERENT
+        ]
+        if different:
+            raise self._refuse(different, "different from the share", overwrite=False)
+
+    def find_present(self, keys: Mapping[int, ChunkKeys], buffer: memoryview) -> set[int]:
+        """Hash the files of the right size; return the chunks that are there, mark files that are the same.
+
+        A file that was proved different is marked so; where a chunk spans several files it stays unknown
+        which of them differs, and `compare` tells at the end.
+        """
+        manifest = self.manifest
+        present: set[int] = set()
+        tried: set[int] = set()
+        for index, place in enumerate(self.places):
+            if place != Place.UNKNOWN:
+                continue
+            for ordinal in manifest.chunks_of(index):
+                if ordinal not in tried:
+                    tried.add(ordinal)
+                    if self._has_chunk(ordinal, keys, buffer):
+                        present.add(ordinal)
+        for index, place in enumerate(self.places):
+            if place != Place.UNKNOWN:
+                continue
+            chunks = manifest.chunks_of(index)
+            if all(ordinal in present for ordinal in chunks):
+                same = self._holes_are_zero(index, buffer)
+                self.places[index] = Place.SAME if same else Place.DIFFERENT
+            elif any(o not in present and self._is_alone(o) for o in chunks):
+                self.places[index] = Place.DIFFERENT
+        return present
+
+    def read_chunk(self, ordinal: int, buffer: memoryview) -> bool:
+        """Read a chunk from the destination alone; False if it is not all there."""
+        position = 0
+        for piece in self.manifest.pieces(ordinal):
+            if not self.read_piece(
+                piece.file_index, piece.file_offset, buffer[position : position + piece.length]
+            ):
+                return False
+            position += piece.length
+        return True
+
+    def read_piece(self, index: int, offset: int, view: memoryview) -> bool:
+        """Read a part of a file that lies there; False if it does not."""
+        try:
+            fd = self.handles.open(self.manifest.path(index))
+        except OSError:
+            return False
+        try:
+            return read_exactly(fd, view, offset)
+        except OSError:
+            return False
+        finally:
+            os.close(fd)
+
+    def compare(self, index: int, other: int) -> bool:
+        """Tell whether the file that lies there has the bytes of the open file `other`. Raises: OSError."""
+        size = self.manifest.size(index)
+        fd = self.handles.open(self.manifest.path(index))
+        try:
+            if os.fstat(fd).st_size != size:
+                return False
+            for offset in range(0, size, COMPARE_BYTES):
+                length = min(COMPARE_BYTES, size - offset)
+                if os.pread(fd, length, offset) != os.pread(other, length, offset):
+                    return False
+            return True
+        finally:
+            os.close(fd)
+
+    def close(self) -> None:
+        """Close all descriptors but the base; idempotent."""
+        self.handles.close()
+
+    def _judge(self, index: int, path: bytes, info: os.stat_result) -> Place | None:
+        """Return what lies at an entry's path; None if it can never give way."""
+        kind, found = self.manifest.kind(index), stat.S_IFMT(info.st_mode)
+        if kind is EntryKind.DIR:
+            return Place.SAME if found == stat.S_IFDIR else None
+        if found == stat.S_IFDIR:
+            return None
+        if kind is EntryKind.SYMLINK:
+            if found != stat.S_IFLNK:
+                return Place.DIFFERENT
+            with self.handles.parent_of(path) as (fd, name):
+                target = os.readlink(name, dir_fd=fd)
+            return Place.SAME if target == self.manifest.entry(index).target else Place.DIFFERENT
+        if found != stat.S_IFREG or info.st_size != self.manifest.size(index):
+            return Place.DIFFERENT
+        return Place.UNKNOWN if info.st_size else Place.SAME
+
+    def _has_chunk(self, ordinal: int, keys: Mapping[int, ChunkKeys], buffer: memoryview) -> bool:
+        manifest = self.manifest
+        generation = keys.get(manifest.chunk_generation(ordinal))
+        if generation is None or any(
+            self.places[piece.file_index] not in (Place.UNKNOWN, Place.SAME)
+            for piece in manifest.pieces(ordinal)
+        ):
+            return False
+        length = manifest.chunk_length(ordinal)
+        view = buffer[:length]
+        return self.read_chunk(ordinal, view) and generation.key(view) == manifest.chunk_key(ordinal)
+
+    def _is_alone(self, ordinal: int) -> bool:
+        return len({piece.file_index for piece in self.manifest.pieces(ordinal)}) == 1
+
+    def _holes_are_zero(self, index: int, buffer: memoryview) -> bool:
+        entry = self.manifest.entry(index)
+        for offset, length in find_holes(entry.size, entry.extents):
+            position, end = offset, offset + length
+            while position < end:
+                view = buffer[: min(len(buffer), end - position)]
+                if not self.read_piece(index, position, view) or bytes(view).count(0) != len(view):
+                    return False
+                position += len(view)
+        return True
+
+    def _refuse(self, paths: list[bytes], how: str, *, overwrite: bool) -> Refused:
+        shown = ", ".join(display_path(path) for path in paths[:SHOWN_LIMIT])
+        more = f" and {len(paths) - SHOWN_LIMIT} more" if len(paths) > SHOWN_LIMIT else ""
+        other = "choose another folder"
+        return Refused(
+            f"Nothing was written to {self._where}",
+            cause=f"what lies there is {how}: {shown}{more}",
+            next_step=f"move it away or {other}" if overwrite else f"add --overwrite, or {other}",
+            code="exists",
+        )

@@ -1,0 +1,216 @@
+"""Part tree: where a share grows before it gets its final names.
+
+A folder of ours (mode 0700) inside DEST, with the share's paths below it. Chunks are written to their
+places in the files at once; a file is never readable under its final name before all of it was verified.
+"""
+
+from __future__ import annotations
+
+import errno
+import os
+import stat
+import threading
+from typing import Final
+
+from shoal.content.manifest import EntryKind, FileEntry, Manifest
+from shoal.content.stream import LARGE_FILE_BYTES, Piece
+from shoal.core.errors import StorageFault
+from shoal.storage.disk_space import reserve
+from shoal.storage.tree_handles import (
+    DIRECTORY_FLAGS,
+    READ_FLAGS,
+    HandleCache,
+    TreeHandles,
+    read_exactly,
+    write_fully,
+)
+
+OWN_DIRECTORY: Final = 0o700
+OWN_FILE: Final = 0o600
+_CREATE: Final = os.O_CREAT | os.O_NONBLOCK
+
+
+class PartTree:
+    """Creates, writes and reads files below the part folder. For several threads."""
+
+    def __init__(self, dest: int, name: bytes, manifest: Manifest) -> None:
+        """Open or create the part folder `name` in the open folder `dest`.
+
+        Raises: OSError; StorageFault if something else lies there.
+        """
+        self.manifest = manifest
+        self.existed = False
+        try:
+            os.mkdir(name, OWN_DIRECTORY, dir_fd=dest)
+        except FileExistsError:
+            self.existed = True
+        try:
+            self.fd = os.open(name, DIRECTORY_FLAGS, dir_fd=dest)
+        except OSError as error:
+            if error.errno in (errno.ELOOP, errno.ENOTDIR):
+                raise planted(name, "it is a link or a file, not the folder of this transfer") from error
+            raise
+        info = os.fstat(self.fd)
+        if info.st_uid != os.geteuid() or info.st_mode & 0o077:
+            os.close(self.fd)
+            raise planted(name, "the folder belongs to another user or is open to others")
+        self.handles = TreeHandles(base=self.fd)
+        self._large = HandleCache(self._open_large)
+        self._finished = bytearray(len(manifest))  # files that have their mode and time
+        self._lock = threading.Lock()
+        self._closed = False
+
+    def make_folders(self) -> None:
+        """Create all folders, for us alone. Raises: OSError, StorageFault."""
+        for index in range(len(self.manifest)):
+            if self.manifest.kind(index) is EntryKind.DIR:
+                path = self.manifest.path(index)
+                with self.handles.parent_of(path) as (fd, name):
+                    try:
+                        os.mkdir(name, OWN_DIRECTORY, dir_fd=fd)
+                    except FileExistsError:
+                        info = os.stat(name, dir_fd=fd, follow_symlinks=False)
+                        if not stat.S_ISDIR(info.st_mode):
+                            raise planted(path, "it is not a folder") from None
+
+    def write(self, pieces: list[Piece], data: memoryview, *, early: bool) -> None:
+        """Write consecutive pieces of one file. `early`: give the file mode and time if that is all of it.
+
+        Raises: OSError, StorageFault.
+        """
+        index = pieces[0].file_index
+        if self.manifest.data_bytes(index) >= LARGE_FILE_BYTES:
+            with self._large.borrow(self.manifest.path(index)) as fd:
+                _write_pieces(fd, pieces, data)
+            return
+        entry = self.manifest.entry(index)
+        fd = self._open_own(entry.path, os.O_WRONLY | _CREATE)
+        try:
+            _write_pieces(fd, pieces, data)
+            if early and len(data) == self.manifest.data_bytes(index):
+                self._finish(fd, entry)
+                if entry.mode & OWN_FILE == OWN_FILE:
+                    self._finished[index] = True
+        finally:
+            os.close(fd)
+
+    def read(self, piece: Piece, view: memoryview) -> bool:
+        """Read a piece; False if the file does not reach that far or is not there. Raises: OSError."""
+        path = self.manifest.path(piece.file_index)
+        if self.manifest.data_bytes(piece.file_index) >= LARGE_FILE_BYTES:
+            if self.handles.lstat(path) is None:
+                return False
+            with self._large.borrow(path) as fd:
+                return read_exactly(fd, view, piece.file_offset)
+        try:
+            fd = self._open_own(path, READ_FLAGS)
+        except FileNotFoundError:
+            return False
+        try:
+            return read_exactly(fd, view, piece.file_offset)
+        finally:
+            os.close(fd)
+
+    def complete(self, index: int, *, sync: bool) -> None:
+        """Give a file its size, mode and time; create it if it has no data.
+
+        Raises: OSError; StorageFault if its data is not all there.
+        """
+        if self._finished[index]:
+            return
+        entry = self.manifest.entry(index)
+        has_data = bool(entry.extents)
+        fd = self._open_own(entry.path, READ_FLAGS if has_data else os.O_WRONLY | _CREATE)
+        try:
+            if has_data and os.fstat(fd).st_size < entry.extents[-1][0] + entry.extents[-1][1]:
+                raise planted(entry.path, "it is shorter than what was written to it")
+            if os.fstat(fd).st_size != entry.size:
+                self._truncate(entry)
+            os.fchmod(fd, entry.mode)
+            os.utime(fd, ns=(entry.mtime_ns, entry.mtime_ns))
+            if sync:
+                os.fsync(fd)
+        finally:
+            os.close(fd)
+        self._finished[index] = True
+
+    def make_link(self, entry: FileEntry) -> None:
+        """Create a symbolic link. Raises: OSError, StorageFault."""
+        with self.handles.parent_of(entry.path) as (fd, name):
+            try:
+                os.symlink(entry.target, name, dir_fd=fd)
+            except FileExistsError:
+                if not stat.S_ISLNK(os.stat(name, dir_fd=fd, follow_symlinks=False).st_mode):
+                    raise planted(entry.path, "it is not a link") from None
+                os.unlink(name, dir_fd=fd)
+                os.symlink(entry.target, name, dir_fd=fd)
+            os.utime(name, ns=(entry.mtime_ns, entry.mtime_ns), dir_fd=fd, follow_symlinks=False)
+
+    def allocated_bytes(self, index: int) -> int:
+        """Return how many bytes of disk a file holds now. Raises: OSError."""
+        info = self.handles.lstat(self.manifest.path(index))
+        return info.st_blocks * 512 if info is not None else 0
+
+    def close(self) -> None:
+        """Close all descriptors; idempotent."""
+        with self._lock:
+            if self._closed:
+                return
+            self._closed = True
+        self._large.close()
+        self.handles.close()
+        os.close(self.fd)
+
+    def _open_own(self, path: bytes, flags: int) -> int:
+        try:
+            return self.handles.open(path, flags, OWN_FILE)
+        except PermissionError:  # it has its final mode already and we run again after a crash
+            with self.handles.parent_of(path) as (fd, name):
+                if not stat.S_ISREG(os.stat(name, dir_fd=fd, follow_symlinks=False).st_mode):
+                    raise
+                os.chmod(name, OWN_FILE, dir_fd=fd)
+            return self.handles.open(path, flags, OWN_FILE)
+
+    def _open_large(self, path: bytes) -> int:
+        fd = self._open_own(path, os.O_RDWR | _CREATE)
+        try:
+            index = self.manifest.find_file(path)
+            if index is None or not stat.S_ISREG(os.fstat(fd).st_mode):
+                raise planted(path, "it is not a file of this transfer")
+            if os.fstat(fd).st_blocks * 512 < self.manifest.data_bytes(index):
+                entry = self.manifest.entry(index)
+                reserve(fd, entry.size, entry.extents)
+        except BaseException:
+            os.close(fd)
+            raise
+        return fd
+
+    def _finish(self, fd: int, entry: FileEntry) -> None:
+        if entry.extents[-1][0] + entry.extents[-1][1] != entry.size:
+            os.ftruncate(fd, entry.size)  # a hole at the end
+        os.fchmod(fd, entry.mode | OWN_FILE)
+        os.utime(fd, ns=(entry.mtime_ns, entry.mtime_ns))
+
+    def _truncate(self, entry: FileEntry) -> None:
+        fd = self._open_own(entry.path, os.O_WRONLY | os.O_NONBLOCK)
+        try:
+            os.ftruncate(fd, entry.size)
+        finally:
+            os.close(fd)
+
+
+def planted(path: bytes, cause: str) -> StorageFault:
+    """Return the fault for something in our way that we did not put there."""
+    return StorageFault(
+        "The transfer cannot be written",
+        cause=f"{os.fsdecode(path)!a}: {cause}",
+        next_step="remove it, or choose another folder",
+        code="planted",
+    )
+
+
+def _write_pieces(fd: int, pieces: list[Piece], data: memoryview) -> None:
+    position = 0
+    for piece in pieces:
+        write_fully(fd, data[position : position + piece.length], piece.file_offset)
+        position += piece.length

@@ -1,0 +1,174 @@
+"""Placement: gives a complete part tree its final names, modes and times.
+
+Order, so that a crash at any point loses nothing and shows no half-written file: attributes of files, links,
+sync, comparison with what lies there, attributes of folders, renames, sync, attributes that would have been
+in the way (folders that may not be written to). Running it again after a crash ends in the same tree.
+"""
+
+from __future__ import annotations
+
+import os
+import stat
+from typing import Final
+
+from shoal.content.manifest import EntryKind, FileEntry, Manifest
+from shoal.content.paths import display_path, find_target_problem, top_name
+from shoal.core.errors import Refused
+from shoal.storage.destination import Destination, Place
+from shoal.storage.disk_space import rename_new, sync_file_system
+from shoal.storage.part_tree import OWN_DIRECTORY, OWN_FILE, PartTree
+from shoal.storage.scan import SKIPPED_LIMIT, Skipped
+from shoal.storage.tree_handles import DIRECTORY_FLAGS, READ_FLAGS, TreeHandles
+from shoal.storage.tree_reader import is_same_time
+
+SYNC_EACH_LIMIT: Final = 32  # with more files than this one sync of the whole file system is faster
+
+
+class Placement:
+    """Finishes one transfer. One thread; nothing may be written to the part tree meanwhile."""
+
+    def __init__(self, manifest: Manifest, part: PartTree, destination: Destination, base: int) -> None:
+        self._manifest = manifest
+        self._part = part
+        self._destination = destination
+        self._base = base
+        self.skipped: list[Skipped] = []
+
+    def run(self, *, overwrite: bool) -> None:
+        """Do all of it. Raises: OSError, StorageFault; Refused (code "exists") before anything is renamed."""
+        self._complete()
+        self._settle(overwrite=overwrite)
+        sync_file_system(self._part.fd) if not self._syncs_each else None
+        self._dress_folders(self._part.handles, free=True)
+        self._rename_all(overwrite=overwrite)
+        self._dress_folders(self._destination.handles, free=False)
+        self._dress_kept()
+        os.fsync(self._base) if self._syncs_each else sync_file_system(self._base)
+
+    @property
+    def _syncs_each(self) -> bool:
+        return self._manifest.file_count <= SYNC_EACH_LIMIT
+
+    def _complete(self) -> None:
+        """Make files, links and what has no data, with their attributes, in the part tree."""
+        manifest, places = self._manifest, self._destination.places
+        for index in range(len(manifest)):
+            if places[index] == Place.SAME:
+                continue
+            kind = manifest.kind(index)
+            if kind is EntryKind.FILE:
+                self._part.complete(index, sync=self._syncs_each)
+            elif kind is EntryKind.SYMLINK:
+                self._make_link(manifest.entry(index))
+
+    def _make_link(self, entry: FileEntry) -> None:
+        problem = find_target_problem(entry.path, entry.target)
+        if problem is None:
+            self._part.make_link(entry)
+        elif len(self.skipped) < SKIPPED_LIMIT:
+            self.skipped.append(Skipped(entry.path, f"link not created: {problem}"))
+
+    def _settle(self, *, overwrite: bool) -> None:
+        """Compare files of which it is not known yet whether they are the same as those that lie there."""
+        destination, part = self._destination, self._part
+        for index, place in enumerate(destination.places):
+            if place != Place.UNKNOWN:
+                continue
+            path = self._manifest.path(index)
+            fd = part.handles.open(path)
+            try:
+                same = destination.compare(index, fd)
+            finally:
+                os.close(fd)
+            destination.places[index] = Place.SAME if same else Place.DIFFERENT
+            if same:
+                with part.handles.parent_of(path) as (parent, name):
+                    os.unlink(name, dir_fd=parent)
+        if not overwrite:
+            destination.refuse_different()
+
+    def _rename_all(self, *, overwrite: bool) -> None:
+        manifest, destination = self._manifest, self._destination
+        moved = b""  # everything below this path went with its folder
+        for index in range(len(manifest)):
+            path = manifest.path(index)
+            place = destination.places[index]
+            if place == Place.SAME or (moved and path.startswith(moved)):
+                continue
+            kind = manifest.kind(index)
+            if kind is EntryKind.SYMLINK and find_target_problem(path, manifest.entry(index).target):
+                continue
+            if kind is EntryKind.DIR:
+                moved = path + b"/"
+            self._rename(path, replace=overwrite and place == Place.DIFFERENT)
+
+    def _rename(self, path: bytes, *, replace: bool) -> None:
+        part, destination = self._part.handles, self._destination.handles
+        with part.parent_of(path) as (source, name), destination.parent_of(path) as (target, _):
+            if source is None or target is None:  # both trees have a base
+                raise AssertionError
+            try:
+                if replace:
+                    os.rename(name, name, src_dir_fd=source, dst_dir_fd=target)
+                else:
+                    rename_new(name, name, source_dir=source, target_dir=target)
+            except FileExistsError as error:
+                raise Refused(
+                    f"{display_path(path)} was not written",
+                    cause="something appeared there meanwhile",
+                    next_step="move it away and run the same command again; nothing is fetched twice",
+                    code="exists",
+                ) from error
+        part.forget(path)
+
+    def _dress_folders(self, handles: TreeHandles, *, free: bool) -> None:
+        """Give folders mode and time, deepest first: before the rename those that are renamed as part of a
+        whole and stay writable, after it all others.
+        """
+        manifest = self._manifest
+        for index in reversed(range(len(manifest))):
+            if manifest.kind(index) is not EntryKind.DIR:
+                continue
+            entry = manifest.entry(index)
+            is_free = (
+                top_name(entry.path) in self._destination.free_tops
+                and entry.mode & OWN_DIRECTORY == OWN_DIRECTORY
+            )
+            if is_free != free:
+                continue
+            fd = handles.open(entry.path, DIRECTORY_FLAGS)
+            try:
+                _dress(fd, entry, forgive=not free)
+            finally:
+                os.close(fd)
+
+    def _dress_kept(self) -> None:
+        """Give files that lay there already the share's mode and time, where we may."""
+        manifest, destination = self._manifest, self._destination
+        for index, place in enumerate(destination.places):
+            if place != Place.SAME or manifest.kind(index) is not EntryKind.FILE:
+                continue
+            try:
+                fd = destination.handles.open(manifest.path(index), READ_FLAGS)
+            except OSError:
+                continue  # it is served only if it can be read
+            try:
+                _dress(fd, manifest.entry(index), forgive=True)
+            finally:
+                os.close(fd)
+
+
+def _dress(fd: int, entry: FileEntry, *, forgive: bool) -> None:
+    info = os.fstat(fd)
+    try:
+        if stat.S_IMODE(info.st_mode) != entry.mode:
+            os.fchmod(fd, entry.mode)
+        if not is_same_time(info.st_mtime_ns, entry.mtime_ns):
+            os.utime(fd, ns=(entry.mtime_ns, entry.mtime_ns))
+    except PermissionError:
+        if not forgive:
+            raise
+
+
+assert OWN_FILE & 0o077 == 0
+assert OWN_DIRECTORY & 0o077 == 0

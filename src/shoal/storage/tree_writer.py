@@ -1,0 +1,321 @@
+"""Tree writer: where a getter puts verified chunks, and what becomes of them at the end.
+
+    writer = TreeWriter(dest, part_name, manifest)
+    writer.prepare(overwrite=False)              conflicts, part folder, all folders
+    here = writer.reuse_existing(keys)           chunks that lie at DEST already
+    here |= writer.verify(recorded, keys)        or `recorded` itself, see `trusts_records`
+    writer.check_space(all - here)
+    writer.write(ordinal, data) ...              from several threads
+    tree = writer.finish(overwrite=False)
+
+All calls block: use threads. Chunks can be served by `read_into` from the first one on, also after `finish`.
+"""
+
+from __future__ import annotations
+
+import os
+import shutil
+from collections.abc import Iterable, Iterator, Mapping
+from contextlib import contextmanager
+from dataclasses import dataclass
+from threading import Condition, Event
+
+from shoal.content.keys import ChunkKeys
+from shoal.content.manifest import Manifest
+from shoal.content.paths import display_path
+from shoal.content.seal import PLAINTEXT_BYTES
+from shoal.content.stream import LARGE_FILE_BYTES, Piece
+from shoal.core.errors import LocalMisuse, StorageFault, Unavailable
+from shoal.storage.destination import Destination, Place
+from shoal.storage.disk_space import block_bytes, check_free_space
+from shoal.storage.faults import fault_of_os_error
+from shoal.storage.part_tree import PartTree
+from shoal.storage.placement import SYNC_EACH_LIMIT, Placement
+from shoal.storage.scan import Skipped
+from shoal.storage.tree_reader import TreeReader
+
+
+@dataclass(frozen=True)
+class WrittenTree:
+    """A finished transfer. `roots` is what a `TreeReader` needs to go on serving it."""
+
+    roots: dict[bytes, bytes]
+    skipped: list[Skipped]
+
+
+class TreeWriter:
+    """Writes one version of a share into DEST. See the module for the order of calls.
+
+    `write` and `read_into` are for several threads at once, the other calls for one at a time and not while
+    chunks are written. Every call raises StorageFault for what the disk cannot do: code "disk_full" leaves
+    everything as it is, to be resumed.
+    """
+
+    def __init__(self, dest: bytes, part_name: bytes, manifest: Manifest) -> None:
+        """`dest` is an absolute path; `part_name` the name of our folder in it, begins with PART_PREFIX."""
+        self.manifest = manifest
+        self._dest = dest
+        self._part_name = part_name
+        self._where = display_path(dest)
+        self._base = -1
+        self._part: PartTree | None = None
+        self._destination: Destination | None = None
+        self._reader: TreeReader | None = None
+        self._idle = Condition()
+        self._users = 0
+
+    def prepare(self, *, overwrite: bool = False) -> None:
+        """Open DEST (made if its parent is there), look for conflicts, make part folder and folders.
+
+        Raises: Refused (code "exists") for files that would have to be replaced, StorageFault.
+        """
+        with self._faults():
+            self.close()
+            try:
+                os.mkdir(self._dest)
+            except FileExistsError:
+                pass
+            self._base = os.open(self._dest, os.O_RDONLY | os.O_DIRECTORY | os.O_CLOEXEC)
+            self._destination = Destination(self._base, self.manifest, self._where)
+            self._destination.survey(overwrite=overwrite)
+            self._part = PartTree(self._base, self._part_name, self.manifest)
+            self._check_names()
+            self._part.make_folders()
+
+    @property
+    def trusts_records(self) -> bool:
+        """Whether chunks recorded as written in this boot are surely here: the part folder was there, and
+        nothing of them can lie at DEST. Otherwise records have to go through `verify`.
+        """
+        return self._get_part().existed and self._get_destination().is_empty
+
+    def reuse_existing(self, keys: Mapping[int, ChunkKeys], cancelled: Event | None = None) -> set[int]:
+        """Return the chunks that lie at DEST already, verified; files that are the same as the share's are
+        kept.
+
+        `keys` by generation. Chunks of files that will be replaced are copied. Raises: StorageFault.
+        """
+        destination = self._get_destination()
+        if destination.is_empty:
+            return set()
+        buffer = memoryview(bytearray(PLAINTEXT_BYTES))
+        with self._faults():
+            present = destination.find_present(keys, buffer)
+            for ordinal in sorted(present):
+                _check(cancelled)
+                pieces = self.manifest.pieces(ordinal)
+                if all(destination.places[piece.file_index] == Place.SAME for piece in pieces):
+                    continue
+                view = buffer[: self.manifest.chunk_length(ordinal)]
+                if destination.read_chunk(ordinal, view):
+                    self.write(ordinal, view)
+                else:
+                    present.discard(ordinal)
+        return present
+
+    def verify(
+        self, ordinals: Iterable[int], keys: Mapping[int, ChunkKeys], cancelled: Event | None = None
+    ) -> set[int]:
+        """Return those of `ordinals` whose bytes are here and right. Call `reuse_existing` before."""
+        buffer = memoryview(bytearray(PLAINTEXT_BYTES))
+        good: set[int] = set()
+        for ordinal in ordinals:
+            _check(cancelled)
+            generation = keys.get(self.manifest.chunk_generation(ordinal))
+            try:
+                length = self.read_into(ordinal, buffer)
+            except StorageFault:
+                continue
+            if generation is not None and generation.key(buffer[:length]) == self.manifest.chunk_key(ordinal):
+                good.add(ordinal)
+        return good
+
+    def check_space(self, missing: Iterable[int]) -> None:
+        """Raises: StorageFault (code "disk_full") if the chunks `missing` do not fit on the disk."""
+        destination, part = self._get_destination(), self._get_part()
+        large: set[int] = set()
+        small: set[int] = set()
+        needed = 0
+        with self._faults():
+            for ordinal in missing:
+                for piece in self.manifest.pieces(ordinal):
+                    index = piece.file_index
+                    if destination.places[index] == Place.SAME:
+                        continue
+                    if self.manifest.data_bytes(index) >= LARGE_FILE_BYTES:
+                        large.add(index)
+                    else:
+                        small.add(index)
+                        needed += piece.length
+            for index in large:  # what was reserved for a file is not needed again
+                needed += max(0, self.manifest.data_bytes(index) - part.allocated_bytes(index))
+            needed += len(small) * block_bytes(self._base) // 2
+            check_free_space(self._base, needed, self._where)
+
+    def write(self, ordinal: int, data: bytes | memoryview) -> None:
+        """Write a verified chunk to its files. It may be written again. Raises: StorageFault."""
+        view = memoryview(data)
+        if len(view) != self.manifest.chunk_length(ordinal):
+            raise LocalMisuse(f"chunk {ordinal} has another length than {len(view)} bytes")
+        early = self.manifest.file_count > SYNC_EACH_LIMIT
+        position = 0
+        with self._faults(), self._trees() as trees:
+            if trees is None:
+                return  # all is there already
+            destination, part = trees
+            for pieces, length in _by_file(self.manifest.pieces(ordinal)):
+                if destination.places[pieces[0].file_index] != Place.SAME:
+                    part.write(pieces, view[position : position + length], early=early)
+                position += length
+
+    def read_into(self, ordinal: int, buffer: memoryview) -> int:
+        """Read a chunk that was written to the front of `buffer`, return its length.
+
+        Raises: StorageFault (code "changed") if it is not here.
+        """
+        with self._faults(), self._trees() as trees:
+            if trees is not None:
+                return self._read_growing(ordinal, buffer, *trees)
+        return self._get_reader().read_into(ordinal, buffer)
+
+    def _read_growing(
+        self, ordinal: int, buffer: memoryview, destination: Destination, part: PartTree
+    ) -> int:
+        position = 0
+        for piece in self.manifest.pieces(ordinal):
+            view = buffer[position : position + piece.length]
+            position += piece.length
+            same = destination.places[piece.file_index] == Place.SAME
+            if not same and part.read(piece, view):
+                continue
+            if not destination.read_piece(piece.file_index, piece.file_offset, view):
+                raise StorageFault(
+                    f"{display_path(self.manifest.path(piece.file_index))} is not there any more",
+                    cause="it was moved or removed",
+                    code="changed",
+                )
+        return position
+
+    def finish(self, *, overwrite: bool = False) -> WrittenTree:
+        """Give everything its final name. All chunks must have been written; may be called again after an
+        error.
+
+        Raises: Refused (code "exists") before anything is renamed, if that would replace a file;
+        StorageFault.
+        """
+        destination, part = self._get_destination(), self._get_part()
+        with self._faults():
+            placement = Placement(self.manifest, part, destination, self._base)
+            placement.run(overwrite=overwrite)
+            real = os.path.realpath(self._dest)
+            roots = {name: os.path.join(real, name) for name in self.manifest.top_names()}
+            self._reader = TreeReader(roots, self.manifest)
+            self._close_trees()
+            self._remove_part()
+        return WrittenTree(roots, placement.skipped)
+
+    def discard(self) -> None:
+        """Remove the part folder with all that is in it, and close. Raises: StorageFault."""
+        with self._faults():
+            self._close_trees()
+            if self._base < 0:
+                try:
+                    self._base = os.open(self._dest, os.O_RDONLY | os.O_DIRECTORY | os.O_CLOEXEC)
+                except FileNotFoundError:
+                    return
+            self._remove_part()
+        self.close()
+
+    def close(self) -> None:
+        """Close all files and folders; the part folder stays, to be resumed. Idempotent."""
+        self._close_trees()
+        if self._reader is not None:
+            self._reader.close()
+            self._reader = None
+        if self._base >= 0:
+            os.close(self._base)
+            self._base = -1
+
+    @contextmanager
+    def _trees(self) -> Iterator[tuple[Destination, PartTree] | None]:
+        """Yield both trees, which stay open meanwhile; None after `finish`."""
+        with self._idle:
+            trees = None if self._reader is not None else (self._get_destination(), self._get_part())
+            self._users += 1
+        try:
+            yield trees
+        finally:
+            with self._idle:
+                self._users -= 1
+                self._idle.notify_all()
+
+    def _close_trees(self) -> None:
+        with self._idle:
+            part, destination = self._part, self._destination
+            self._part = self._destination = None
+            self._idle.wait_for(lambda: self._users == 0)  # each is one chunk: soon
+        if part is not None:
+            part.close()
+        if destination is not None:
+            destination.close()
+
+    def _remove_part(self) -> None:
+        try:
+            shutil.rmtree(self._part_name, dir_fd=self._base)
+        except FileNotFoundError:
+            pass
+
+    def _check_names(self) -> None:
+        """Raises: StorageFault if DEST would take two names of the share for one."""
+        try:
+            os.stat(self._part_name.swapcase(), dir_fd=self._base, follow_symlinks=False)
+        except FileNotFoundError:
+            return
+        seen: set[str] = set()
+        for path in self.manifest.files.paths():
+            folded = path.decode("utf-8", "surrogateescape").casefold()
+            if folded in seen:
+                raise StorageFault(
+                    f"The share cannot be written to {self._where}",
+                    cause=f"that disk takes {display_path(path)} and another of its names for the same",
+                    next_step="choose a folder on a disk that tells capitals from small letters",
+                    code="names",
+                )
+            seen.add(folded)
+
+    def _get_reader(self) -> TreeReader:
+        if self._reader is None:
+            raise LocalMisuse("A tree writer was used before `prepare` or after it was closed")
+        return self._reader
+
+    def _get_part(self) -> PartTree:
+        if self._part is None:
+            raise LocalMisuse("A tree writer was used before `prepare` or after it was closed")
+        return self._part
+
+    def _get_destination(self) -> Destination:
+        if self._destination is None:
+            raise LocalMisuse("A tree writer was used before `prepare` or after it was closed")
+        return self._destination
+
+    @contextmanager
+    def _faults(self) -> Iterator[None]:
+        try:
+            yield
+        except OSError as error:
+            raise fault_of_os_error(error, f"Writing to {self._where} failed", self._where) from error
+
+
+def _by_file(pieces: list[Piece]) -> Iterator[tuple[list[Piece], int]]:
+    """Yield the pieces of one file together, with their length."""
+    first = 0
+    for index in range(1, len(pieces) + 1):
+        if index == len(pieces) or pieces[index].file_index != pieces[first].file_index:
+            run = pieces[first:index]
+            yield run, sum(piece.length for piece in run)
+            first = index
+
+
+def _check(cancelled: Event | None) -> None:
+    if cancelled is not None and cancelled.is_set():
+        raise Unavailable("The transfer was stopped", code="cancelled")
