@@ -122,7 +122,10 @@ def wrap(hpke_public: bytes, plaintext: bytes, info: bytes, suite: int = 1) -> b
         raise MalformedMessage("a secret cannot be wrapped", cause=f"unknown HPKE suite {suite}")
     if len(plaintext) > WRAPPED_LIMIT_BYTES - HPKE_OVERHEAD_BYTES:
         raise LocalMisuse(f"{len(plaintext)} bytes are too many to wrap")
-    return _SUITE.encrypt(plaintext, _parse_hpke_public(hpke_public), info)
+    try:
+        return _SUITE.encrypt(plaintext, _parse_hpke_public(hpke_public), info)
+    except ValueError as error:  # an X25519 key of small order shows only here
+        raise MalformedMessage("a secret cannot be wrapped", cause=str(error)[:200]) from error
 
 
 def wrap_info(network_id: bytes, space: bytes, recipient: PeerId) -> bytes:

@@ -42,12 +42,12 @@ from shoal.wire.limits import ADMINS, OPERATIONS
 
 ENTRY_LIMIT_BYTES = 60 * KIB  # an entry fits one control message with the header of its page
 PLAIN_ENTRIES = 64  # a member or storage-only device has few reasons to write: it may leave
-# Entries in the set above which an author of a role adds no more: an owner can always still remove somebody.
+# Entries in the set by authors of this role or a weaker one: an owner can always still remove somebody.
 CEILINGS = {
     Role.OWNER: OPERATIONS,
     Role.ADMIN: OPERATIONS - 512,
-    Role.MEMBER: OPERATIONS // 2,
-    Role.STORAGE: OPERATIONS // 2,
+    Role.MEMBER: 1024,
+    Role.STORAGE: 1024,
 }
 EVALUATIONS_KEPT = (
     16  # of pasts that are not the whole set: one a branch that grows; measured enough in tests
@@ -94,6 +94,7 @@ class MembershipLog:
         self._nodes: list[Node] = []
         self._by_id: dict[EntryId, Node] = {}
         self._ordered: list[Node] = []
+        self._written: dict[Role, int] = dict.fromkeys(Role, 0)  # by the role of the author when it wrote
         self._slots: dict[tuple[PeerId, int], list[Node]] = {}
         self._by_author: dict[PeerId, list[Node]] = {}
         self._last: dict[PeerId, Node] = {}
@@ -220,9 +221,9 @@ class MembershipLog:
         parents = tuple(node.entry.id for node in newest[:PARENTS_LIMIT])
         packed = pack_operation(parents, operation)
         followed = newest[:PARENTS_LIMIT] + ([last] if last is not None else [])
-        refusal = self._judge(keys.peer_id, seq, parse_operation(packed), self._past_of(followed))
-        if refusal is not None:
-            raise Refused("The network would not accept this", cause=refusal.reason, code=refusal.code)
+        judged = self._judge(keys.peer_id, seq, parse_operation(packed), self._past_of(followed))
+        if isinstance(judged, Rejected):
+            raise Refused("The network would not accept this", cause=judged.reason, code=judged.code)
         return sign_entry(
             keys,
             Domain.MEMBERSHIP,
@@ -264,9 +265,10 @@ class MembershipLog:
                 return Rejected("its predecessor is not the author's entry before", "malformed")
         followed = [self._by_id[parent] for parent in follows]
         past = self._past_of(followed)
-        refusal = self._judge(entry.author, entry.seq, payload, past)
-        if refusal is not None:
-            return refusal
+        judged = self._judge(entry.author, entry.seq, payload, past)
+        if isinstance(judged, Rejected):
+            return judged
+        self._written[judged] += 1
         height = 1 + max(node.height for node in followed)
         return self._insert(Node(entry, payload, len(self._nodes), height, past), follows)
 
@@ -275,10 +277,14 @@ class MembershipLog:
             return Rejected("only the first entry is a genesis", "malformed")
         if not is_valid_peer_id(entry.author):
             return Rejected("the founder's key is no Ed25519 key of prime order", "malformed")
+        self._written[Role.OWNER] += 1
         return self._insert(Node(entry, payload, 0, 0, 0), set())
 
-    def _judge(self, author: PeerId, seq: int, payload: Payload, past: int) -> Rejected | None:
-        """Return why an entry is refused, or None. Depends on the entry and its past, ceilings excepted."""
+    def _judge(self, author: PeerId, seq: int, payload: Payload, past: int) -> Rejected | Role:
+        """Return why an entry is refused, or the role by which it is accepted.
+
+        Depends on nothing but the entry and its past, ceilings excepted.
+        """
         evaluation = self._evaluation_of(past)
         role = evaluation.role_of(author)
         if role is None:
@@ -296,9 +302,10 @@ class MembershipLog:
                 refusal = None
         if refusal is not None:
             return Rejected(refusal, "not_permitted")
-        if len(self._nodes) >= CEILINGS[role]:
-            return Rejected(f"the log has {len(self._nodes)} entries, the limit for this role", "full")
-        return None
+        written = sum(count for other, count in self._written.items() if other >= role)
+        if written >= CEILINGS[role] or len(self._nodes) >= OPERATIONS:
+            return Rejected(f"the log is full: {written} entries by {_article(role)} and below", "full")
+        return role
 
     def _judge_admit(self, admit: Admit, evaluation: Evaluation) -> str | None:
         if admit.peer_id in evaluation.kept:

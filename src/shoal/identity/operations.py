@@ -228,17 +228,7 @@ def is_valid_name(name: str, *, empty: bool = False) -> bool:
     """Tell whether a device, user or network may be called so: up to 64 bytes of UTF-8, not blank, NFC,
     nothing that moves the cursor or hides (control, format, surrogate, private, line-separator characters).
     """
-    if not name:
-        return empty
-    try:
-        size_bytes = len(name.encode())
-    except UnicodeEncodeError:
-        return False
-    if size_bytes > NAME_BYTES or name != name.strip():
-        return False
-    if any(unicodedata.category(c) in {"Cc", "Cf", "Cs", "Co", "Zl", "Zp"} for c in name):
-        return False
-    return unicodedata.is_normalized("NFC", name)
+    return _is_plain(name, NAME_BYTES) if name else empty
 
 
 def _check(operation: Operation) -> None:
@@ -313,8 +303,20 @@ def _check_name(what: str, name: str) -> None:
 
 
 def _check_reason(reason: str) -> None:
-    if len(reason.encode("utf-8", "replace")) > REASON_BYTES:
-        raise MalformedMessage("a reason is too long")
+    if reason and not _is_plain(reason, REASON_BYTES):
+        raise MalformedMessage("a reason is not valid", cause=f"plain text of at most {REASON_BYTES} bytes")
+
+
+def _is_plain(text: str, limit_bytes: int) -> bool:
+    try:
+        size_bytes = len(text.encode())
+    except UnicodeEncodeError:
+        return False
+    if size_bytes > limit_bytes or text != text.strip():
+        return False
+    if any(unicodedata.category(c) in {"Cc", "Cf", "Cs", "Co", "Zl", "Zp"} for c in text):
+        return False
+    return unicodedata.is_normalized("NFC", text)
 
 
 def _check_length(what: str, value: bytes, length: int) -> None:

@@ -58,7 +58,7 @@ def is_valid_address(text: str) -> bool:
         and text.isprintable()
         and " " not in text
         and bool(host and colon)
-        and (":" not in host or (host[0] == "[" and host[-1] == "]" and len(host) > 2))
+        and (_is_bracketed(host) or not set(host) & set("[]:"))
         and port.isdigit()
         and len(port) <= 5
         and 0 < int(port) < 2**16
@@ -104,6 +104,10 @@ def parse_record(data: bytes, network_id: NetworkId) -> PeerRecord:
     if not verify(fields.peer_id, signature, _signed(network_id, body)):
         raise MalformedMessage("a peer record that its subject did not sign", code="bad_signature")
     return PeerRecord(fields.peer_id, fields.seq, fields.addresses, fields.name, fields.time, bytes(data))
+
+
+def _is_bracketed(host: str) -> bool:
+    return len(host) > 2 and host[0] == "[" and host[-1] == "]" and ":" in host
 
 
 def _signed(network_id: NetworkId, body: bytes) -> bytes:
