@@ -83,8 +83,11 @@ async def expect_end(request: object) -> None:
 
 
 async def test_a_removed_device_is_refused_and_knows_it(village: Village) -> None:
-    owner, left, right = await three(village)
-    await right.network.invites.make(right.network.id, Role.MEMBER, "", 60, [])
+    owner = await village.founder()
+    left = await village.member(owner)
+    right = await village.member(owner, Role.ADMIN)
+    await right.dial(left)
+    await right.ticket()
     await owner.network.remove(right.peer_id)
     await wait_until(lambda: right.network.is_out)
     assert [e.reason for e in right.events if isinstance(e, NoLongerMember)] == ["removed"]

@@ -102,7 +102,7 @@ class MembershipNode:
         return [o.rule for o in self.seen]
 
     async def ticket(self, role: Role = Role.MEMBER, expires_s: float = 3600.0) -> Ticket:
-        ticket, _ = await self.network.invites.make(self.network.id, role, "", expires_s, [str(self.address)])
+        ticket, _ = await self.network.invites.make(self.network.network_id, role, "", expires_s, [str(self.address)])
         return ticket
 
     async def join(self, ticket: Ticket, name: str = "device") -> Joined:

@@ -91,19 +91,19 @@ class Inviter:
             raise _refused("too_often", "this ticket was tried too often in the last minute", "try later")
         if request.peer_id != channel.peer_id:
             raise _refused("wrong_key", "the request names another key than the connection")
-        if request.network != network.id:
+        if request.network != network.network_id:
             raise _refused("wrong_network", "the ticket is for another network")
         known = {row.id: row for row in network.invites.all()}
         row = known.get(request.invite_id)
         if row is None or request.invite_id != invite_id:
             raise _refused("invite_unknown", "this device made no such invite")
-        exported = export_for_join(channel, network.id)
+        exported = export_for_join(channel, network.network_id)
         proof = make_join_proof(row.secret, exported, request.peer_id, network.own_id, row.id)
         if not hmac.compare_digest(proof, request.proof):
             raise _refused("wrong_proof", "the proof does not fit the ticket")
         if request.hpke_suite != HpkeSuite.MLKEM768_X25519_SHA256_AES256:
             raise _refused("unknown_suite", "the joiner's key is of a kind this release does not know")
-        if not verify_joiner(network.id, self._make_admit(request, row)):
+        if not verify_joiner(network.network_id, self._make_admit(request, row)):
             raise _refused("wrong_signature", "the joiner's signature does not fit its keys and name")
         return network.invites.get(row.id, request.peer_id)
 
@@ -118,7 +118,7 @@ class Inviter:
             )
         if member is not None and member.state == "active":
             return  # the reply was lost, or it has joined by another invite
-        self._check_right(Role(row.role))
+        network.check_may_admit(Role(row.role))
         row = await network.invites.use(row.id, request.peer_id)
         try:
             await network.author(self._make_admit(request, row))
@@ -126,12 +126,6 @@ class Inviter:
             await network.invites.release(row.id, request.peer_id)
             raise
         network.events.publish(InviteUsed(row.id, request.peer_id, request.name))
-
-    def _check_right(self, role: Role) -> None:
-        own = self._network.role_of(self._network.own_id)
-        if own is Role.OWNER or (own is Role.ADMIN and role >= Role.MEMBER):
-            return
-        raise _refused("not_allowed", f"the inviting device may not admit a device as {role.name.lower()}")
 
     async def _answer(self, channel: JoinChannel, joiner: bytes) -> None:
         network = self._network

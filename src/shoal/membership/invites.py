@@ -33,12 +33,14 @@ def join_knock(secret: bytes, nonce: bytes, inviter: bytes) -> bytes:
 class Invites:
     """Makes, recognises and uses up invites. `load` before anything else."""
 
-    def __init__(self, table: InviteTable, own_id: bytes, clock: Clock) -> None:
+    def __init__(
+        self, table: InviteTable, own_id: bytes, clock: Clock, check_right: Callable[[Role], None]
+    ) -> None:
         self._table = table
         self._own_id = own_id
         self._clock = clock
+        self._check_right = check_right  # raises Refused for a role that this device may not admit
         self._known: dict[bytes, InviteRow] = {}
-        self.on_changed: Callable[[], None] = lambda: None
 
     async def load(self) -> None:
         """Read what is kept, the newest first."""
@@ -47,7 +49,11 @@ class Invites:
     async def make(
         self, network_id: bytes, role: Role, user: str, expires_s: float, addresses: list[str]
     ) -> tuple[Ticket, InviteRow]:
-        """Make an invite, durable on return. Raises: LocalMisuse, Refused (too many open), StorageFault."""
+        """Make an invite, durable on return.
+
+        Raises: LocalMisuse, Refused (this device may not admit that role; too many are open), StorageFault.
+        """
+        self._check_right(role)
         if not EXPIRES_SHORTEST_S <= expires_s <= EXPIRES_LONGEST_S:
             raise LocalMisuse(
                 "No invite was made",
@@ -102,7 +108,6 @@ class Invites:
         self.get(invite_id, joiner)
         row = await self._table.use(invite_id, joiner, self._clock.wall())
         self._remember(row)
-        self.on_changed()
         return row
 
     async def release(self, invite_id: bytes, joiner: bytes) -> None:

@@ -96,7 +96,7 @@ async def join_network(
 
 
 def _check(network: Network, ticket: Ticket, name: str) -> None:
-    if network.id != ticket.network_id:
+    if network.network_id != ticket.network_id:
         raise LocalMisuse("This home cannot join by the ticket", cause="it is for another network")
     if len(network.log):
         raise Refused(
@@ -119,11 +119,11 @@ async def _join_over(channel: JoinChannel, network: Network, ticket: Ticket, nam
     keys = network.keys
     if channel.peer_id != ticket.inviter:
         raise RemoteFault("Another device answered than the inviter", peer=channel.peer_id, code="wrong_peer")
-    exported = export_for_join(channel, network.id)
+    exported = export_for_join(channel, network.network_id)
     proof = make_join_proof(ticket.secret, exported, keys.peer_id, ticket.inviter, ticket.invite_id)
-    signature = sign_joiner(keys, network.id, ticket.invite_id, name)
+    signature = sign_joiner(keys, network.network_id, ticket.invite_id, name)
     request = JoinRequest(
-        network=network.id,
+        network=network.network_id,
         invite_id=ticket.invite_id,
         peer_id=keys.peer_id,
         name=name,
@@ -140,7 +140,7 @@ async def _join_over(channel: JoinChannel, network: Network, ticket: Ticket, nam
     if not isinstance(accepted, JoinAccepted):
         raise MalformedMessage("The inviter gave no answer to the request", peer=channel.peer_id)
     accepted.check()
-    entries = await _receive_log(channel, network.id, accepted.pages)
+    entries = await _receive_log(channel, network.network_id, accepted.pages)
     await _adopt(network, ticket, entries, accepted)
     try:
         await channel.send(JOIN_TABLE, JoinReceived())
@@ -176,7 +176,7 @@ async def _receive_log(channel: JoinChannel, network_id: bytes, pages: int) -> l
 
 async def _adopt(network: Network, ticket: Ticket, entries: list[Entry], accepted: JoinAccepted) -> None:
     """Check that the answer makes this device a member, then make it durable and load it."""
-    scratch = MembershipLog(network.id)
+    scratch = MembershipLog(network.network_id)
     for entry in entries:
         scratch.add(entry)
     state = scratch.state

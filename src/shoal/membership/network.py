@@ -68,7 +68,7 @@ class Network:
         observe: Observer,
         events: EventBus,
     ) -> None:
-        self.id = network_id
+        self.network_id = network_id
         self.keys = keys
         self.clock = clock
         self.observe = observe
@@ -76,7 +76,7 @@ class Network:
         self.log = MembershipLog(network_id)
         self.journal = Journal(stores.entries, network_id, observe)
         self.secrets = Secrets(stores.secrets, keys, network_id)
-        self.invites = Invites(stores.invites, keys.peer_id, clock)
+        self.invites = Invites(stores.invites, keys.peer_id, clock, self.check_may_admit)
         self.confirmations = Confirmations()
         self.enforcer: Enforcer | None = None
         self.outbox: Callable[[SyncEffect], None] = lambda effect: None
@@ -113,6 +113,11 @@ class Network:
         self._supervisor.start("membership journal", lambda: self.journal.run(self._on_saved))
 
     # --- what everybody asks ------------------------------------------------------------------------------
+
+    @property
+    def id(self) -> bytes:
+        """The network id, for who has only this object at hand."""
+        return self.network_id
 
     @property
     def own_id(self) -> bytes:
@@ -296,6 +301,18 @@ class Network:
             self.step(Saved((entry,), None))
             self.on_state()
             return entry
+
+    def check_may_admit(self, role: Role) -> None:
+        """Raises: Refused unless this device may admit a device with this role now."""
+        own = self.role_of(self.own_id)
+        if own is Role.OWNER or (own is Role.ADMIN and role >= Role.MEMBER):
+            return
+        raise Refused(
+            "The device was not admitted",
+            cause=f"the inviting device may not admit anybody as {role.name.lower()}",
+            next_step="let an owner invite (admins admit members and storage only)",
+            code="not_allowed",
+        )
 
     def _check_may_write(self) -> None:
         if self.is_blocked:
