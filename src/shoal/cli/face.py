@@ -30,7 +30,9 @@ HomeOption = Annotated[
     str | None,
     typer.Option("--home", metavar="DIR", help="The home to use. [default: SHOAL_HOME]", show_default=False),
 ]
-JsonOption = Annotated[bool, typer.Option("--json", help="Print one JSON object.", show_default=False)]
+JsonOption = Annotated[
+    bool, typer.Option("--json", help="Print one JSON object.", metavar="", show_default=False)
+]
 
 
 @dataclass(frozen=True)

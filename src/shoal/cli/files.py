@@ -18,7 +18,7 @@ def share(
         list[str], typer.Argument(metavar="PATH...", help="Files and folders; one link for all.")
     ],
     wait: Annotated[
-        bool, typer.Option("--wait", help="Return when it is complete.", show_default=False)
+        bool, typer.Option("--wait", help="Return when it is complete.", metavar="", show_default=False)
     ] = False,
     home: HomeOption = None,
     json: JsonOption = False,
@@ -43,7 +43,7 @@ def get(
     link: Annotated[str | None, typer.Argument(metavar="LINK", help="Asked for if it is not given.")] = None,
     dest: Annotated[str, typer.Argument(metavar="DEST", help="The folder to put it into.")] = ".",
     overwrite: Annotated[
-        bool, typer.Option("--overwrite", help="Replace files that differ.", show_default=False)
+        bool, typer.Option("--overwrite", help="Replace files that differ.", metavar="", show_default=False)
     ] = False,
     wait: Annotated[
         str | None,

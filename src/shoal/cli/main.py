@@ -28,7 +28,7 @@ def main(arguments: Sequence[str] | None = None) -> int:
         return ExitCode.USAGE
     except ShoalError as error:
         face.show_error(error)
-        return error.exit_code
+        return INTERNAL_ERROR if error.code == "internal" else error.exit_code
     except (KeyboardInterrupt, typer.Abort):
         return ExitCode.INTERRUPTED
     except BrokenPipeError:

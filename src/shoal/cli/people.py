@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import os
 import sys
 from typing import Annotated, get_args
 
@@ -16,7 +17,7 @@ from shoal.core.units import parse_duration
 PeerArgument = Annotated[
     str, typer.Argument(metavar="PEER", help="A name, a peer id, or the beginning of one.")
 ]
-YesOption = Annotated[bool, typer.Option("--yes", "-y", help="Do not ask.", show_default=False)]
+YesOption = Annotated[bool, typer.Option("--yes", "-y", help="Do not ask.", metavar="", show_default=False)]
 
 
 def invite(
@@ -150,8 +151,12 @@ def _draw_code(text: str) -> list[str]:
     matrix = [list(row) for row in segno.make(text.upper(), error="l", micro=False).matrix_iter(border=2)]
     if len(matrix) % 2:
         matrix.append([0] * len(matrix[0]))
+    # fixed colours, because a light theme would turn it into a negative that not every camera reads
+    before, after = ("", "") if os.environ.get("NO_COLOR") else ("\x1b[97;40m", "\x1b[0m")
     glyphs = {(0, 0): "█", (0, 1): "▀", (1, 0): "▄", (1, 1): " "}
     return [
-        "".join(glyphs[(bool(top), bool(low))] for top, low in zip(upper, lower, strict=True))
+        before
+        + "".join(glyphs[(bool(top), bool(low))] for top, low in zip(upper, lower, strict=True))
+        + after
         for upper, lower in zip(matrix[::2], matrix[1::2], strict=True)
     ]

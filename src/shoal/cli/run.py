@@ -17,10 +17,10 @@ ListenOption = Annotated[
 ]
 NameOption = Annotated[str | None, typer.Option("--name", metavar="N", help="This device's name.")]
 NoLanOption = Annotated[
-    bool, typer.Option("--no-lan", help="Do not look for peers on the LAN.", show_default=False)
+    bool, typer.Option("--no-lan", help="Do not look for peers on the LAN.", metavar="", show_default=False)
 ]
 DetachOption = Annotated[
-    bool, typer.Option("--detach", "-d", help="Run in the background.", show_default=False)
+    bool, typer.Option("--detach", "-d", help="Run in the background.", metavar="", show_default=False)
 ]
 
 

@@ -49,7 +49,7 @@ class FileAnswers:
     async def get(self, request: s.GetRequest) -> s.TransferDetail:
         """Start a transfer or attach to it."""
         link = Link.parse(request.link)
-        if link.network_id != self._parts.network.id:
+        if link.network_id != self._parts.network.network_id:
             raise Refused(
                 "Nothing was fetched",
                 cause="the link is of another network",

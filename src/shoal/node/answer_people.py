@@ -31,7 +31,7 @@ class PeopleAnswers:
         """Make an invite of this device."""
         network = self._parts.network
         ticket, _ = await network.invites.make(
-            network.id,
+            network.network_id,
             _ROLES[request.role],
             request.user or "",
             request.expires_s,

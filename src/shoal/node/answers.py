@@ -42,7 +42,7 @@ class Answers(PeopleAnswers, FileAnswers):
         own = network.state.members.get(network.own_id)
         return s.Status(
             peer_id=format_peer_id(network.own_id),
-            network_id=format_network_id(network.id),
+            network_id=format_network_id(network.network_id),
             name=own.name if own is not None else self._config.name,
             pid=os.getpid(),
             listen=[str(address) for address in parts.transport.listen_addresses],

@@ -15,6 +15,7 @@ import resource
 import signal
 import sys
 from collections.abc import Callable
+from types import TracebackType
 from typing import TextIO
 
 import msgspec
@@ -41,6 +42,7 @@ OnUp = Callable[[Status], None]
 def main() -> int:
     """Run a node in the background as the order on standard input says; report on standard output once."""
     report = sys.stdout
+    sys.excepthook = _Unforeseen(report)
     try:
         order = _read_order()
         code = run(order, lambda status: _answer(report, LaunchReport(status=status)))
@@ -69,7 +71,8 @@ def run(order: LaunchOrder, on_up: OnUp) -> ExitCode:
         try:
             return uvloop.run(_run_node(order, config, home, on_up, crash_file))
         finally:
-            logging.shutdown()
+            for handler in logging.getLogger().handlers:
+                handler.flush()
 
 
 def run_in_foreground(order: LaunchOrder, on_up: OnUp) -> ExitCode:
@@ -122,6 +125,23 @@ class _Stop:
         self.signalled = True
         self.begin()
         self._task.cancel()
+
+
+class _Unforeseen:
+    """The interpreter's last hook of a node in the background: it logs the end and tells the launcher."""
+
+    def __init__(self, report: TextIO) -> None:
+        self._report = report
+
+    def __call__(self, kind: type[BaseException], error: BaseException, trace: TracebackType | None) -> None:
+        log.critical("the node ended by a mistake in it", exc_info=(kind, error, trace))
+        fault = ShoalError(
+            "The node ended unexpectedly",
+            cause=f"{kind.__name__}: {error}",
+            next_step="please report it with the log file in the home's folder log",
+            code="internal",
+        )
+        _answer(self._report, LaunchReport(error=make_body(fault), fault=find_fault(fault)))
 
 
 def _read_order() -> LaunchOrder:

@@ -36,7 +36,7 @@ async def run_parts(
             parts.network, parts.transport, ticket, name=config.name, user=config.user
         )
         home.mark_network(ticket.network_id)
-        parts.overlay.add_contact(joined.inviter, [joined.address])
+        parts.overlay.add_contact(joined.inviter, [str(joined.address), *ticket.addresses])
     stack.push_async_callback(parts.overlay.close)
     await parts.overlay.start()
     stack.push_async_callback(parts.swarm.close)

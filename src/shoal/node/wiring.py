@@ -11,6 +11,7 @@ import os
 from shoal.apps.files.ports import FileStores
 from shoal.apps.files.service import Files
 from shoal.identity.keys import DeviceKeys
+from shoal.membership.events import MembershipChanged
 from shoal.membership.inviter import Inviter
 from shoal.membership.network import Network
 from shoal.membership.network import Stores as MembershipStores
@@ -19,7 +20,6 @@ from shoal.node.config import NodeConfig
 from shoal.node.listen import choose_listen
 from shoal.node.parts import Base, Parts
 from shoal.overlay.service import OverlayService
-from shoal.storage.boot import read_boot_id
 from shoal.storage.home import Home
 from shoal.storage.stores import Stores
 from shoal.swarm.service import SwarmService
@@ -63,8 +63,20 @@ def wire(
     transport.attach_lanes(lanes)
     membership = MembershipService(network, transport, supervisor, clock, observe)
     overlay = OverlayService(
-        network, transport, stores.peers, stores.values, supervisor, clock, observe, base.rng
+        transport,
+        network,
+        stores.peers,
+        keys=keys,
+        network_id=network_id,
+        name=lambda: _own_name(network, config),
+        supervisor=supervisor,
+        clock=clock,
+        observe=observe,
+        rng=base.rng,
     )
+    base.events.on(MembershipChanged, lambda event: overlay.members_changed())
+    assert network.enforcer is not None  # MembershipService has set it
+    network.enforcer.on_ended(overlay.drop)
     swarm = SwarmService(
         own_id=keys.peer_id,
         network_id=network_id,
@@ -84,12 +96,10 @@ def wire(
         overlay=overlay,
         stores=FileStores(stores.entries, stores.objects, stores.shares, stores.transfers),
         home=os.fsencode(home.path),
-        boot_id=read_boot_id(),
         supervisor=supervisor,
         clock=clock,
-        rng=base.rng,
     )
-    discovery = Discovery() if config.lan else None
+    discovery = _make_discovery(base, config, network, transport, overlay) if config.lan else None
     return Parts(
         base=base,
         stores=stores,
@@ -101,4 +111,30 @@ def wire(
         swarm=swarm,
         files=files,
         discovery=discovery,
+    )
+
+
+def _own_name(network: Network, config: NodeConfig) -> str:
+    """Return the name under which this device was admitted; before that the one it wants."""
+    member = network.state.members.get(network.own_id)
+    return member.name if member is not None else config.name
+
+
+def _make_discovery(
+    base: Base, config: NodeConfig, network: Network, transport: Transport, overlay: OverlayService
+) -> Discovery:
+    def find_port() -> int:
+        addresses = transport.listen_addresses
+        return addresses[0].port if addresses else 0
+
+    return Discovery(
+        own_id=network.own_id,
+        port=find_port,
+        door_keys=network.door_keys,
+        members=network.active_members,
+        on_found=lambda peer, address: overlay.add_contact(peer, [str(address)]),
+        supervisor=base.supervisor,
+        clock=base.clock,
+        observe=base.observe,
+        interfaces=config.interfaces or None,
     )
