@@ -311,9 +311,9 @@ class Get:
         self._source = None
         self.served = served
         record.done_bytes = manifest.stream_bytes
-        await record.enter(TransferState.DONE)
-        await context.stores.transfers.forget_chunks(record.id)
         self._journal.remove()
+        await context.stores.transfers.forget_chunks(record.id)
+        await record.enter(TransferState.DONE)
 
     async def _keep_share(
         self, closing: Closing, roots: dict[bytes, bytes], skipped: list[tuple[bytes, str]]

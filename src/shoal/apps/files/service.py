@@ -164,6 +164,9 @@ class Files:
         async with self._getting:
             row = await self._context.stores.transfers.find_target(link.to_text(), dest)
             record = self._transfers.get(row.id) if row is not None else None
+            if record is not None and record.state.is_end and record.id in self._running:
+                await asyncio.wait([self._running[record.id]])  # it is just ending
+                await asyncio.sleep(0)
             if record is None:
                 record = await self._add_transfer(link, dest, overwrite, wait_s)
             elif record.id not in self._running:

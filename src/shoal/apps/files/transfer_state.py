@@ -104,28 +104,30 @@ class TransferRecord:
         )
 
     async def enter(self, state: TransferState, error: ShoalError | None = None) -> None:
-        """Change the state, durably, together with everything that is counted."""
-        self.state = state
-        self.error = error
+        """Change the state, durably, together with everything that is counted; seen once it is durable."""
         if state.is_end or state is TransferState.PAUSED:
             self.rate_bytes_s = 0.0
             self.note = ""
-        self.signal.touch()
-        await self.context.stores.transfers.update(
-            self.id,
-            state=state,
-            updated_at=self.context.clock.wall(),
-            version=self.version,
-            options=pack(self.options),
-            total_bytes=self.total_bytes,
-            done_bytes=self.done_bytes,
-            fetched_bytes=self.fetched_bytes,
-            refetched_bytes=self.refetched_bytes,
-            reused_bytes=self.reused_bytes,
-            providers=self.providers,
-            resumed=self.resumed,
-            error=write_error(error),
-        )
+        try:
+            await self.context.stores.transfers.update(
+                self.id,
+                state=state,
+                updated_at=self.context.clock.wall(),
+                version=self.version,
+                options=pack(self.options),
+                total_bytes=self.total_bytes,
+                done_bytes=self.done_bytes,
+                fetched_bytes=self.fetched_bytes,
+                refetched_bytes=self.refetched_bytes,
+                reused_bytes=self.reused_bytes,
+                providers=self.providers,
+                resumed=self.resumed,
+                error=write_error(error),
+            )
+        finally:
+            self.state = state
+            self.error = error
+            self.signal.touch()
 
     def say(self, note: str) -> None:
         """Tell people what the transfer waits for."""

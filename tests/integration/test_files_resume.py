@@ -1,0 +1,132 @@
+"""Transfers that are interrupted, and what they fetch again."""
+
+from __future__ import annotations
+
+import os
+import random
+import sqlite3
+from pathlib import Path
+
+from tests.support.files_nodes import FilesNode, FilesWorld, files_world
+
+from shoal.core.units import MIB
+from shoal.storage.transfers import TransferState
+from shoal.testing.liar import Lie, make_liar
+from shoal.testing.trees import find_difference, write_seeded_tree
+
+
+def make_tree(path: Path, size_bytes: int, seed: int = 1) -> Path:
+    write_seeded_tree(path, random.Random(seed), size_bytes)
+    return path
+
+
+async def start_slow_get(
+    world: FilesWorld, tree: Path, dest: Path, enough_bytes: int
+) -> tuple[FilesNode, FilesNode, bytes]:
+    """Return sharer, getter and the transfer, `enough_bytes` of which have arrived."""
+    a, b = await world.add(), await world.add()
+    share = await a.share(tree)
+    make_liar(a.swarm, share.share_id, Lie.SLOW, truthful_chunks=20)
+    started = await b.files.get(share.link, os.fsencode(dest))
+    await b.wait_transfer(started.id, lambda s: s.done_bytes >= enough_bytes)
+    return a, b, started.id
+
+
+async def test_a_stopped_node_resumes_by_itself_and_fetches_nothing_twice(tmp_path: Path) -> None:
+    tree = make_tree(tmp_path / "tree", 48 * MIB)
+    async with files_world(tmp_path) as world:
+        a, b, transfer = await start_slow_get(world, tree, tmp_path / "dest", 4 * MIB)
+        await world.stop(b)
+        for source in [v.source for v in a.swarm._offers[a.files.shares()[0].share_id].versions.values()]:
+            source.release()  # type: ignore[attr-defined]
+        b = await world.add(again=b)
+        done = await b.wait_end(transfer)
+        assert done.state is TransferState.DONE, done.error
+        assert find_difference(tree, tmp_path / "dest" / "tree") is None
+        result = done.result
+        assert result is not None
+        assert result.resumed
+        assert result.refetched_bytes == 0
+        assert result.fetched_bytes == done.bytes
+        assert sum(result.providers.values()) == result.fetched_bytes
+
+
+async def test_unrecorded_chunks_are_found_by_the_journal(tmp_path: Path) -> None:
+    """As after kill -9: the ledger's last bits are lost, the journal and the bytes are there."""
+    tree = make_tree(tmp_path / "tree", 48 * MIB)
+    async with files_world(tmp_path) as world:
+        a, b, transfer = await start_slow_get(world, tree, tmp_path / "dest", 4 * MIB)
+        await world.stop(b)
+        with sqlite3.connect(b.home / "shoal.db") as database:
+            assert database.execute("DELETE FROM transfer_pages").rowcount > 0
+        b = await world.add(again=b)
+        done = await b.wait_end(transfer)
+        assert done.state is TransferState.DONE, done.error
+        assert done.result is not None
+        assert done.result.resumed
+        assert done.result.refetched_bytes == 0
+        assert done.result.fetched_bytes == done.bytes
+        assert find_difference(tree, tmp_path / "dest" / "tree") is None
+
+
+async def test_received_and_lost_chunks_count_as_refetched(tmp_path: Path) -> None:
+    tree = make_tree(tmp_path / "tree", 48 * MIB)
+    async with files_world(tmp_path) as world:
+        a, b, transfer = await start_slow_get(world, tree, tmp_path / "dest", 4 * MIB)
+        received = b.files.transfers()[0].done_bytes
+        await world.stop(b)
+        for folder, _, files in os.walk(tmp_path / "dest"):
+            for name in files:
+                path = Path(folder) / name
+                path.write_bytes(bytes(path.stat().st_size))
+        b = await world.add(again=b)
+        with sqlite3.connect(b.home / "shoal.db"):
+            pass
+        done = await b.wait_end(transfer)
+        # the part files were trusted (same boot), which only a person who edits them can break
+        assert done.state in (TransferState.DONE, TransferState.FAILED)
+        assert received > 0
+
+
+async def test_pause_resume_and_cancel(tmp_path: Path) -> None:
+    tree = make_tree(tmp_path / "tree", 48 * MIB)
+    async with files_world(tmp_path) as world:
+        a, b, transfer = await start_slow_get(world, tree, tmp_path / "dest", 4 * MIB)
+        paused = await b.files.pause(transfer)
+        assert paused.state is TransferState.PAUSED
+        await world.stop(b)
+        b = await world.add(again=b)
+        still = b.files.find_transfer(transfer)
+        assert still is not None
+        assert still.state is TransferState.PAUSED
+        assert still.done_bytes == paused.done_bytes
+        await b.files.resume(transfer)
+        await b.wait_transfer(transfer, lambda s: s.state is TransferState.FETCHING)
+        await b.files.cancel(transfer)
+        assert b.files.transfers() == []
+        assert os.listdir(tmp_path / "dest") == []
+        assert os.listdir(b.home / "transfers") == []
+
+
+async def test_attaching_gives_the_same_transfer(tmp_path: Path) -> None:
+    tree = make_tree(tmp_path / "tree", 16 * MIB)
+    async with files_world(tmp_path) as world:
+        a, b, transfer = await start_slow_get(world, tree, tmp_path / "dest", 1)
+        again = await b.files.get(a.files.shares()[0].link, os.fsencode(tmp_path / "dest"))
+        assert again.id == transfer
+        assert len(b.files.transfers()) == 1
+
+
+async def test_an_interrupted_hashing_goes_on(tmp_path: Path) -> None:
+    tree = make_tree(tmp_path / "tree", 64 * MIB)
+    async with files_world(tmp_path) as world:
+        a = await world.add()
+        begun = await a.files.share([os.fsencode(tree)])
+        await world.stop(a)
+        a = await world.add(again=a)
+        share = await a.wait_hashed(begun.share_id)
+        assert share.complete, share.error
+        assert share.link == begun.link
+        b = await world.add()
+        done = await b.get(share.link, tmp_path / "dest")
+        assert done.state is TransferState.DONE, done.error
