@@ -1,7 +1,7 @@
 """Vectors: makes spec/vectors/{text,entry,membership,secrets,ticket,record}.json.
 
-`python -m tests.support.identity_vectors` writes them. That is done once, when a format is added: what they hold
-is on disks and wires, and a test fails if today's code makes other bytes.
+`python -m tests.support.identity_vectors` writes them. That is done once, when a format is added: what
+they hold is on disks and wires, and a test fails if today's code makes other bytes.
 """
 
 from __future__ import annotations
