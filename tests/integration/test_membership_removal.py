@@ -11,7 +11,7 @@ import pytest
 from tests.support.membership_nodes import Home, MembershipNode, Village, open_village
 from tests.support.transport_nodes import wait_until
 
-from shoal.core.errors import LocalMisuse, Refused, ShoalError, Unavailable
+from shoal.core.errors import LocalMisuse, Refused, ShoalError, StorageFault, Unavailable
 from shoal.identity.entry import Domain, EntryFlags, sign_entry
 from shoal.identity.operations import Remove, Role, _Payload
 from shoal.identity.secrets import DEFAULT_SPACE, SecretKind
@@ -307,6 +307,56 @@ async def test_lost_secrets_are_asked_for_again(village: Village) -> None:
     await owner.dial(left)
     await wait_until(lambda: any(isinstance(event, SecretsReceived) for event in left.events))
     assert left.network.content_secret(0) == owner.network.content_secret(0)
+
+
+# --- disks that fail ----------------------------------------------------------------------------------------
+
+
+async def test_on_a_full_disk_a_removal_takes_effect_and_is_confirmed_when_it_is_durable(
+    village: Village,
+) -> None:
+    owner, left, right = await three(village)
+    left.home.disk.fault = "full"
+    removing = asyncio.ensure_future(owner.network.remove(right.peer_id))
+    await wait_until(lambda: not left.network.is_active(right.peer_id))
+    assert not left.has_session(right)
+    await wait_until(lambda: "membership_not_saved" in left.rules)
+    assert not removing.done()
+    with pytest.raises(StorageFault):
+        await left.network.flush()
+    left.home.disk.fault = None
+    assert (await removing).confirmed == [left.peer_id]
+    left = await village.start(await village.stop(left))
+    assert not left.network.is_active(right.peer_id)
+
+
+async def test_on_a_full_disk_nothing_of_our_own_is_written_or_told(village: Village) -> None:
+    owner, left, right = await three(village)
+    head = owner.network.head()
+    owner.home.disk.fault = "full"
+    with pytest.raises(StorageFault):
+        await owner.network.remove(right.peer_id)
+    assert same_head(owner, left, right)
+    owner.home.disk.fault = None
+    await owner.network.remove(right.peer_id)
+    assert owner.network.log.equivocations == {}
+    assert owner.network.head() != head
+
+
+async def test_on_a_full_disk_a_joiner_is_told_to_come_later(village: Village) -> None:
+    owner = await village.founder()
+    node = await village.stranger(ticket := await owner.ticket())
+    owner.home.disk.fault = "full"
+    with pytest.raises(Unavailable) as unavailable:
+        await node.join(ticket)
+    assert unavailable.value.code == "try_later"
+    owner.home.disk.fault = None
+    node.home.disk.fault = "full"
+    with pytest.raises(StorageFault):
+        await node.join(ticket)
+    node.home.disk.fault = None
+    await node.join(ticket)
+    assert len(owner.network.log) == 2
 
 
 # --- hostile members ----------------------------------------------------------------------------------------

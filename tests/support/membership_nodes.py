@@ -23,6 +23,7 @@ from shoal.membership.inviter import Inviter
 from shoal.membership.join import Joined, join_network
 from shoal.membership.network import Network, Stores
 from shoal.membership.service import MembershipService
+from shoal.testing.disk import FailingDisk
 from shoal.transport.address import Address
 from shoal.transport.config import TransportConfig
 from shoal.transport.session import Session
@@ -36,6 +37,7 @@ class Home:
     path: Path
     keys: DeviceKeys = field(default_factory=DeviceKeys.generate)
     network_id: bytes = b""
+    disk: FailingDisk = field(default_factory=FailingDisk)
 
 
 class MembershipNode:
@@ -50,7 +52,7 @@ class MembershipNode:
 
     async def start(self) -> MembershipNode:
         home, clock = self.home, self.clock
-        tables = await self._stack.enter_async_context(open_stores(home.path))
+        tables = await self._stack.enter_async_context(open_stores(home.path, home.disk.connect))
         self.stores = Stores(tables.entries, tables.secrets, tables.invites)
         self.recovery = ""
         if not home.network_id:
@@ -69,6 +71,7 @@ class MembershipNode:
             observe=self.seen.append,
             events=bus,
         )
+        self.network.journal.retry_s = 0.1
         await self.network.load()
         self.network.start()
         listen = [Address.parse("127.0.0.1:0")]
@@ -102,7 +105,9 @@ class MembershipNode:
         return [o.rule for o in self.seen]
 
     async def ticket(self, role: Role = Role.MEMBER, expires_s: float = 3600.0) -> Ticket:
-        ticket, _ = await self.network.invites.make(self.network.network_id, role, "", expires_s, [str(self.address)])
+        ticket, _ = await self.network.invites.make(
+            self.network.network_id, role, "", expires_s, [str(self.address)]
+        )
         return ticket
 
     async def join(self, ticket: Ticket, name: str = "device") -> Joined:

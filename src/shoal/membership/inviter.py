@@ -65,7 +65,7 @@ class Inviter:
         async with channel:
             try:
                 await self._serve(channel)
-            except (Refused, LocalMisuse, StorageFault) as error:
+            except (Refused, LocalMisuse) as error:
                 self._note(channel, error)
                 refused = JoinRefused(error.code, error.message, error.cause, error.next_step)
                 await self._send_last(channel, refused)
@@ -78,9 +78,15 @@ class Inviter:
             raise MalformedMessage("A join begins with a request", peer=channel.peer_id)
         request.check()
         row = self._check(channel, request)
-        async with self._lock:  # two channels of one joiner must not admit it twice
-            await self._admit(request, row)
-        await self._network.flush()
+        try:
+            async with self._lock:  # two channels of one joiner must not admit it twice
+                await self._admit(request, row)
+            await self._network.flush()
+        except (StorageFault, Unavailable) as error:
+            self._note(channel, error)
+            raise _refused(
+                "try_later", "the inviting device could not write the admission", "try again in a minute"
+            ) from error
         await self._answer(channel, request.peer_id)
 
     def _check(self, channel: JoinChannel, request: JoinRequest) -> InviteRow:

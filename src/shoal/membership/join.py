@@ -43,6 +43,7 @@ from shoal.wire.limits import OPERATIONS
 NONCE_BYTES = 16  # formats.md, Knock
 DIAL_TIMEOUT_S = 4.0  # for each address of the ticket
 ANSWER_TIMEOUT_S = 30.0  # the inviter writes to its disk and to its log before it answers
+LATER = {"too_often", "try_later"}  # refusals that are about now, not about the ticket
 LOG_BYTES_LIMIT = 64 * MIB  # 4,096 admissions take 7
 
 
@@ -91,6 +92,8 @@ async def join_network(
             try:
                 return await _join_over(channel, network, ticket, name, user)
             except Unavailable as error:
+                if error.code in LATER:
+                    raise
                 failures.append(f"{text}: {error.cause or error.message}")
     raise _not_joined(network, ticket, failures, knock_refused)
 
@@ -197,17 +200,16 @@ async def _adopt(network: Network, ticket: Ticket, entries: list[Entry], accepte
     await network.load()
 
 
-def _make_refusal(refused: JoinRefused) -> Refused:
+def _make_refusal(refused: JoinRefused) -> ShoalError:
     """Return the inviter's no as our error; its texts are shown, so they are cut and cleaned."""
 
     def clean(text: str) -> str:
         return "".join(c if c.isprintable() else " " for c in text[:300])
 
-    return Refused(
-        clean(refused.message),
-        cause=clean(refused.cause),
-        next_step=clean(refused.next_step),
-        code=clean(refused.code)[:40],
+    code = clean(refused.code)[:40]
+    kind = Unavailable if code in LATER else Refused
+    return kind(
+        clean(refused.message), cause=clean(refused.cause), next_step=clean(refused.next_step), code=code
     )
 
 

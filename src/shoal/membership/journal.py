@@ -31,6 +31,7 @@ class Journal:
         self._idle = asyncio.Event()
         self._idle.set()
         self._error: StorageFault | None = None
+        self.retry_s = RETRY_S
 
     async def load(self) -> list[bytes]:
         """Return what is kept, parents first. Raises: StorageFault."""
@@ -55,7 +56,7 @@ class Journal:
         if self._idle.is_set():
             return
         try:
-            async with asyncio.timeout(FLUSH_TIMEOUT_S if self._error is None else RETRY_S):
+            async with asyncio.timeout(FLUSH_TIMEOUT_S if self._error is None else self.retry_s * 2):
                 await self._idle.wait()
         except TimeoutError:
             raise self._error or StorageFault(
@@ -75,7 +76,7 @@ class Journal:
             except StorageFault as error:
                 self._error = error
                 self._observe(Observation("membership_not_saved", "storage", str(error)))
-                await asyncio.sleep(RETRY_S)
+                await asyncio.sleep(self.retry_s)
                 self._wanted.set()
                 continue
             self._error = None
