@@ -15,7 +15,6 @@ a restored backup, hence the random one.
 
 from __future__ import annotations
 
-import os
 from typing import Annotated, Final, TypeAlias
 
 import msgspec
@@ -127,9 +126,8 @@ def decode_payload(plaintext: bytes) -> FeedPayload | None:
     )
 
 
-def seal_payload(read_key: bytes, header: bytes, plaintext: bytes, nonce: bytes | None = None) -> bytes:
-    """Return the sealed payload of the entry with `header`; `nonce` is given by tests only."""
-    nonce = os.urandom(NONCE_BYTES) if nonce is None else nonce
+def seal_payload(read_key: bytes, header: bytes, plaintext: bytes, nonce: bytes) -> bytes:
+    """Return the sealed payload of the entry with `header`; `nonce` = NONCE_BYTES of new randomness."""
     return nonce + crypto_aead_xchacha20poly1305_ietf_encrypt(plaintext, header, nonce, feed_key(read_key))
 
 

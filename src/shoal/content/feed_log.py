@@ -3,10 +3,11 @@
 from __future__ import annotations
 
 import os
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from typing import Final
 
 from shoal.content.feed import (
+    NONCE_BYTES,
     REFERENCES_PER_ENTRY,
     SALT_BYTES,
     SEAL_OVERHEAD_BYTES,
@@ -137,12 +138,15 @@ class FeedWriter:
     A seq that was used must never be used again: after a restart make the writer from the stored entries.
     """
 
-    def __init__(self, keys: DeviceKeys, reader: FeedReader) -> None:
+    def __init__(
+        self, keys: DeviceKeys, reader: FeedReader, random_bytes: Callable[[int], bytes] = os.urandom
+    ) -> None:
         """Continue the feed that `reader` has read to its end. Raises: LocalMisuse if it is another's."""
         if reader.author not in (None, keys.peer_id):
             raise LocalMisuse("Only its author appends to a feed")
         self.reader = reader
         self._keys = keys
+        self._random_bytes = random_bytes
 
     @classmethod
     def create(
@@ -156,12 +160,12 @@ class FeedWriter:
         generation: int,
         name: bytes,
         time: int,
-        salt: bytes | None = None,
+        random_bytes: Callable[[int], bytes] = os.urandom,
     ) -> tuple[FeedWriter, Entry]:
-        """Begin a feed; returns its writer and the opening entry. `salt` is given by tests only."""
-        salt = os.urandom(SALT_BYTES) if salt is None else salt
+        """Begin a feed; return its writer and the opening entry. Only tests give `random_bytes`."""
+        salt = random_bytes(SALT_BYTES)
         reader = FeedReader(network_id, make_share_id(keys.peer_id, salt), read_key)
-        writer = cls(keys, reader)
+        writer = cls(keys, reader, random_bytes)
         return writer, writer._append(Opening(salt, cut_seed, space, generation, name), time)
 
     @property
@@ -231,7 +235,7 @@ class FeedWriter:
             reader.head,
             time,
             EntryFlags.NONE,
-            seal_payload(reader.read_key, header, plaintext),
+            seal_payload(reader.read_key, header, plaintext, self._random_bytes(NONCE_BYTES)),
         )
         reader.add(entry)
         return entry
