@@ -13,7 +13,7 @@ from collections import deque
 from collections.abc import Callable
 from typing import Protocol, TypeAlias
 
-from shoal.core.errors import LimitExceeded, RemoteFault, StorageFault, Unavailable
+from shoal.core.errors import LimitExceeded, RemoteFault, ShoalError, StorageFault, Unavailable
 from shoal.core.stages import StageClock
 from shoal.swarm.lane_header import LANE_HEADER_BYTES, LaneKind, pack_header_into
 from shoal.transport.lane import Lane
@@ -180,6 +180,8 @@ class LaneSender:
                 length = source.read_into(ordinal, buffer[LANE_HEADER_BYTES:])
             except StorageFault as error:
                 self._tell(self._on_fault, version, ordinal, error)
+            except ShoalError as error:
+                log.debug("a chunk was not read: %s", error)  # the share was just closed
             if self.stages is not None:
                 self.stages.mark("read")
         if not length:

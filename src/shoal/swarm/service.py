@@ -130,6 +130,17 @@ class SwarmService(BaseService):
             if shared == share_id:
                 self._end_sender(session, shared, sender)
 
+    def withdraw_version(self, share_id: bytes, version: int) -> None:
+        """Stop serving one version, and the whole share if it was the only one; idempotent."""
+        offer = self._offers.get(share_id)
+        if offer is None:
+            return
+        offer.versions.pop(version, None)
+        if offer.versions:
+            self.announce(offer)
+        else:
+            self.withdraw(share_id)
+
     def make_fetch(self, share_id: bytes, read_key: bytes, owner: FetchOwner) -> ShareFetch:
         """Return a fetch of a share that was not started. One a share at a time.
 

@@ -441,7 +441,7 @@ class Get:
             except ShoalError as error:
                 log.warning("what was received last is not recorded: %s", error)
         if self.served is None and self._source is not None:
-            self._context.swarm.withdraw(self._link.share_id)
+            self._context.swarm.withdraw_version(self._link.share_id, self._target.version)
         if self._writer is not None:
             writer = self._writer
             await self._context.run(lambda _: writer.close())
