@@ -15,8 +15,9 @@ from shoal.core.errors import LocalMisuse, Refused, ShoalError, StorageFault, Un
 from shoal.identity.entry import Domain, EntryFlags, sign_entry
 from shoal.identity.operations import Remove, Role, _Payload
 from shoal.identity.secrets import DEFAULT_SPACE, SecretKind
+from shoal.identity.ticket import Ticket
 from shoal.membership.events import Blocked, MembershipChanged, NoLongerMember, SecretsReceived
-from shoal.membership.messages import MEMBERSHIP_TABLE, Announce, VectorPage
+from shoal.membership.messages import VECTOR_PAGE_ROWS, VECTOR_ROWS, Announce, VectorPage
 from shoal.storage.secrets_store import SecretRow
 from shoal.wire.codec import encode
 from shoal.wire.registry import ServiceNumber
@@ -62,6 +63,35 @@ async def test_a_removal_ends_every_session_and_is_confirmed(village: Village) -
         assert not node.has_session(right)
         assert not node.network.is_active(right.peer_id)
         assert any(isinstance(e, MembershipChanged) and right.peer_id in e.removed for e in node.events)
+
+
+async def test_lanes_of_a_removed_device_end_in_the_middle_of_a_transfer(village: Village) -> None:
+    owner, left, right = await three(village)
+    session = left.transport.find_session(right.peer_id)
+    assert session is not None
+    lane = await session.open_lane(ServiceNumber.SWARM, b"", send=True)
+    await wait_until(lambda: right.lane_service.lanes != [])
+    theirs = right.lane_service.lanes[0]
+
+    def send_for_ever() -> None:
+        while True:
+            lane.send_record(bytes(65536))
+
+    def receive_for_ever() -> None:
+        while theirs.receive() is not None:
+            pass
+
+    sending = asyncio.ensure_future(asyncio.to_thread(send_for_ever))
+    receiving = asyncio.ensure_future(asyncio.to_thread(receive_for_ever))
+    await wait_until(lambda: theirs.received_bytes > 2**20)
+    started = asyncio.get_running_loop().time()
+    status = await owner.network.remove(right.peer_id)
+    assert status.confirmed == [left.peer_id]
+    for job in (sending, receiving):
+        with pytest.raises(ShoalError):
+            await asyncio.wait_for(job, 2)
+    assert asyncio.get_running_loop().time() - started < 2  # security.md section 2
+    assert lane.is_closed
 
 
 async def test_a_request_in_flight_of_a_removed_device_ends(village: Village) -> None:
@@ -280,6 +310,34 @@ async def test_a_restored_backup_asks_before_it_writes(village: Village) -> None
     assert "own_chain_behind" in restored.rules
 
 
+async def test_an_invite_used_after_the_backup_was_made_is_not_used_again(village: Village) -> None:
+    owner = await village.founder()
+    left = await village.member(owner)
+    ticket = await owner.ticket()
+    home = await village.stop(owner)
+    old = Home(village.path / "old", home.keys, home.network_id)
+    shutil.copytree(home.path, old.path)
+    owner = await village.start(home)
+    await owner.dial(left)
+    first = await village.stranger(moved(ticket, owner))
+    await first.join(moved(ticket, owner))
+    await wait_until(lambda: left.network.is_active(first.peer_id))
+    await village.stop(owner)
+    restored = await village.start(old)
+    await restored.dial(left)
+    second = await village.stranger(moved(ticket, restored))
+    with pytest.raises(Refused) as refused:
+        await second.join(moved(ticket, restored))
+    assert refused.value.code == "invite_used"
+
+
+def moved(ticket: Ticket, inviter: MembershipNode) -> Ticket:
+    """Return a ticket with the address that its inviter has now."""
+    return Ticket(
+        ticket.network_id, ticket.inviter, ticket.secret, ticket.expires_at, (str(inviter.address),)
+    )
+
+
 async def test_without_a_peer_that_answers_nothing_is_written(village: Village) -> None:
     owner, left, _ = await three(village)
     owner = await village.start(await village.stop(owner))
@@ -388,4 +446,18 @@ async def test_messages_over_their_limits_are_refused(village: Village) -> None:
     session.notify(MEMBERSHIP, Announce([bytes(61 * 1024)]))
     await wait_until(lambda: "membership_malformed" in owner.rules)
     assert len(owner.network.log) == 3
-    assert MEMBERSHIP_TABLE.service is MEMBERSHIP
+
+
+async def test_a_vector_without_end_is_refused_at_its_limit(village: Village) -> None:
+    owner, left, right = await three(village)
+    session = left.transport.find_session(owner.peer_id)
+    assert session is not None
+    sent = 0
+    with pytest.raises(ShoalError):
+        for start in range(1, 100_000, VECTOR_PAGE_ROWS):
+            rows = [((start + n).to_bytes(32, "big"), 0, bytes(32)) for n in range(VECTOR_PAGE_ROWS)]
+            await session.request(MEMBERSHIP, VectorPage(rows, start == 1, False))
+            sent += len(rows)
+    assert sent == VECTOR_ROWS
+    assert "membership_malformed" in owner.rules
+    assert right.has_session(owner)

@@ -26,8 +26,12 @@ from shoal.membership.service import MembershipService
 from shoal.testing.disk import FailingDisk
 from shoal.transport.address import Address
 from shoal.transport.config import TransportConfig
+from shoal.transport.lane import Lane
+from shoal.transport.lane_broker import LaneBroker
+from shoal.transport.ports import BaseService
 from shoal.transport.session import Session
 from shoal.transport.transport import Transport
+from shoal.wire.registry import MessageTable, ServiceNumber
 
 
 @dataclass
@@ -38,6 +42,22 @@ class Home:
     keys: DeviceKeys = field(default_factory=DeviceKeys.generate)
     network_id: bytes = b""
     disk: FailingDisk = field(default_factory=FailingDisk)
+
+
+class LaneService(BaseService):
+    """Takes every lane that is opened to it."""
+
+    number = ServiceNumber.SWARM
+    table = MessageTable(ServiceNumber.SWARM, {})
+
+    def __init__(self) -> None:
+        self.lanes: list[Lane] = []
+
+    def may_open_lane(self, session: Session, purpose: bytes) -> bool:
+        return True
+
+    def on_lane(self, session: Session, lane: Lane, purpose: bytes) -> None:
+        self.lanes.append(lane)
 
 
 class MembershipNode:
@@ -83,6 +103,17 @@ class MembershipNode:
             self.network, self.transport, self.supervisor, clock, self.seen.append
         )
         self.transport.register(self.service)
+        self.lane_service = LaneService()
+        self.transport.register(self.lane_service)
+        self.lanes = LaneBroker(
+            self.transport,
+            own_id=home.keys.peer_id,
+            network_id=home.network_id,
+            supervisor=self.supervisor,
+            monotonic=clock.monotonic,
+            observe=self.seen.append,
+        )
+        self.transport.attach_lanes(self.lanes)
         self.inviter = Inviter(self.network, clock, self.seen.append)
         self.transport.on_join = self.inviter.on_join
         await self.transport.start()
@@ -90,6 +121,7 @@ class MembershipNode:
 
     async def close(self) -> None:
         await self.transport.close()
+        self.lanes.close()
         await self._stack.aclose()
 
     @property

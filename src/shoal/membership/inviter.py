@@ -17,7 +17,7 @@ from shoal.core.errors import LocalMisuse, MalformedMessage, Refused, ShoalError
 from shoal.core.observation import Observation, Observer
 from shoal.identity.ids import short_peer_id
 from shoal.identity.keys import HpkeSuite
-from shoal.identity.operations import Admit, Role, verify_joiner
+from shoal.identity.operations import Admit, Role, parse_operation, verify_joiner
 from shoal.membership.events import InviteUsed, JoinFailed
 from shoal.membership.join_messages import (
     CONTACT_BYTES,
@@ -125,6 +125,9 @@ class Inviter:
         if member is not None and member.state == "active":
             return  # the reply was lost, or it has joined by another invite
         network.check_may_admit(Role(row.role))
+        await network.wait_current()  # a restored backup has forgotten what it admitted
+        if self._is_used_in_log(row.id):
+            raise _refused("invite_used", "another device has joined with it")
         row = await network.invites.use(row.id, request.peer_id)
         try:
             await network.author(self._make_admit(request, row))
@@ -132,6 +135,12 @@ class Inviter:
             await network.invites.release(row.id, request.peer_id)
             raise
         network.events.publish(InviteUsed(row.id, request.peer_id, request.name))
+
+    def _is_used_in_log(self, invite_id: bytes) -> bool:
+        own = self._network.own_id
+        written = [entry for entry in self._network.log.entries() if entry.author == own]
+        operations = [parse_operation(entry.payload).operation for entry in written]
+        return any(isinstance(op, Admit) and op.invite_id == invite_id for op in operations)
 
     async def _answer(self, channel: JoinChannel, joiner: bytes) -> None:
         network = self._network

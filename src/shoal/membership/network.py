@@ -377,6 +377,11 @@ class Network:
         if any(entry.author == self.own_id for entry in effect.entries):
             detail = "peers had operations of this device that were not here: was a backup restored?"
             self.observe(Observation("own_chain_behind", short_peer_id(self.own_id), detail))
+        twice = self.log.equivocations
+        for entry in effect.entries:
+            if (entry.author, entry.seq) in twice:
+                detail = f"two operations with number {entry.seq}: a restored backup or a copied key"
+                self.observe(Observation("equivocation", short_peer_id(entry.author), detail))
         self.on_state()
 
     def _on_saved(self, save: Save) -> None:
