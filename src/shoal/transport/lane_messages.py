@@ -12,7 +12,7 @@ from shoal.wire.codec import Message
 PURPOSE_BYTES = 256
 
 
-class LaneOpen(Message):
+class LaneOpen(Message, frozen=True, array_like=True):
     """Request: the sender wants a lane to `service` for `purpose`.
 
     The session's TLS server puts a lane id of its own in, the TLS client none: the id is made by the end
@@ -26,7 +26,7 @@ class LaneOpen(Message):
     lane_id: bytes  # 16 or 0 bytes
 
 
-class LaneAccept(Message):
+class LaneAccept(Message, frozen=True, array_like=True):
     """Response. To the TLS client: dial with this id within 10 s. From it: the lane is dialled and open.
 
     Invalid: an id of another length, or another one than was asked for.

@@ -1,0 +1,121 @@
+"""Messages: what peers of a full mesh say to each other (service OVERLAY). All are notices.
+
+See spec/overlay.md.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Iterable, Sequence
+
+from shoal.core.errors import LimitExceeded, MalformedMessage
+from shoal.identity.record import RECORD_LIMIT_BYTES
+from shoal.wire.codec import Message
+from shoal.wire.limits import GOSSIP_BYTES
+from shoal.wire.registry import MessageTable, ServiceNumber
+
+KEY_BYTES = 32
+PEER_BYTES = 32
+RECORDS = 64  # in one message
+KEYS = 256  # in one message
+PROVIDERS = 64  # of one key
+_OVERHEAD_BYTES = 16  # array headers of a message
+_ITEM_OVERHEAD_BYTES = 3  # MessagePack header of a byte string
+
+
+class Records(Message, frozen=True, array_like=True):
+    """Signed peer records: after a session is up all that the sender knows, in pages; later what changed.
+
+    The receiver keeps those of active members that are newer than what it has and passes them on. A record
+    that does not verify is the sender's fault; one of a stranger is not, the sender may know more of the log.
+    """
+
+    records: list[bytes]  # 1-64, each at most 2 KiB
+
+
+class Announce(Message, frozen=True, array_like=True):
+    """The sender provides these keys. With `first` the receiver forgets what the sender announced before."""
+
+    keys: list[bytes]  # at most 256 of 32 bytes
+    first: bool = False
+
+
+class Retract(Message, frozen=True, array_like=True):
+    """The sender no longer provides these keys."""
+
+    keys: list[bytes]  # 1-256 of 32 bytes
+
+
+class Query(Message, frozen=True, array_like=True):
+    """Who provides `key`? The receiver answers with Answer and the same `query`."""
+
+    query: int  # u32, the asker's own counting
+    key: bytes  # 32
+
+
+class Answer(Message, frozen=True, array_like=True):
+    """Providers of a key that the answerer knows of, itself included; none is an answer too."""
+
+    query: int  # u32
+    providers: list[bytes]  # at most 64 of 32 bytes
+
+
+OVERLAY_TABLE = MessageTable(
+    ServiceNumber.OVERLAY, {2: Records, 4: Announce, 6: Retract, 8: Query, 10: Answer}
+)
+
+
+def check(message: Message) -> None:
+    """Check what the codec cannot. Raises: MalformedMessage, LimitExceeded."""
+    match message:
+        case Records(records):
+            _count("records", records, RECORDS)
+            if any(len(record) > RECORD_LIMIT_BYTES for record in records):
+                raise LimitExceeded("a peer record over the limit")
+        case Announce(keys, _) | Retract(keys):
+            _count("keys", keys, KEYS)
+            _lengths("key", keys, KEY_BYTES)
+        case Query(query, key):
+            _number(query)
+            _lengths("key", [key], KEY_BYTES)
+        case Answer(query, providers):
+            _number(query)
+            _count("providers", providers, PROVIDERS)
+            _lengths("peer id", providers, PEER_BYTES)
+        case _:
+            raise MalformedMessage("not a message of the overlay", cause=type(message).__name__)
+
+
+def make_record_pages(records: Iterable[bytes]) -> list[Records]:
+    """Put records into as few messages of at most 16 KiB as their order allows."""
+    pages: list[Records] = []
+    page: list[bytes] = []
+    size = _OVERHEAD_BYTES
+    for record in records:
+        more = len(record) + _ITEM_OVERHEAD_BYTES
+        if page and (size + more > GOSSIP_BYTES or len(page) == RECORDS):
+            pages.append(Records(page))
+            page, size = [], _OVERHEAD_BYTES
+        page.append(record)
+        size += more
+    return [*pages, Records(page)] if page else pages
+
+
+def make_announcements(keys: Sequence[bytes]) -> list[Announce]:
+    """Announce all keys anew, also when there are none."""
+    first = Announce(list(keys[:KEYS]), first=True)
+    return [first, *(Announce(list(keys[at : at + KEYS])) for at in range(KEYS, len(keys), KEYS))]
+
+
+def _count(name: str, items: Sequence[bytes], limit: int) -> None:
+    if len(items) > limit:
+        raise LimitExceeded(f"{len(items)} {name} in one message", cause=f"at most {limit} are allowed")
+
+
+def _lengths(name: str, items: Sequence[bytes], length: int) -> None:
+    if any(len(item) != length for item in items):
+        raise MalformedMessage(f"a {name} of another length than {length} bytes")
+
+
+def _number(value: int) -> None:
+    if not 0 <= value < 2**32:
+        raise MalformedMessage("a query number out of range")

@@ -1,0 +1,419 @@
+"""Service: drives the full mesh with asyncio: dials, timers, the peer book on disk, own addresses."""
+
+from __future__ import annotations
+
+import asyncio
+import logging
+from collections.abc import Callable, Iterable, Sequence
+from random import Random
+from typing import Protocol
+
+from shoal.core.clock import Clock
+from shoal.core.errors import LocalMisuse, MalformedMessage, ShoalError, Unavailable
+from shoal.core.observation import Observation, Observer
+from shoal.core.supervisor import Supervisor
+from shoal.identity.ids import short_peer_id
+from shoal.identity.keys import DeviceKeys
+from shoal.identity.record import PeerRecord, parse_record, sign_record
+from shoal.overlay.mesh import MeshMachine
+from shoal.overlay.messages import KEY_BYTES, OVERLAY_TABLE, check
+from shoal.overlay.peer_book import find_address
+from shoal.overlay.steps import (
+    Cancel,
+    Connect,
+    ContactFound,
+    DialEnded,
+    Effect,
+    Emit,
+    Forget,
+    Input,
+    Locate,
+    Located,
+    Members,
+    NetworkChanged,
+    Observe,
+    OwnRecord,
+    OwnRecordBehind,
+    PeerStatus,
+    Publish,
+    Received,
+    Result,
+    Save,
+    Send,
+    SessionDown,
+    SessionUp,
+    SetTimer,
+    Started,
+    Timer,
+    Token,
+    Withdraw,
+)
+from shoal.storage.peers import PeerRow
+from shoal.transport.address import Address
+from shoal.transport.interfaces import POLL_S, choose_addresses, list_interface_addresses
+from shoal.transport.ports import BaseService, ServiceBudget
+from shoal.transport.session import Session
+from shoal.wire.codec import Message
+from shoal.wire.limits import GOSSIP_BYTES
+from shoal.wire.registry import ServiceNumber
+
+log = logging.getLogger("shoal.overlay")
+
+DIAL_TIMEOUT_S = 5.0  # an address; the next one waits meanwhile. Two slow round trips and a handshake
+SAVE_S = 1.0  # rows of the peer book are collected this long
+CLOSE_SAVE_S = 2.0
+SLEPT_S = 10.0  # the wall clock moved this much more than a poll should take: the machine slept
+LOCATE_GRACE_S = 1.0  # beyond its budget a search cannot last: the machine's timer ends it
+
+
+class OverlayTransport(Protocol):
+    """What the overlay needs of the transport."""
+
+    @property
+    def listen_addresses(self) -> list[Address]: ...
+
+    async def dial(self, peer_id: bytes, address: Address, timeout_s: float = 8.0) -> Session: ...
+
+    def find_session(self, peer_id: bytes) -> Session | None: ...
+
+    def probe_sessions(self) -> None: ...
+
+
+class MemberSet(Protocol):
+    """What the overlay needs to know of membership."""
+
+    def active_members(self) -> set[bytes]: ...
+
+
+class PeerStore(Protocol):
+    """Where the peer book survives; storage.peers.Peers is one."""
+
+    async def load(self) -> list[PeerRow]: ...
+
+    async def save(self, rows: Iterable[PeerRow]) -> None: ...
+
+    async def drop(self, peer_ids: Iterable[bytes]) -> None: ...
+
+
+class OverlayService(BaseService):
+    """The full mesh of a node; implements `port.OverlayPort`.
+
+    Expects to be registered with the transport, and `start` after the transport has started (its ports go
+    into our record). `close` saves the peer book, within CLOSE_SAVE_S.
+    """
+
+    number = ServiceNumber.OVERLAY
+    table = OVERLAY_TABLE
+    # a first exchange with 10,000 members is 130 pages; gossip 15/s burst 300 (security.md section 3)
+    budget = ServiceBudget(requests_in_flight=1, messages_per_s=15.0, burst=300.0, message_bytes=GOSSIP_BYTES)
+
+    def __init__(
+        self,
+        transport: OverlayTransport,
+        members: MemberSet,
+        store: PeerStore,
+        *,
+        keys: DeviceKeys,
+        network_id: bytes,
+        name: Callable[[], str],
+        supervisor: Supervisor,
+        clock: Clock,
+        observe: Observer,
+        rng: Random,
+        poll_s: float = POLL_S,
+    ) -> None:
+        self._transport = transport
+        self._members = members
+        self._store = store
+        self._keys = keys
+        self._network_id = network_id
+        self._name = name
+        self._supervisor = supervisor
+        self._clock = clock
+        self._observe = observe
+        self._poll_s = poll_s
+        self._machine = MeshMachine(keys.peer_id, network_id, rng)
+        self._timers: dict[Token, asyncio.TimerHandle] = {}  # bounded by members and searches
+        self._dials: dict[bytes, asyncio.Task[None]] = {}  # bounded by the machine's DIALS
+        self._searches: dict[int, asyncio.Future[Result]] = {}  # bounded by the machine's SEARCHES
+        self._next_search = 0
+        self._unsaved: dict[bytes, PeerRow | None] = {}  # None: to be dropped. Bounded by MEMBERS
+        self._saving = asyncio.Event()
+        self._seq = 0
+        self._waiting: list[Input] = []  # what came before `start` had loaded the book
+        self._started = False
+        self._closed = False
+
+    # -- life ------------------------------------------------------------------------------------------
+
+    async def start(self) -> None:
+        """Load the peer book and begin to dial. Raises: StorageFault."""
+        rows = await self._store.load()
+        own = next((row for row in rows if row.peer_id == self._keys.peer_id), None)
+        if own is not None and own.record is not None:
+            self._seq = _seq_of(own.record, self._network_id)
+        members = frozenset(self._members.active_members())
+        self._started = True
+        self._step(Started(self._sign_record(), members, tuple(rows)))
+        waiting, self._waiting = self._waiting, []
+        for event in waiting:
+            self._step(event)
+        self._supervisor.start("overlay book", self._keep_saved)
+        self._supervisor.start("overlay addresses", self._watch_addresses)
+
+    async def close(self) -> None:
+        """Stop dialling, save the book; idempotent, at most CLOSE_SAVE_S."""
+        if self._closed:
+            return
+        self._closed = True
+        for timer in self._timers.values():
+            timer.cancel()
+        self._timers.clear()
+        for task in list(self._dials.values()):
+            task.cancel()
+        for future in self._searches.values():
+            future.cancel()
+        try:
+            async with asyncio.timeout(CLOSE_SAVE_S):
+                await self._save()
+        except (TimeoutError, ShoalError) as error:
+            log.warning("the peer book was not saved: %s", error or "no time left")
+
+    # -- port ------------------------------------------------------------------------------------------
+
+    async def publish(self, key: bytes) -> None:
+        """See `OverlayPort.publish`."""
+        self._step(Publish(_checked(key)))
+
+    async def withdraw(self, key: bytes) -> None:
+        """See `OverlayPort.withdraw`."""
+        self._step(Withdraw(_checked(key)))
+
+    async def locate(self, key: bytes, budget_s: float) -> Result:
+        """See `OverlayPort.locate`. Raises: Unavailable when the node is closing."""
+        if self._closed or not self._started:
+            raise Unavailable("Nobody was asked", cause="the node is not running")
+        self._next_search = (self._next_search + 1) % 2**32
+        search = self._next_search
+        future: asyncio.Future[Result] = asyncio.get_running_loop().create_future()
+        self._searches[search] = future
+        try:
+            self._step(Locate(search, _checked(key), budget_s))
+            async with asyncio.timeout(budget_s + LOCATE_GRACE_S):
+                return await future
+        except TimeoutError:
+            raise Unavailable("The search did not end in time", cause="the node is overloaded") from None
+        finally:
+            self._searches.pop(search, None)
+
+    def neighbours(self) -> list[bytes]:
+        """See `OverlayPort.neighbours`."""
+        return [p for p in self._machine.others() if self._transport.find_session(p) is not None]
+
+    def peers_status(self) -> list[PeerStatus]:
+        """See `OverlayPort.peers_status`."""
+        found = []
+        for peer in self._machine.others():
+            session = self._transport.find_session(peer)
+            state, why = self._machine.state_of(peer)
+            addresses = self._machine.addresses(peer)
+            if session is not None and session.dial_address is not None:
+                used = str(session.dial_address)
+                addresses = [used, *(text for text in addresses if text != used)]
+            rtt_ms = None if session is None else session.rtt_ms
+            found.append(PeerStatus(peer, state, addresses, rtt_ms, why))
+        return found
+
+    def own_addresses(self) -> list[str]:
+        """See `OverlayPort.own_addresses`."""
+        chosen = choose_addresses(self._transport.listen_addresses, list_interface_addresses())
+        return [str(address) for address in chosen]
+
+    def add_contact(self, peer_id: bytes, addresses: Sequence[str]) -> None:
+        """See `OverlayPort.add_contact`."""
+        self._step(ContactFound(peer_id, tuple(addresses)))
+
+    def network_changed(self) -> None:
+        """See `OverlayPort.network_changed`."""
+        self._refresh_record()
+        self._transport.probe_sessions()
+        self._step(NetworkChanged())
+
+    # -- told by membership ----------------------------------------------------------------------------
+
+    def members_changed(self) -> None:
+        """The set of active members is another one, or our own name is."""
+        self._step(Members(frozenset(self._members.active_members())))
+        self._refresh_record()
+
+    def drop(self, peer_id: bytes) -> None:
+        """A device is no member any more: forget its contact and what it provides, end dials to it."""
+        task = self._dials.pop(peer_id, None)
+        if task is not None:
+            task.cancel()
+        self._step(Members(frozenset(self._members.active_members() - {peer_id})))
+
+    # -- told by transport -----------------------------------------------------------------------------
+
+    def on_session_up(self, session: Session) -> None:
+        """A session is settled."""
+        self._step(SessionUp(session.peer_id, session.over_loopback))
+
+    def on_session_down(self, session: Session, reason: str) -> None:
+        """A session ended."""
+        self._step(SessionDown(session.peer_id, reason))
+
+    def on_notice(self, session: Session, message: Message) -> None:
+        """Check a message and give it to the machine. Raises: MalformedMessage, LimitExceeded."""
+        check(message)
+        self._step(Received(session.peer_id, message))
+
+    async def on_request(self, session: Session, message: Message) -> Message:
+        """No message of the overlay is a request. Raises: MalformedMessage."""
+        raise MalformedMessage("not a request", cause=type(message).__name__)
+
+    # -- the machine -----------------------------------------------------------------------------------
+
+    def _step(self, event: Input) -> None:
+        if self._closed:
+            return
+        if not self._started:
+            if isinstance(event, Publish | Withdraw | ContactFound | SessionUp | SessionDown):
+                self._waiting.append(event)  # shares and contacts of a node that starts: a few
+            return
+        for effect in self._machine.step(self._clock.monotonic(), event):
+            self._carry_out(effect)
+
+    def _carry_out(self, effect: Effect) -> None:
+        match effect:
+            case Send(peer, message):
+                session = self._transport.find_session(peer)
+                if session is not None and not session.notify(ServiceNumber.OVERLAY, message):
+                    self._observe(Observation("overlay_not_sent", short_peer_id(peer), "its buffer is full"))
+            case Connect(peer, address):
+                self._connect(peer, address)
+            case SetTimer(at, token):
+                self._set_timer(at, token)
+            case Cancel(token):
+                timer = self._timers.pop(token, None)
+                if timer is not None:
+                    timer.cancel()
+            case Save(row):
+                self._unsaved[row.peer_id] = row
+                self._saving.set()
+            case Forget(peer):
+                self._unsaved[peer] = None
+                self._saving.set()
+            case Emit(Located(search, result)):
+                future = self._searches.get(search)
+                if future is not None and not future.done():
+                    future.set_result(result)
+            case Emit(OwnRecordBehind(seq)):
+                self._seq = max(self._seq, seq)
+                self._step(OwnRecord(self._sign_record()))
+            case Observe(rule, peer, detail):
+                self._observe(Observation(rule, short_peer_id(peer), detail))
+
+    def _set_timer(self, at: float, token: Token) -> None:
+        timer = self._timers.pop(token, None)
+        if timer is not None:
+            timer.cancel()
+        wait_s = max(0.0, at - self._clock.monotonic())
+        self._timers[token] = asyncio.get_running_loop().call_later(wait_s, self._on_timer, token)
+
+    def _on_timer(self, token: Token) -> None:
+        self._timers.pop(token, None)
+        self._step(Timer(token))
+
+    # -- dials -----------------------------------------------------------------------------------------
+
+    def _connect(self, peer: bytes, address: str) -> None:
+        try:
+            task = self._supervisor.spawn(f"dial {short_peer_id(peer)}", self._dial(peer, address))
+        except Unavailable as error:
+            asyncio.get_running_loop().call_soon(self._step, DialEnded(peer, address, error.message))
+            return
+        self._dials[peer] = task
+
+    async def _dial(self, peer: bytes, text: str) -> None:
+        error = ""
+        address = find_address(text)
+        try:
+            if address is None:
+                raise Unavailable("not an address")
+            await self._transport.dial(peer, address, DIAL_TIMEOUT_S)
+        except ShoalError as failed:
+            error = failed.cause or failed.message
+        finally:
+            if self._dials.get(peer) is asyncio.current_task():
+                del self._dials[peer]
+        session = self._transport.find_session(peer)
+        if not error and session is not None and session.dial_address != address:
+            return  # the peer's own dial was faster: this address proved nothing
+        self._step(DialEnded(peer, text, error, self._clock.wall()))
+
+    # -- own record ------------------------------------------------------------------------------------
+
+    def _sign_record(self) -> PeerRecord:
+        self._seq += 1
+        name = self._name()
+        time = max(0, int(self._clock.wall()))
+        return sign_record(self._keys, self._network_id, self._seq, self.own_addresses(), name, time)
+
+    def _refresh_record(self) -> bool:
+        """Sign and send our record anew if it says something else now; return whether addresses changed."""
+        record = self._machine.own_record
+        if record is None or self._closed:
+            return False
+        addresses = tuple(self.own_addresses())
+        if record.addresses != addresses or record.name != self._name():
+            self._step(OwnRecord(self._sign_record()))
+        return record.addresses != addresses
+
+    async def _watch_addresses(self) -> None:
+        while not self._closed:
+            wall = self._clock.wall()
+            await asyncio.sleep(self._poll_s)
+            changed = self._refresh_record()
+            slept = self._clock.wall() - wall > self._poll_s + SLEPT_S
+            if changed or slept:
+                what = "this machine slept" if slept else "the addresses of this machine changed"
+                log.info("%s; it has %s", what, ", ".join(self.own_addresses()) or "none")
+                self._transport.probe_sessions()
+                self._step(NetworkChanged())
+
+    # -- the book on disk ------------------------------------------------------------------------------
+
+    async def _keep_saved(self) -> None:
+        while not self._closed:
+            await self._saving.wait()
+            await asyncio.sleep(SAVE_S)
+            await self._save()
+
+    async def _save(self) -> None:
+        self._saving.clear()
+        unsaved, self._unsaved = self._unsaved, {}
+        dropped = [peer for peer, row in unsaved.items() if row is None]
+        rows = [row for row in unsaved.values() if row is not None]
+        try:
+            if dropped:
+                await self._store.drop(dropped)
+            if rows:
+                await self._store.save(rows)
+        except ShoalError:
+            self._unsaved = {**unsaved, **self._unsaved}
+            self._saving.set()
+            raise
+
+
+def _seq_of(packed: bytes, network_id: bytes) -> int:
+    try:
+        return parse_record(packed, network_id).seq
+    except MalformedMessage:
+        return 0
+
+
+def _checked(key: bytes) -> bytes:
+    if len(key) != KEY_BYTES:
+        raise LocalMisuse(f"a key has {KEY_BYTES} bytes, not {len(key)}")
+    return key
