@@ -7,6 +7,7 @@ one address can live while strangers cannot.
 
 from __future__ import annotations
 
+from collections.abc import Iterable
 from dataclasses import dataclass
 from enum import Enum
 
@@ -51,11 +52,11 @@ class Admission:
         bucket = self._bucket(self._connections, group, limits.connections_s, limits.connections_burst, now)
         if not bucket.try_take(now):
             return Admit.RATE, None, None
-        if sum(p.group == group for p in self._pending) >= limits.pending_a_group:
-            return Admit.FULL, None, None
+        ours = [pending for pending in self._pending if pending.group == group]
         victim = None
-        if len(self._pending) >= limits.pending_handshakes:
-            victim = self._find_victim(now)
+        if len(ours) >= limits.pending_a_group or len(self._pending) >= limits.pending_handshakes:
+            candidates = ours if len(ours) >= limits.pending_a_group else self._pending
+            victim = self._find_victim(candidates, now)
             if victim is None:
                 return Admit.FULL, None, None
             self.close(victim)
@@ -93,8 +94,9 @@ class Admission:
         """Forget a connection, however it ended; idempotent."""
         self._pending.pop(pending, None)
 
-    def _find_victim(self, now: float) -> Pending | None:
-        for pending in self._pending:
+    def _find_victim(self, candidates: Iterable[Pending], now: float) -> Pending | None:
+        """Return the oldest that never knocked, if it had the time to."""
+        for pending in candidates:
             if now - pending.opened_at < self._limits.evict_after_s:
                 return None
             if not pending.knocked:
