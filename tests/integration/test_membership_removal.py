@@ -453,11 +453,16 @@ async def test_a_vector_without_end_is_refused_at_its_limit(village: Village) ->
     session = left.transport.find_session(owner.peer_id)
     assert session is not None
     sent = 0
-    with pytest.raises(ShoalError):
+
+    async def send_pages() -> None:
+        nonlocal sent
         for start in range(1, 100_000, VECTOR_PAGE_ROWS):
             rows = [((start + n).to_bytes(32, "big"), 0, bytes(32)) for n in range(VECTOR_PAGE_ROWS)]
             await session.request(MEMBERSHIP, VectorPage(rows, start == 1, False))
             sent += len(rows)
+
+    with pytest.raises(ShoalError):
+        await send_pages()
     assert sent == VECTOR_ROWS
     assert "membership_malformed" in owner.rules
     assert right.has_session(owner)

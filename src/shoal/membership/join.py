@@ -21,7 +21,7 @@ from shoal.core.errors import (
     Unavailable,
 )
 from shoal.core.units import MIB, format_time
-from shoal.identity.entry import Entry, parse_entry
+from shoal.identity.entry import parse_entry
 from shoal.identity.log import Added, Duplicate, MembershipLog
 from shoal.identity.operations import is_valid_name, sign_joiner
 from shoal.identity.ticket import Ticket
@@ -143,8 +143,8 @@ async def _join_over(channel: JoinChannel, network: Network, ticket: Ticket, nam
     if not isinstance(accepted, JoinAccepted):
         raise MalformedMessage("The inviter gave no answer to the request", peer=channel.peer_id)
     accepted.check()
-    entries = await _receive_log(channel, network.network_id, accepted.pages)
-    await _adopt(network, ticket, entries, accepted)
+    received = await _receive_log(channel, network.network_id, accepted.pages)
+    await _adopt(network, ticket, received, accepted)
     try:
         await channel.send(JOIN_TABLE, JoinReceived())
     except Unavailable:
@@ -152,7 +152,7 @@ async def _join_over(channel: JoinChannel, network: Network, ticket: Ticket, nam
     return Joined(ticket.inviter, channel.address, accepted.contacts)
 
 
-async def _receive_log(channel: JoinChannel, network_id: bytes, pages: int) -> list[Entry]:
+async def _receive_log(channel: JoinChannel, network_id: bytes, pages: int) -> MembershipLog:
     """Receive all pages into a log of its own. Raises: RemoteFault for anything a log would not take."""
     scratch = MembershipLog(network_id)
     size_bytes = 0
@@ -174,15 +174,12 @@ async def _receive_log(channel: JoinChannel, network_id: bytes, pages: int) -> l
                     next_step="ask somebody else of that network for a ticket",
                     code="bad_log",
                 )
-    return scratch.entries()
+    return scratch
 
 
-async def _adopt(network: Network, ticket: Ticket, entries: list[Entry], accepted: JoinAccepted) -> None:
+async def _adopt(network: Network, ticket: Ticket, received: MembershipLog, accepted: JoinAccepted) -> None:
     """Check that the answer makes this device a member, then make it durable and load it."""
-    scratch = MembershipLog(network.network_id)
-    for entry in entries:
-        scratch.add(entry)
-    state = scratch.state
+    state = received.state
     member = state.members.get(network.own_id)
     if state.blocked is not None:
         raise Refused(
@@ -192,7 +189,7 @@ async def _adopt(network: Network, ticket: Ticket, entries: list[Entry], accepte
         raise RemoteFault("The inviter's log does not admit this device", peer=ticket.inviter, code="bad_log")
     if member.hpke_public != network.keys.hpke_public:
         raise RemoteFault("The inviter admitted this device under another key", peer=ticket.inviter)
-    await network.journal.append(entries)
+    await network.journal.append(received.entries())
     await network.secrets.clear()
     await network.secrets.accept(state, accepted.secrets)
     if not network.door_keys():
