@@ -276,6 +276,9 @@ async def test_a_proof_for_one_key_does_not_admit_another(village: Village) -> N
     )
     assert isinstance(answer, JoinRefused)
     assert answer.code == "wrong_signature"
+    answer = await ask(node, ticket, hpke_public=b"\xff" * len(other.hpke_public))
+    assert isinstance(answer, JoinRefused)
+    assert answer.code == "unknown_suite"
     answer = await ask(node, ticket, hpke_public=other.hpke_public)  # a key the joiner did not sign
     assert isinstance(answer, JoinRefused)
     assert answer.code == "wrong_signature"

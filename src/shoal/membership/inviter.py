@@ -16,7 +16,7 @@ from shoal.core.clock import Clock
 from shoal.core.errors import LocalMisuse, MalformedMessage, Refused, ShoalError, StorageFault, Unavailable
 from shoal.core.observation import Observation, Observer
 from shoal.identity.ids import short_peer_id
-from shoal.identity.keys import HpkeSuite
+from shoal.identity.keys import HpkeSuite, is_valid_hpke_public
 from shoal.identity.operations import Admit, Role, parse_operation, verify_joiner
 from shoal.membership.events import InviteUsed, JoinFailed
 from shoal.membership.join_messages import (
@@ -109,6 +109,8 @@ class Inviter:
             raise _refused("wrong_proof", "the proof does not fit the ticket")
         if request.hpke_suite != HpkeSuite.MLKEM768_X25519_SHA256_AES256:
             raise _refused("unknown_suite", "the joiner's key is of a kind this release does not know")
+        if not is_valid_hpke_public(request.hpke_public):
+            raise _refused("unknown_suite", "secrets cannot be wrapped to the joiner's key: it is none")
         if not verify_joiner(network.network_id, self._make_admit(request, row)):
             raise _refused("wrong_signature", "the joiner's signature does not fit its keys and name")
         return network.invites.get(row.id, request.peer_id)

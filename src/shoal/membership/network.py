@@ -115,11 +115,6 @@ class Network:
     # --- what everybody asks ------------------------------------------------------------------------------
 
     @property
-    def id(self) -> bytes:
-        """The network id, for who has only this object at hand."""
-        return self.network_id
-
-    @property
     def own_id(self) -> bytes:
         """This device's key."""
         return self.keys.peer_id
