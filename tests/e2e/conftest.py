@@ -9,7 +9,7 @@ from pathlib import Path
 
 import pytest
 
-from shoal.testing.processes import Device
+from shoal.testing.processes import CommandFailed, Device
 
 MakeDevice = Callable[..., Device]
 MakeNetwork = Callable[..., list[Device]]
@@ -22,6 +22,17 @@ def wait_until(condition: Callable[[], bool], timeout_s: float = 20.0) -> None:
         if time.monotonic() > limit:
             raise TimeoutError("the condition did not come true")
         time.sleep(0.1)
+
+
+def code_of(failed: pytest.ExceptionInfo[CommandFailed]) -> tuple[int, str]:
+    """Return exit code and code word of a failed command, after looking at the error itself."""
+    error = failed.value.error
+    assert set(error) == {"code", "message", "cause", "next_step"}
+    assert error["message"]
+    assert error["cause"]
+    assert error["next_step"]
+    assert "Traceback" not in failed.value.stderr
+    return failed.value.code, error["code"]
 
 
 @pytest.fixture

@@ -11,22 +11,12 @@ import time
 from pathlib import Path
 
 import pytest
-from tests.e2e.conftest import MakeDevice, MakeNetwork, wait_until
+from tests.e2e.conftest import MakeDevice, MakeNetwork, code_of, wait_until
 
 from shoal.testing.processes import CommandFailed, Device
 
 ID = r"shp1[a-z2-7]{58}"
 TIME = r"\d{4}-\d\d-\d\dT\d\d:\d\d:\d\dZ"
-
-
-def code_of(failed: pytest.ExceptionInfo[CommandFailed]) -> tuple[int, str]:
-    error = failed.value.error
-    assert set(error) == {"code", "message", "cause", "next_step"}
-    assert error["message"]
-    assert error["cause"]
-    assert error["next_step"]
-    assert "Traceback" not in failed.value.stderr
-    return failed.value.code, error["code"]
 
 
 def test_first_up_makes_a_network_and_prints_the_recovery_key_once(device: MakeDevice) -> None:

@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+from typing import get_args
+
 from shoal.api import schema as s
 from shoal.core.errors import LocalMisuse, RemoteFault, Unavailable
 from shoal.core.units import format_duration, format_time
@@ -18,6 +20,7 @@ _ROLES: dict[s.RoleName, Role] = {
     "member": Role.MEMBER,
     "storage": Role.STORAGE,
 }
+_PEER_STATES: dict[str, s.PeerStateName] = {name: name for name in get_args(s.PeerStateName)}
 _ROLE_NAMES: dict[Role, s.RoleName] = {role: name for name, role in _ROLES.items()}
 
 
@@ -46,7 +49,7 @@ class PeopleAnswers:
             s.Peer(
                 format_peer_id(peer.peer_id),
                 members[peer.peer_id].name,
-                peer.state,
+                _PEER_STATES[peer.state],
                 [str(address) for address in peer.addresses],
                 peer.rtt_ms,
             )
@@ -119,7 +122,7 @@ class PeopleAnswers:
         return s.Ping(
             peer_id=format_peer_id(member.peer_id),
             name=member.name,
-            state=seen.state if seen is not None else "offline",
+            state=_PEER_STATES[seen.state] if seen is not None else "offline",
             path=session.path if session is not None and rtt_ms is not None else None,
             address=str(session.address) if session is not None else None,
             rtt_ms=rtt_ms,

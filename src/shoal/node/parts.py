@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import random
 from dataclasses import dataclass
+from typing import TYPE_CHECKING
 
 from shoal.apps.files.service import Files
 from shoal.core.clock import Clock
@@ -15,9 +16,11 @@ from shoal.membership.service import MembershipService
 from shoal.overlay.service import OverlayService
 from shoal.storage.stores import Stores
 from shoal.swarm.service import SwarmService
-from shoal.transport.discovery import Discovery
 from shoal.transport.lane_broker import LaneBroker
 from shoal.transport.transport import Transport
+
+if TYPE_CHECKING:
+    from shoal.transport.discovery import Discovery
 
 
 @dataclass(frozen=True)

@@ -7,6 +7,7 @@ is out, where addresses that were found go.
 from __future__ import annotations
 
 import os
+from typing import TYPE_CHECKING
 
 from shoal.apps.files.ports import FileStores
 from shoal.apps.files.service import Files
@@ -24,9 +25,11 @@ from shoal.storage.home import Home
 from shoal.storage.stores import Stores
 from shoal.swarm.service import SwarmService
 from shoal.transport.config import TransportConfig
-from shoal.transport.discovery import Discovery
 from shoal.transport.lane_broker import LaneBroker
 from shoal.transport.transport import Transport
+
+if TYPE_CHECKING:
+    from shoal.transport.discovery import Discovery
 
 
 def wire(
@@ -89,7 +92,7 @@ def wire(
     )
     for service in (membership, overlay, swarm):
         transport.register(service)
-    transport.on_join = Inviter(network, clock, observe, overlay.contacts).on_join
+    transport.on_join = Inviter(network, clock, observe).on_join
     files = Files(
         network=network,
         swarm=swarm,
@@ -123,6 +126,8 @@ def _own_name(network: Network, config: NodeConfig) -> str:
 def _make_discovery(
     base: Base, config: NodeConfig, network: Network, transport: Transport, overlay: OverlayService
 ) -> Discovery:
+    from shoal.transport.discovery import Discovery  # zeroconf takes a while to import: only where it is used
+
     def find_port() -> int:
         addresses = transport.listen_addresses
         return addresses[0].port if addresses else 0
