@@ -51,6 +51,7 @@ ASK_TIMEOUT_S = 10.0
 ACKS_ON_SESSION = 64  # the latest removals by a peer are acknowledged again when it is connected again
 SECRETS_A_MINUTE = 6.0  # requests of one peer: each answer costs up to 32 wraps, some 10 ms
 SECRETS_PEERS = 1024
+SECRETS_PAUSE_S = 30.0  # before a peer that gave nothing is asked again
 
 
 class MembershipService(BaseService):
@@ -80,6 +81,7 @@ class MembershipService(BaseService):
         self._sessions: dict[bytes, Session] = {}
         self._asking_secrets = False
         self._secret_asks: BoundedMap[bytes, TokenBucket] = BoundedMap(SECRETS_PEERS)
+        self._gave_nothing_until: BoundedMap[bytes, float] = BoundedMap(SECRETS_PEERS)
         network.enforcer = Enforcer(transport)
         network.outbox = self._perform
         network.connected = lambda: set(self._sessions)
@@ -208,6 +210,8 @@ class MembershipService(BaseService):
         network = self._network
         if self._asking_secrets or not network.is_active(session.peer_id):
             return
+        if self._clock.monotonic() < (self._gave_nothing_until.find(session.peer_id) or 0.0):
+            return
         missing = network.secrets.missing(network.state)
         if not missing or network.role_of(session.peer_id) is Role.STORAGE:
             return
@@ -216,6 +220,7 @@ class MembershipService(BaseService):
             self._asking_secrets = False
 
     async def _ask_secrets(self, session: Session, message: SecretsWanted) -> None:
+        count = 0
         try:
             answer = await session.request(self.number, message, ASK_TIMEOUT_S)
             if not isinstance(answer, SecretsGiven):
@@ -230,6 +235,8 @@ class MembershipService(BaseService):
             self._observe(Observation("secrets_not_given", short_peer_id(session.peer_id), str(error)))
         finally:
             self._asking_secrets = False
+            if not count:
+                self._gave_nothing_until.put(session.peer_id, self._clock.monotonic() + SECRETS_PAUSE_S)
 
     def _spawn(self, name: str, session: Session, job: Coroutine[Any, Any, None]) -> bool:
         """Start a job; a node with too much to do lets it fall (the next heartbeat tries again)."""
