@@ -8,6 +8,7 @@ import pytest
 import uvloop
 from tests.support.transport_nodes import Say, slower, transport_network, wait_until
 
+from shoal.core.clock import SystemClock
 from shoal.core.errors import ConfigFault, LocalMisuse, Refused, RemoteFault, Unavailable
 from shoal.transport.address import Address
 from shoal.transport.config import SessionTiming
@@ -197,6 +198,32 @@ class Silent:
 
     def __getattr__(self, name):
         return getattr(self._inner, name)
+
+
+class JumpingClock(SystemClock):
+    """A clock whose wall time jumps, as after a sleep."""
+
+    jump_s = 0.0
+
+    def wall(self) -> float:
+        return super().wall() + self.jump_s
+
+
+async def test_after_a_sleep_peers_are_probed_at_once():
+    async with transport_network() as network:
+        clock = JumpingClock()
+        timing = slower(heartbeat_s=60, silence_s=60)
+        a, b = await network.add(timing=timing, clock=clock), await network.add(timing=timing)
+        session = await a.dial(b)
+        other = await b.wait_session(a)
+        await wait_until(lambda: session.rtt_ms is not None)
+        clock.jump_s = 3600
+        await asyncio.sleep(0.5)
+        assert not session.closed  # it answered
+        other._channel._transport.pause_reading()  # the network changed while we slept
+        clock.jump_s = 7200
+        await wait_until(lambda: session.closed, timeout_s=2)
+        assert session.close_reason == "dead"
 
 
 def test_a_dead_peer_is_noticed_within_fifteen_seconds():

@@ -13,7 +13,6 @@ from tests.support.transport_nodes import DOOR_KEY, NETWORK, TransportNode
 
 from shoal.identity.keys import DeviceKeys
 from shoal.transport.certificate import make_certificate
-from shoal.transport.handshake import Party
 from shoal.transport.hello import LABEL, HelloRole, make_hello
 from shoal.transport.knock import make_knock
 from shoal.transport.messages import Hello
@@ -174,6 +173,3 @@ class LyingDialler:
 
     def close(self) -> None:
         self.writer.close()
-
-
-__all__ = ["GONE", "LyingDialler", "Party", "make_alpn", "make_context", "make_foreign_certificate"]
