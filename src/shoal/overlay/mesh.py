@@ -276,6 +276,8 @@ class MeshMachine:
                 named = [p for p in providers if p != peer]
                 return [Send(peer, Answer(query, named[:PROVIDERS]))]
             case Answer(query, providers):
+                if not self._searches.expects(peer, query):
+                    return []
                 effects = self._searches.on_answer(now, peer, query, providers, self._plan.is_settling())
                 for provider in providers:  # only those we plan are dialled
                     if provider not in self._peers and provider in self._plan:

@@ -73,14 +73,20 @@ class Searches:
         self, now: float, peer: bytes, search: int, providers: list[bytes], settling: bool
     ) -> list[Effect]:
         """Take an answer. The first providers that are found end the search."""
-        found = self._open.get(search)
-        if found is None or peer not in found.asked:
+        if not self.expects(peer, search):
             return []
+        found = self._open[search]
         found.answered.add(peer)
+        found.messages += 1
         for provider in providers:
             if self._is_member(provider) and len(found.heard) < PROVIDERS:
                 found.heard[provider] = None
         return self._end_if_done(now, search, settling)
+
+    def expects(self, peer: bytes, search: int) -> bool:
+        """Tell whether a peer was asked in this search and has not answered."""
+        found = self._open.get(search)
+        return found is not None and peer in found.asked and peer not in found.answered
 
     def look_again(self, now: float, settling: bool) -> list[Effect]:
         """End the searches that have an answer now, for instance because somebody announced."""
@@ -117,7 +123,7 @@ class Searches:
             hits,
             asked=len(found.asked),
             answered=answered,
-            messages=found.messages + answered,
+            messages=found.messages,
             elapsed_s=now - found.began_at,
             guarantee=CONNECTED if found.asked <= found.answered else "some peers did not answer in time",
         )
