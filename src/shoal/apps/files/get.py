@@ -209,7 +209,11 @@ class Get:
         ledger = await context.stores.transfers.open_ledger(record.id, closing.version, manifest.chunk_count)
         self._ledger = ledger
         recorded = set(ledger.ordinals())
-        received = recorded | set(ledger.doubtful) | set(await self._read_journal(manifest))
+        counted = recorded | set(ledger.doubtful)
+        noted, lost = await context.run(lambda _: self._journal.read(manifest.chunk_count))
+        record.fetched_bytes += sum(manifest.chunk_length(o) for o in noted - counted)
+        record.refetched_bytes += sum(manifest.chunk_length(o) for o in (noted - counted) & lost)
+        received = counted | noted | lost
         record.resumed = record.resumed or bool(received)
         reused = await context.run(lambda cancelled: writer.reuse_existing(keys, cancelled))
         here = reused | (recorded if writer.trusts_records else set())
@@ -225,13 +229,10 @@ class Get:
         await context.run(lambda _: writer.check_space(missing))
         record.done_bytes = sum(manifest.chunk_length(o) for o in here)
         await ledger.flush()
-        self._journal.start()
+        self._journal.start(self._lost)
         self._manifest = manifest
         self._target = VersionTarget(closing.version, manifest, keys, writer, self._journal)
         await self._offer_parts(closing, manifest, writer, ledger)
-
-    async def _read_journal(self, manifest: Manifest) -> list[int]:
-        return await self._context.run(lambda _: self._journal.read(manifest.chunk_count))
 
     async def _offer_parts(
         self, closing: Closing, manifest: Manifest, writer: TreeWriter, ledger: ChunkLedger

@@ -3,19 +3,21 @@
 Four bytes a chunk, big endian, appended by the receiving thread right before the chunk is written. Nothing is
 fsynced: like the chunk itself, an append survives the death of the process, and neither is trusted after
 another boot. What the journal names and the ledger does not is verified when the transfer resumes: right
-chunks are kept, the others count as `refetched`.
+chunks are kept, the others are lost. Those are carried over to the next journal, with the highest bit set, so
+that they count as `refetched` when they come again, after any number of crashes.
 """
 
 from __future__ import annotations
 
 import os
 import struct
-from array import array
+from collections.abc import Iterable
 
 from shoal.core.errors import StorageFault
 from shoal.storage.faults import fault_of_os_error
 
 _ORDINAL = struct.Struct(">I")
+LOST = 1 << 31
 
 
 class ReceiptJournal:
@@ -25,27 +27,32 @@ class ReceiptJournal:
         self._path = path
         self._fd = -1
 
-    def read(self, total: int) -> list[int]:
-        """Return the ordinals below `total` that are noted, each once, in order of arrival."""
+    def read(self, total: int) -> tuple[set[int], set[int]]:
+        """Return the ordinals below `total` that were noted, and those that were lost already before.
+
+        Raises: StorageFault.
+        """
         try:
             with open(self._path, "rb") as file:
                 data = file.read()
         except FileNotFoundError:
-            return []
+            return set(), set()
         except OSError as error:
             raise _fault(error, self._path) from error
-        ordinals = array("I", data[: len(data) // 4 * 4])
-        if ordinals.itemsize != 4:
-            return []
-        ordinals.byteswap() if _is_little() else None
-        return [o for o in dict.fromkeys(ordinals) if o < total]
+        words = [word for (word,) in _ORDINAL.iter_unpack(data[: len(data) // 4 * 4])]
+        noted = {word for word in words if word < total}
+        lost = {word ^ LOST for word in words if word & LOST and word ^ LOST < total}
+        return noted, lost
 
-    def start(self) -> None:
-        """Forget what is noted and begin to note. Raises: StorageFault."""
+    def start(self, lost: Iterable[int] = ()) -> None:
+        """Begin anew: forget what is noted but for what is `lost`. Raises: StorageFault."""
+        fresh = self._path + b".new"
         flags = os.O_WRONLY | os.O_CREAT | os.O_TRUNC | os.O_APPEND | os.O_CLOEXEC | os.O_NOFOLLOW
         try:
             os.makedirs(os.path.dirname(self._path), 0o700, exist_ok=True)
-            self._fd = os.open(self._path, flags, 0o600)
+            self._fd = os.open(fresh, flags, 0o600)
+            os.write(self._fd, b"".join(_ORDINAL.pack(ordinal | LOST) for ordinal in lost))
+            os.rename(fresh, self._path)
         except OSError as error:
             raise _fault(error, self._path) from error
 
@@ -71,10 +78,6 @@ class ReceiptJournal:
             pass
         except OSError as error:
             raise _fault(error, self._path) from error
-
-
-def _is_little() -> bool:
-    return array("I", [1]).tobytes()[0] == 1
 
 
 def _fault(error: OSError, path: bytes) -> StorageFault:
