@@ -9,6 +9,7 @@ from typing import Any
 import pytest
 
 from shoal.core.errors import LimitExceeded, LocalMisuse, MalformedMessage, Unavailable
+from shoal.transport.lane_messages import LANE_MESSAGES
 from shoal.transport.lane_record import (
     HEADER_BYTES,
     LaneRole,
@@ -21,6 +22,7 @@ from shoal.transport.lane_record import (
     parse_preamble,
 )
 from shoal.wire.limits import LANE_BYTES, LANE_RECORD_PLAINTEXT_BYTES, LANE_RECORDS
+from shoal.wire.registry import MessageTable, ServiceNumber
 
 VECTORS: dict[str, Any] = json.loads((Path(__file__).parents[2] / "spec/vectors/lane.json").read_text())
 KEY = b"k" * 32
@@ -40,6 +42,17 @@ def test_keys_and_records_are_those_of_the_vectors() -> None:
             assert record.hex() == row["record"]
             assert verifier.open(record) == (kind, plaintext)
         assert verifier.ended
+
+
+@pytest.mark.parametrize("row", VECTORS["messages"], ids=lambda row: str(row["name"]))
+def test_control_messages_are_those_of_the_vectors(row: dict[str, Any]) -> None:
+    table = MessageTable(ServiceNumber.SESSION, LANE_MESSAGES)
+    message = table.decode(row["type"], bytes.fromhex(row["payload"]))
+    assert message is not None
+    assert type(message).__name__ == row["name"]
+    values = [getattr(message, name) for name in message.__struct_fields__]
+    assert [v.hex() if isinstance(v, bytes) else v for v in values] == row["fields"]
+    assert table.encode(message)[1].hex() == row["payload"]
 
 
 @pytest.mark.parametrize("row", VECTORS["refused"], ids=lambda row: str(row["why"]))
