@@ -170,6 +170,23 @@ async def test_a_peer_that_never_reads_costs_a_bounded_buffer():
         assert BUFFER_BYTES // 4 < most < BUFFER_BYTES * 1.1
 
 
+async def test_a_member_that_comes_again_and_again_is_slowed_down():
+    async with transport_network() as network:
+        node, keys = await network.add(timing=QUIET), DeviceKeys.generate()
+        network.members.add(keys.peer_id)
+        for _ in range(20):
+            liar = await LyingDialler.member(node, keys)
+            await liar.be_session(node, keys)
+        liar = await LyingDialler.member(node, keys)
+        await liar.say_hello(node, keys)
+        answer = await liar.next_frame()
+        assert isinstance(answer, Frame)
+        assert answer.kind is FrameKind.ERROR
+        assert await liar.next_frame() == GONE
+        assert node.rules == ["session_churn"]
+        assert len(node.transport._all_sessions()) == 1
+
+
 async def test_a_flood_of_pings_is_cut():
     async with transport_network() as network:
         node, liar, _ = await make_liar(network)

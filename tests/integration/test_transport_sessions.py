@@ -110,6 +110,21 @@ async def test_closing_tells_the_peer_why_and_fails_what_is_in_flight():
         assert b.transport.sessions() == []
 
 
+async def test_closing_the_transport_says_goodbye_to_everybody():
+    async with transport_network() as network:
+        hub = await network.add()
+        others = [await network.add() for _ in range(4)]
+        sessions = [await node.dial(hub) for node in others]
+        await hub.transport.close()
+        await hub.transport.close()
+        await wait_until(lambda: all(session.closed for session in sessions))
+        assert {(s.close_reason, s.closed_by) for s in sessions} == {("shutdown", "peer")}
+        with pytest.raises(Unavailable):
+            await hub.dial(others[0])
+        with pytest.raises(Unavailable):
+            await others[0].dial(hub)
+
+
 @pytest.mark.parametrize("turn", range(5))
 async def test_simultaneous_dials_end_in_one_session(turn: int):
     async with transport_network() as network:

@@ -127,6 +127,8 @@ class Dials:
         except ShoalError as error:
             session = None
             if error.code == "duplicate" and not attempt.replaces:
+                attempt.connected = False  # it lost: no accepted session waits for its end any more
+                self._host.on_dial_ended(attempt.peer_id)
                 session = await self._wait_arrival(attempt.peer_id)
             if session is None:
                 attempt.fail(error)

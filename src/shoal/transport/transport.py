@@ -12,10 +12,12 @@ import socket
 from collections.abc import Sequence
 from random import Random
 
+from shoal.core.budget import BoundedMap, TokenBucket
 from shoal.core.clock import Clock
 from shoal.core.errors import LocalMisuse, Refused, Unavailable
 from shoal.core.observation import Observation, Observer
 from shoal.core.supervisor import Supervisor
+from shoal.identity.ids import short_peer_id
 from shoal.transport.acceptor import Acceptor, OnJoin
 from shoal.transport.address import Address
 from shoal.transport.admission import Admission
@@ -33,9 +35,12 @@ from shoal.transport.messages import ErrorReply, Hello
 from shoal.transport.ports import LanePort, MembershipView, Service
 from shoal.transport.session import Session
 from shoal.transport.session_table import SessionTable, Verdict
+from shoal.wire.limits import MEMBERS
 from shoal.wire.registry import MessageTable, ServiceNumber
 
 REPLACE_RETRY_S = 60.0
+SESSIONS_S = 1.0  # accepted of one member: each costs a handshake and tells every service; wild guess
+SESSIONS_BURST = 20.0
 RECORDS_GRACE = 2**20  # the accepting end lets a session go on this long beyond replace_records
 CLOCK_JUMP_S = 5.0  # wall against monotonic clock within one tick
 
@@ -78,6 +83,7 @@ class Transport:
         self._unsettled: set[Session] = set()  # bounded by handshakes and dials
         self._retiring: dict[Session, float] = {}  # replaced, until their requests are answered
         self._replace_after: dict[Session, float] = {}
+        self._accepted: BoundedMap[bytes, TokenBucket] = BoundedMap(MEMBERS)
         self._closing = asyncio.Event()
 
     # -- set-up ----------------------------------------------------------------------------------------
@@ -229,6 +235,11 @@ class Transport:
     def accept_session(self, pipe: FramePipe, address: Address, hello: Hello) -> None:
         """Decide about a session whose initiator was verified, and answer its hello."""
         channel = pipe.channel
+        if not self._may_accept(channel.peer_id):
+            self.observe(Observation("session_churn", short_peer_id(channel.peer_id)))
+            refuse(channel, ErrorReply("unavailable", "busy", "Too many sessions in a short time"))
+            channel.close(self.timing.goodbye_s)
+            return
         verdict = self._table.judge_accepted(
             channel.peer_id,
             hello.instance,
@@ -272,6 +283,14 @@ class Transport:
         else:
             waiting.settle(tell=True)
             self._adopt(waiting)
+
+    def _may_accept(self, peer_id: bytes) -> bool:
+        now = self.monotonic()
+        bucket = self._accepted.find(peer_id)
+        if bucket is None:
+            bucket = TokenBucket(SESSIONS_S, SESSIONS_BURST, now)
+            self._accepted.put(peer_id, bucket)
+        return bucket.try_take(now)
 
     def _check_dial(self, peer_id: bytes) -> None:
         if peer_id == self._own_id:
