@@ -237,6 +237,23 @@ async def test_contacts_before_the_start_are_kept_and_searches_refused() -> None
             await node.overlay.locate(KEY, 1.0)
 
 
+async def test_what_a_session_brings_before_the_start_is_not_lost() -> None:
+    async with overlay_network() as network:
+        first = await network.add()
+        await first.overlay.publish(KEY)
+        transport = await network.network.add()  # type: ignore[attr-defined]
+        late = Node(transport, MemoryStore(), network.supervisor)
+        first.overlay.members_changed()
+        await transport.dial(first.transport)
+        await asyncio.sleep(0.2)
+        await late.overlay.start()
+        network.nodes.append(late)
+        assert late.overlay._machine.state_of(first.peer_id) == ("connected", "")
+        assert late.overlay._machine.addresses(first.peer_id) == first.overlay.own_addresses()
+        result = await late.overlay.locate(KEY, 2.0)
+        assert (result.hits, result.messages) == ([first.peer_id], 0)
+
+
 async def test_a_full_disk_is_survived_and_the_book_saved_later(monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(service_module, "SAVE_S", 0.05)
     async with overlay_network() as network:

@@ -63,6 +63,7 @@ DIAL_TIMEOUT_S = 5.0  # an address; the next one waits meanwhile. Two slow round
 SAVE_S = 1.0  # rows of the peer book are collected this long
 CLOSE_SAVE_S = 2.0
 SLEPT_S = 10.0  # the wall clock moved this much more than a poll should take: the machine slept
+WAITING = 4096  # inputs kept until `start` has loaded the book
 LOCATE_GRACE_S = 1.0  # beyond its budget a search cannot last: the machine's timer ends it
 
 
@@ -278,8 +279,9 @@ class OverlayService(BaseService):
         if self._closed:
             return
         if not self._started:
-            if isinstance(event, Publish | Withdraw | ContactFound | SessionUp | SessionDown):
-                self._waiting.append(event)  # shares and contacts of a node that starts: a few
+            # what a session brings once, when it comes up, would be missing for an hour if it was dropped
+            if len(self._waiting) < WAITING and not isinstance(event, Members):
+                self._waiting.append(event)
             return
         for effect in self._machine.step(self._clock.monotonic(), event):
             self._carry_out(effect)
