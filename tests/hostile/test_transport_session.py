@@ -174,8 +174,8 @@ async def test_a_member_that_comes_again_and_again_is_slowed_down():
     async with transport_network() as network:
         node, keys = await network.add(timing=QUIET), DeviceKeys.generate()
         network.members.add(keys.peer_id)
-        for _ in range(20):
-            liar = await LyingDialler.member(node, keys)
+        liars = [await LyingDialler.member(node, keys) for _ in range(20)]
+        for liar in liars:
             await liar.be_session(node, keys)
         liar = await LyingDialler.member(node, keys)
         await liar.say_hello(node, keys)

@@ -114,7 +114,7 @@ async def test_closing_the_transport_says_goodbye_to_everybody():
     async with transport_network() as network:
         hub = await network.add()
         others = [await network.add() for _ in range(4)]
-        sessions = [await node.dial(hub) for node in others]
+        sessions, address = [await node.dial(hub) for node in others], hub.address
         await hub.transport.close()
         await hub.transport.close()
         await wait_until(lambda: all(session.closed for session in sessions))
@@ -122,7 +122,7 @@ async def test_closing_the_transport_says_goodbye_to_everybody():
         with pytest.raises(Unavailable):
             await hub.dial(others[0])
         with pytest.raises(Unavailable):
-            await others[0].dial(hub)
+            await others[0].transport.dial(hub.peer_id, address)
 
 
 @pytest.mark.parametrize("turn", range(5))
