@@ -30,6 +30,8 @@ from rich.console import Console
 from rich.table import Table
 
 from shoal.api.client import connect
+from shoal.api.operations import DIAGNOSE
+from shoal.api.schema import Nothing
 from shoal.core.units import GIB, MIB
 from shoal.testing.processes import Device
 from shoal.testing.trees import write_random_file
@@ -46,6 +48,8 @@ class Series:
     mib_s: list[float] = field(default_factory=list)
     sender_cpu_s: list[float] = field(default_factory=list)
     receiver_cpu_s: list[float] = field(default_factory=list)
+    sender_stages_s: list[dict[str, float]] = field(default_factory=list)
+    receiver_stages_s: list[dict[str, float]] = field(default_factory=list)
 
     def cpu_s(self) -> list[float]:
         """CPU seconds a GiB, both ends."""
@@ -84,6 +88,7 @@ class ShoalPair:
         self.receiver.wait_peers(1)
         self.link = self.sender.run("share", str(source), "--wait", timeout_s=600)["link"]
         self.client = connect(str(self.receiver.home))
+        self.sender_client = connect(str(self.sender.home))
 
     def pids(self) -> tuple[int, int]:
         """Return both processes."""
@@ -94,6 +99,11 @@ class ShoalPair:
     def fetch(self, into: Path) -> None:
         """Get the file and wait for its final name."""
         self.client.get(self.link, str(into))
+
+    def stages(self) -> tuple[dict[str, float], dict[str, float]]:
+        """Return the CPU seconds of both ends' bulk threads by stage so far."""
+        ours, theirs = (c.call(DIAGNOSE, Nothing()).stages for c in (self.sender_client, self.client))
+        return ours, theirs
 
     def forget(self, into: Path) -> None:
         """Stop serving the copy, so that the next round fetches again."""
@@ -122,6 +132,10 @@ class LibtorrentPair:
         command = {"torrent": str(self.torrent), "into": str(into), "peer": self.port}
         self._tell(self.receiver, command)
 
+    def stages(self) -> tuple[dict[str, float], dict[str, float]]:
+        """Return nothing: libtorrent does not say."""
+        return {}, {}
+
     def forget(self, into: Path) -> None:
         """Nothing: the receiver removed the torrent already."""
 
@@ -149,6 +163,7 @@ class LibtorrentPair:
 def measure(series: Series, pair: ShoalPair | LibtorrentPair, root: Path, source: Path) -> None:
     """Fetch once, add what it took, remove what was fetched."""
     into = Path(tempfile.mkdtemp(prefix="got-", dir=root))
+    stages_before = pair.stages()
     before = [cpu_seconds(pid) for pid in pair.pids()]
     began = time.perf_counter()
     pair.fetch(into)
@@ -163,6 +178,9 @@ def measure(series: Series, pair: ShoalPair | LibtorrentPair, root: Path, source
     series.mib_s.append(size_bytes / MIB / took_s)
     series.sender_cpu_s.append((after[0] - before[0]) * scale)
     series.receiver_cpu_s.append((after[1] - before[1]) * scale)
+    kept = (series.sender_stages_s, series.receiver_stages_s)
+    for end, first, last in zip(kept, stages_before, pair.stages(), strict=True):
+        end.append({stage: (value - first.get(stage, 0.0)) * scale for stage, value in last.items()})
     pair.forget(into)
     shutil.rmtree(into)
 
@@ -202,6 +220,7 @@ def main() -> int:
             for _, pair in pairs:
                 pair.close()
     show(console, [series for series, _ in pairs], peaks)
+    show_stages(console, pairs[0][0])
     write_results(options, [series for series, _ in pairs], peaks)
     return 0
 
@@ -227,6 +246,18 @@ def show(console: Console, all_series: list[Series], peaks: dict[str, list[float
     console.print(f"rate: {spread(rates, 2)} x libtorrent; CPU: {spread(cpu, 2)} x libtorrent's")
 
 
+def show_stages(console: Console, series: Series) -> None:
+    """Print where our CPU seconds a GiB went; `other` is all that is not a bulk thread."""
+    for end, rounds, whole in (
+        ("sender", series.sender_stages_s, series.sender_cpu_s),
+        ("receiver", series.receiver_stages_s, series.receiver_cpu_s),
+    ):
+        stages = {stage: statistics.median(r.get(stage, 0.0) for r in rounds) for stage in rounds[-1]}
+        stages["other"] = statistics.median(whole) - sum(stages.values())
+        parts = ", ".join(f"{stage} {value:.2f}" for stage, value in stages.items() if value >= 0.005)
+        console.print(f"shoal {end}, CPU s/GiB: {parts}")
+
+
 def write_results(
     options: argparse.Namespace, all_series: list[Series], peaks: dict[str, list[float]]
 ) -> None:
@@ -237,12 +268,18 @@ def write_results(
             "mib_s": [round(v, 1) for v in series.mib_s],
             "sender_cpu_s_gib": [round(v, 2) for v in series.sender_cpu_s],
             "receiver_cpu_s_gib": [round(v, 2) for v in series.receiver_cpu_s],
+            "sender_stages_s_gib": [_rounded(stages) for stages in series.sender_stages_s],
+            "receiver_stages_s_gib": [_rounded(stages) for stages in series.receiver_stages_s],
             "peak_mib": [round(v) for v in peaks[series.name]],
         }
         for series in all_series
     }
     data = {"command": "make bench", "size_mib": options.size_mib, "cores": os.cpu_count(), "rounds": rows}
     RESULTS.write_text(json.dumps(data, indent=2) + "\n")
+
+
+def _rounded(stages: dict[str, float]) -> dict[str, float]:
+    return {stage: round(value, 3) for stage, value in stages.items()}
 
 
 if __name__ == "__main__":

@@ -73,8 +73,9 @@ class Board:
             self._live.update(self._table())
         elif time.monotonic() - self._printed_at > PLAIN_INTERVAL_S:
             self._printed_at = time.monotonic()
-            parts = [f"{r.device} {r.what} {_percent(r)} ({r.state})" for r in self.rows]
-            self.console.print("    " + ", ".join(parts))
+            for what in sorted({row.what for row in self.rows}):
+                parts = [f"{r.device} {_percent(r)} {r.state}" for r in self.rows if r.what == what]
+                self.console.print(f"    {what}: " + ", ".join(parts))
 
     def say(self, text: str) -> None:
         """Print a line of the story above the bars."""
@@ -121,8 +122,8 @@ def shares_text(providers: dict[str, int]) -> str:
     if not total:
         return ""
     ordered = sorted(providers.items(), key=lambda item: -item[1])
-    return " ".join(f"{name} {100 * given / total:.0f} %" for name, given in ordered if given)
+    return " ".join(f"{name} {100 * given / total:.0f}%" for name, given in ordered if given)
 
 
 def _percent(row: Row) -> str:
-    return f"{100 * row.done_bytes / row.total_bytes:3.0f} %" if row.total_bytes else "  - %"
+    return f"{100 * row.done_bytes / row.total_bytes:.0f} %" if row.total_bytes else "0 %"
