@@ -5,7 +5,7 @@ again. Nothing is allocated for a record. `close` may be called by any other thr
 
 Measured by `.venv/bin/python -m tools.measure_lane` (one lane, both ends in one process on 2 cores, loopback,
 AES-256-GCM and sockets only, no disk, no hashing): 512 KiB records 4235 MiB/s at 0.42 CPU seconds a GiB for
-both ends, 1 MiB 3194 at 0.53, 128 KiB 1840 at 0.82. More in spec/lane.md.
+both ends on a quiet machine, 907 at 0.62 beside other work (load 3.9). More in spec/lane.md.
 """
 
 from __future__ import annotations
