@@ -1,7 +1,7 @@
 """Vectors: makes spec/vectors/{content,manifest,feed,link}.json.
 
-`python -m tests.support.content_vectors` writes them. That is done once, when a format is added: what they hold
-is on disks and wires, and a test fails if today's code makes other bytes.
+`python -m tests.support.content_vectors` writes them. That is done once, when a format is added: they hold
+what is on disks and wires, and a test fails if today's code makes other bytes.
 """
 
 from __future__ import annotations
