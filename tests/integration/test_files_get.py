@@ -197,3 +197,21 @@ async def test_conflicts_and_overwrite(tmp_path: Path) -> None:
         done = await b.get(shared.link, dest, overwrite=True)
         assert done.state is TransferState.DONE, done.error
         assert (dest / "file").read_bytes() == file.read_bytes()
+
+
+async def test_sharing_again_in_the_middle_of_a_get_brings_one_version_whole(tmp_path: Path) -> None:
+    tree = make_tree(tmp_path / "tree", 32 * MIB)
+    (tree / "victim").write_bytes(os.urandom(3 * MIB))
+    async with files_world(tmp_path) as world:
+        a, b = await world.add(), await world.add()
+        share = await a.share(tree)
+        (tree / "victim").write_bytes(os.urandom(2 * MIB))  # version 1 is not to be had whole any more
+        started = await b.files.get(share.link, os.fsencode(tmp_path / "dest"), wait_s=None)
+        await b.wait_transfer(started.id, lambda s: bool(s.note))
+        assert (await a.share(tree)).version == 2
+        done = await b.wait_end(started.id)
+        assert done.state is TransferState.DONE, done.error
+        assert find_difference(tree, tmp_path / "dest" / "tree") is None
+        assert done.result is not None
+        assert done.result.fetched_bytes < (done.bytes or 0) + 4 * MIB, "what both versions have is kept"
+        assert os.listdir(tmp_path / "dest") == ["tree"]

@@ -18,7 +18,7 @@ from shoal.swarm.serve import ChunkSource, FindObject
 if TYPE_CHECKING:
     from shoal.transport.session import Session
 
-VERSIONS = 8  # of one share that are served at once; wild guess
+VERSIONS = 2  # of one share that are served at once: the newest, and one for who is just getting it
 
 
 @dataclass(slots=True)

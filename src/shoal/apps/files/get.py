@@ -62,6 +62,7 @@ class Get:
         self._part_name = PART_PREFIX + record.id.hex().encode()
         self._manifest: Manifest | None = None
         self._source: MovingSource | None = None
+        self._outdated = 0  # a version that nobody has whole any more
         self._lost: set[int] = set()  # received before a crash, and gone
         self._finished = asyncio.Event()
         self._fault: StorageFault | None = None
@@ -75,7 +76,7 @@ class Get:
         Raises: Refused, Unavailable, StorageFault, RemoteFault; all of them leave a state to resume from.
         Cancelling is safe: what was received is recorded.
         """
-        record, context = self.record, self._context
+        context = self._context
         if self._link.network_id != context.network.network_id:
             raise Refused(
                 "This link is for another network",
@@ -83,22 +84,33 @@ class Get:
                 next_step="use the home that belongs to that network (--home)",
                 code="foreign_network",
             )
+        while not await self._attempt():
+            self._journal.remove()  # its ordinals meant chunks of the version before
+
+    async def _attempt(self) -> bool:
+        """Get one version; False if that is not to be had any more, but a newer one is known."""
+        record, context = self.record, self._context
         search: asyncio.Task[None] | None = None
         fetch = context.swarm.make_fetch(self._link.share_id, self._link.read_key, self)
         self._fetch = fetch
         try:
             await record.enter(TransferState.FINDING)
-            for data in await context.stores.entries.load(self._link.share_id):
-                self._reader.add(data)
+            if self._reader.next_seq == 0:
+                for data in await context.stores.entries.load(self._link.share_id):
+                    self._reader.add(data)
             fetch.start()
             search = context.supervisor.spawn("search", self._search())
             closing = await self._find_version()
+            planned = record.version
             manifest = await self._describe(closing)
-            await self._plan(closing, manifest)
-            await self._fetch_chunks(manifest)
+            await self._plan(closing, manifest, planned)
+            if not await self._fetch_chunks(manifest):
+                self._outdated = record.version
+                return False
             search.cancel()
             await context.swarm.close_fetch(fetch)
             await self._finish(closing, manifest)
+            return True
         finally:
             if search is not None:
                 search.cancel()
@@ -134,7 +146,10 @@ class Get:
         record, fetch = self.record, self._fetch
         assert fetch is not None
         patience = self._make_patience()
-        while (closing := self._reader.find_closing(self._link.content_id)) is None or fetch.is_stuck():
+        while (closing := self._find_closing()) is None or (
+            # somebody has to say whether there is a newer one, unless this one was begun already
+            closing.version != record.version and fetch.is_stuck()
+        ):
             self._check_member()
             hashing = not fetch.is_stuck() and self._link.content_id is None
             if hashing:
@@ -148,6 +163,13 @@ class Get:
         if self._reader.opening is not None:
             record.options.name = display_path(self._reader.opening.name)
         return closing
+
+    def _find_closing(self) -> Closing | None:
+        """Return the version that was begun, or that the link means."""
+        begun = self.record.version not in (0, self._outdated)
+        if begun and not self._link.is_permanent:
+            return self._reader.find_version(self.record.version)
+        return self._reader.find_closing(self._link.content_id)
 
     async def _describe(self, closing: Closing) -> Manifest:
         """Fetch what is missing of the manifest and load it."""
@@ -194,8 +216,12 @@ class Get:
 
     # Planning
 
-    async def _plan(self, closing: Closing, manifest: Manifest) -> None:
-        """Prepare the part files; see what is there already: recorded, received unrecorded, or at DEST."""
+    async def _plan(self, closing: Closing, manifest: Manifest, planned: int) -> None:
+        """Prepare the part files; see what is there already: recorded, received unrecorded, or at DEST.
+
+        `planned` is the version for which this was done before, or 0: the part files may hold chunks of it
+        that are also this version's.
+        """
         context, record = self._context, self.record
         keys = {
             generation: ChunkKeys(context.network.content_secret(generation))
@@ -218,6 +244,8 @@ class Get:
         reused = await context.run(lambda cancelled: writer.reuse_existing(keys, cancelled))
         here = reused | (recorded if writer.trusts_records else set())
         unsure = received - here
+        if planned not in (0, closing.version):
+            unsure = set(range(manifest.chunk_count)) - here
         if unsure:
             here |= await context.run(lambda cancelled: writer.verify(sorted(unsure), keys, cancelled))
         self._lost = received - here
@@ -253,7 +281,8 @@ class Get:
 
     # Fetching
 
-    async def _fetch_chunks(self, manifest: Manifest) -> None:
+    async def _fetch_chunks(self, manifest: Manifest) -> bool:
+        """Fetch what is missing; False to go on with a newer version. Raises: Unavailable, StorageFault."""
         fetch, ledger, record = self._fetch, self._ledger, self.record
         assert fetch is not None
         assert ledger is not None
@@ -273,6 +302,8 @@ class Get:
             record.measure(clock.monotonic())
             if fetch.is_stuck():
                 record.say("waiting for somebody who has the rest")
+                if self._is_outdated() and not fetch.is_searching:
+                    return False
                 self._give_up_if(patience)
             else:
                 record.say("")
@@ -283,6 +314,11 @@ class Get:
             except TimeoutError:
                 continue
         record.measure(clock.monotonic())
+        return True
+
+    def _is_outdated(self) -> bool:
+        latest = self._reader.latest
+        return latest is not None and latest.version > self._target.version and not self._link.is_permanent
 
     async def _finish(self, closing: Closing, manifest: Manifest) -> None:
         """Give the files their final names and serve them from there."""
@@ -435,7 +471,9 @@ class Get:
         await self._context.swarm.close_fetch(fetch)
         self._journal.close()
         record = self.record
-        record.options.elapsed_s += self._context.clock.monotonic() - self._started_at
+        now = self._context.clock.monotonic()
+        record.options.elapsed_s += now - self._started_at
+        self._started_at = now
         if self._ledger is not None:
             try:
                 await self._ledger.close()
@@ -446,3 +484,4 @@ class Get:
         if self._writer is not None:
             writer = self._writer
             await self._context.run(lambda _: writer.close())
+        self._writer = self._ledger = self._source = None

@@ -49,6 +49,7 @@ class ServedShare:
         self.error: ShoalError | None = None
         self.signal = ChangeSignal()
         self._files: TreeReader | None = None
+        self._earlier: TreeReader | None = None
 
     @property
     def share_id(self) -> bytes:
@@ -114,7 +115,11 @@ class ServedShare:
         return location_key(self.context.network.content_secret(self.link.generation), self.share_id)
 
     def serve(self, closing: Closing, manifest: Manifest, roots: Mapping[bytes, bytes]) -> ChunkSource:
-        """Serve a complete version from final places; returns where it is read."""
+        """Serve a complete version from final places; returns where it is read.
+
+        The version before goes on being served, as far as its files did not change, for those who are just
+        getting it.
+        """
         previous, self._files = self._files, TreeReader(roots, manifest)
         self.manifest = manifest
         offer = self.context.swarm.find_offer(self.share_id)
@@ -123,11 +128,10 @@ class ServedShare:
             total = manifest.chunk_count
             everything = (1 << total) - 1
             offer.put_version(OfferedVersion(closing.version, total, self._files, everything))
-            if previous is not None:
-                offer.versions = {closing.version: offer.versions[closing.version]}
             self.context.swarm.announce(offer)
-        if previous is not None:
-            previous.close()
+        if self._earlier is not None:
+            self._earlier.close()
+        self._earlier = previous
         return self._files
 
     async def update(self, state: ShareState, error: ShoalError | None = None) -> None:
@@ -179,9 +183,10 @@ class ServedShare:
     async def stop(self) -> None:
         """Serve it no longer; what is stored stays."""
         self.context.swarm.withdraw(self.share_id)
-        if self._files is not None:
-            self._files.close()
-            self._files = None
+        for files in (self._files, self._earlier):
+            if files is not None:
+                files.close()
+        self._files = self._earlier = None
 
     async def forget(self) -> None:
         """Stop serving and remove all that is stored of it; the person's files are left alone."""

@@ -28,6 +28,7 @@ log = logging.getLogger("shoal.files")
 ACTIVE_TRANSFERS = 3  # others are queued: a lane a provider each, and a peer may have eight
 ACTIVE_HASHINGS = 1  # each uses two threads
 JOURNAL_DIR = b"transfers"
+CLOSE_TIMEOUT_S = 2.5  # SIGTERM has to end a node within 5 s
 
 
 class Files:
@@ -81,7 +82,9 @@ class Files:
         for task in tasks:
             task.cancel()
         if tasks:
-            await asyncio.wait(tasks)
+            _, pending = await asyncio.wait(tasks, timeout=CLOSE_TIMEOUT_S)
+            if pending:  # a thread that renames or syncs: it may go on until the process ends
+                log.warning("%s share or get did not stop within %s s", len(pending), CLOSE_TIMEOUT_S)
         for share in self._shares.values():
             await share.stop()
         self._context.pool.shutdown(wait=False, cancel_futures=True)
@@ -102,9 +105,9 @@ class Files:
             if share is None:
                 share = await create_share(self._context, roots)
                 self._shares[share.share_id] = share
-                await share.offer()
             elif share.share_id not in self._hashing:
                 share.row = share.row._replace(state=ShareState.HASHING)
+            await share.offer()
             self._start_hashing(share)
         return share.status()
 
@@ -284,6 +287,7 @@ class Files:
         """Let an ended transfer begin again; what it counted stays only if it was not done."""
         if record.state is TransferState.DONE:
             record.done_bytes = record.fetched_bytes = record.refetched_bytes = record.reused_bytes = 0
+            record.version = 0
             record.resumed = False
             record.providers = {}
             record.options = TransferOptions(name=record.options.name)
