@@ -148,7 +148,7 @@ class Client:
             if on_progress is not None:
                 on_progress(detail)
             if detail.error is not None:
-                raise make_error(detail.error, "StorageFault")
+                raise make_error(detail.error, detail.fault or "ShoalError")
             if detail.complete:
                 return s.Share(
                     detail.link, detail.share_id, True, detail.content_id, detail.files, detail.bytes

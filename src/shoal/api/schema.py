@@ -146,6 +146,7 @@ class ShareDetail(Struct, frozen=True, kw_only=True):
     done_bytes: int
     skipped: list[str]
     error: ErrorBody | None
+    fault: str | None = None
 
 
 class Shares(Struct, frozen=True):

@@ -20,6 +20,7 @@ from shoal.cli.face import Face, printable
 from shoal.core.units import format_duration, format_size
 
 LINE_INTERVAL_S = 5.0  # between plain lines
+STATE_INTERVAL_S = 1.0  # between plain lines that tell of another state
 PROVIDERS_SHOWN = 4
 NAMES_INTERVAL_S = 5.0  # names are asked for again for a provider that is not known yet
 
@@ -94,7 +95,7 @@ def share_progress(face: Face) -> Iterator[Callable[[s.ShareDetail], None]]:
 
 
 class _Pace:
-    """Says when a plain line is due: at a change of state, then every LINE_INTERVAL_S."""
+    """Says when a plain line is due: every LINE_INTERVAL_S, and sooner at a change of state that lasted."""
 
     def __init__(self) -> None:
         self._started = self._last = time.monotonic()
@@ -106,7 +107,7 @@ class _Pace:
 
     def is_due(self, state: str) -> bool:
         now = time.monotonic()
-        if state == self._state and now - self._last < LINE_INTERVAL_S:
+        if now - self._last < (LINE_INTERVAL_S if state == self._state else STATE_INTERVAL_S):
             return False
         self._state, self._last = state, now
         return True

@@ -147,6 +147,7 @@ def _share_detail(x: ShareStatus) -> s.ShareDetail:
         done_bytes=x.done_bytes,
         skipped=[display_path(path) for path, _ in x.skipped],
         error=make_body(x.error) if x.error is not None else None,
+        fault=find_fault(x.error) if x.error is not None else None,
     )
 
 

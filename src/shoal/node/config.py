@@ -152,8 +152,8 @@ def _read_file(path: str) -> dict[str, object]:
     try:
         with open(path, "rb") as file:
             data = file.read(FILE_LIMIT_BYTES + 1)
-    except FileNotFoundError:
-        return {}
+    except (FileNotFoundError, NotADirectoryError):
+        return {}  # what is wrong with the home is said by who opens it
     except OSError as error:
         raise StorageFault(
             "The settings were not read",

@@ -1,7 +1,8 @@
 """Listen: which addresses a node takes, decided before it starts.
 
-What a person named is taken as it is, or the node does not start. The default gives way: another node on this
-machine may have its port, and not every machine has IPv6.
+What a person named is taken as it is, or the node does not start. The default gives way: another node on
+this machine may have its port, and not every machine has IPv6. Where a free port is to be picked, the one of
+the last run is preferred, so that peers find a node that was restarted where they knew it.
 """
 
 from __future__ import annotations
@@ -11,6 +12,7 @@ import os
 import socket
 from collections.abc import Iterable
 
+from shoal.core.errors import LocalMisuse
 from shoal.transport.address import Address
 
 _NO_SUCH_FAMILY = frozenset({errno.EAFNOSUPPORT, errno.EADDRNOTAVAIL, errno.EPROTONOSUPPORT})
@@ -34,18 +36,34 @@ def find_fault(address: Address) -> OSError | None:
     return None
 
 
-def choose_listen(wanted: Iterable[Address], is_default: bool) -> list[Address]:
-    """Return where to listen: `wanted`, or for the default what of it can be had."""
-    if not is_default:
-        return list(wanted)
+def choose_listen(wanted: Iterable[Address], is_default: bool, last: Iterable[Address] = ()) -> list[Address]:
+    """Return where to listen: `wanted`, or what of the default can be had. `last` is of the run before."""
     chosen = []
     for address in wanted:
-        fault = find_fault(address)
+        fault = find_fault(address) if is_default else None
         if fault is None:
             chosen.append(address)
         elif fault.errno not in _NO_SUCH_FAMILY and not isinstance(fault, socket.gaierror):
             chosen.append(Address(address.host, 0))
+    free = [address for address in last if find_fault(address) is None]
+    for i, address in enumerate(chosen):
+        before = next((a for a in free if a.host == address.host and a not in chosen), None)
+        if address.port == 0 and before is not None:
+            chosen[i] = before
     return chosen
+
+
+def pack_addresses(addresses: Iterable[Address]) -> bytes:
+    """Write where a node listens, for its next start."""
+    return ",".join(map(str, addresses)).encode()
+
+
+def unpack_addresses(data: bytes | None) -> list[Address]:
+    """Read it again; damaged or absent is nothing."""
+    try:
+        return [Address.parse(text) for text in (data or b"").decode("ascii", "replace").split(",") if text]
+    except LocalMisuse:
+        return []
 
 
 def describe_fault(fault: OSError) -> str:

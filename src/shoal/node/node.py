@@ -28,6 +28,7 @@ from shoal.membership.founding import found_network
 from shoal.node.answers import Answers
 from shoal.node.config import NodeConfig
 from shoal.node.journal import Journal
+from shoal.node.listen import choose_listen, pack_addresses, unpack_addresses
 from shoal.node.order import refuse_second_network
 from shoal.node.parts import Base
 from shoal.node.start import run_parts
@@ -37,6 +38,8 @@ from shoal.storage.home import Home, find_network
 from shoal.storage.stores import Stores, make_stores
 
 log = logging.getLogger("shoal.node")
+
+LISTEN_VALUE = "listen"  # where this node listened last
 
 
 class Node:
@@ -129,8 +132,15 @@ class Node:
         if ticket is not None:
             network_id = ticket.network_id
         assert network_id is not None
-        parts = wire(base, self.config, home, keys.device, stores, network_id)
+        listened = await stores.values.find_value(LISTEN_VALUE)
+        last = unpack_addresses(listened)
+        is_default = self.config.origins.get("listen", "default") == "default"
+        listen = choose_listen(self.config.listen_addresses, is_default, last)
+        parts = wire(base, self.config, home, keys.device, stores, network_id, listen)
         await run_parts(stack, parts, self.config, home, ticket)
+        listening = pack_addresses(parts.transport.listen_addresses)
+        if listening != listened:
+            await stores.values.put_value(LISTEN_VALUE, listening)
         answers = Answers(parts, self.config, self.recovery_key, self.request_stop)
         server = ApiServer(answers, home.prepare_socket())
         supervisor.start("api", server.run, Restart.FATAL)

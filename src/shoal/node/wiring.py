@@ -18,12 +18,12 @@ from shoal.membership.network import Network
 from shoal.membership.network import Stores as MembershipStores
 from shoal.membership.service import MembershipService
 from shoal.node.config import NodeConfig
-from shoal.node.listen import choose_listen
 from shoal.node.parts import Base, Parts
 from shoal.overlay.service import OverlayService
 from shoal.storage.home import Home
 from shoal.storage.stores import Stores
 from shoal.swarm.service import SwarmService
+from shoal.transport.address import Address
 from shoal.transport.config import TransportConfig
 from shoal.transport.lane_broker import LaneBroker
 from shoal.transport.transport import Transport
@@ -33,7 +33,13 @@ if TYPE_CHECKING:
 
 
 def wire(
-    base: Base, config: NodeConfig, home: Home, keys: DeviceKeys, stores: Stores, network_id: bytes
+    base: Base,
+    config: NodeConfig,
+    home: Home,
+    keys: DeviceKeys,
+    stores: Stores,
+    network_id: bytes,
+    listen: list[Address],
 ) -> Parts:
     """Make all parts of a node for one network."""
     clock, supervisor, observe = base.clock, base.supervisor, base.observe
@@ -46,7 +52,6 @@ def wire(
         observe=observe,
         events=base.events,
     )
-    listen = choose_listen(config.listen_addresses, config.origins.get("listen", "default") == "default")
     transport = Transport(
         TransportConfig(keys=keys, network_id=network_id, listen=listen),
         network,
