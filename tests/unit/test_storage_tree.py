@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import os
 import random
+import shutil
 import threading
 from collections.abc import Iterator
 from pathlib import Path
@@ -188,7 +189,6 @@ def test_files_that_vanish_or_change_are_listed(place: bytes, monkeypatch: pytes
 
     monkeypatch.setattr("shoal.storage.section_hasher.os.fstat", lying_fstat)
 
-
     share = hash_share(
         scanned,
         read_key=READ_KEY,
@@ -343,6 +343,26 @@ def test_resuming_keeps_what_was_written(place: bytes, dest: bytes) -> None:
     assert again.read_into(0, buffer) == len(chunks[0])  # goes on from the final place
     again.write(0, chunks[0])  # a late duplicate does no harm
     again.close()
+    assert describe_tree(dest + b"/tree") == describe_tree(tree)
+
+
+def test_what_an_older_version_left_in_the_part_folder_does_not_arrive(place: bytes, dest: bytes) -> None:
+    tree = make_tree(place + b"/tree", random.Random(7))
+    old = share_tree(tree)
+    writer = TreeWriter(dest, PART, old.built.manifest)
+    writer.prepare()
+    for ordinal, data in read_chunks(old).items():
+        writer.write(ordinal, data)
+    writer.close()
+    os.unlink(tree + b"/a")
+    shutil.rmtree(tree + b"/src")
+    write_file(tree + b"/src", b"a file now")
+    os.unlink(tree + b"/empty")
+    os.mkdir(tree + b"/empty")
+    write_file(tree + b"/medium", b"shorter")
+    for number in range(40):
+        write_file(tree + b"/new/%d" % number, b"new")
+    write_all(share_tree(tree), dest)
     assert describe_tree(dest + b"/tree") == describe_tree(tree)
 
 

@@ -8,8 +8,11 @@ from __future__ import annotations
 
 import errno
 import os
+import shutil
 import stat
 import threading
+from collections.abc import Iterator
+from contextlib import contextmanager
 from typing import Final
 
 from shoal.content.manifest import EntryKind, FileEntry, Manifest
@@ -28,6 +31,11 @@ from shoal.storage.tree_handles import (
 OWN_DIRECTORY: Final = 0o700
 OWN_FILE: Final = 0o600
 _CREATE: Final = os.O_CREAT | os.O_NONBLOCK
+_TYPES: Final = {
+    EntryKind.FILE: stat.S_IFREG,
+    EntryKind.DIR: stat.S_IFDIR,
+    EntryKind.SYMLINK: stat.S_IFLNK,
+}
 
 
 class PartTree:
@@ -72,6 +80,39 @@ class PartTree:
                         info = os.stat(name, dir_fd=fd, follow_symlinks=False)
                         if not stat.S_ISDIR(info.st_mode):
                             raise planted(path, "it is not a folder") from None
+
+    def remove_strangers(self) -> None:
+        """Remove what an earlier version of the share left here: it would be renamed with the rest.
+
+        Raises: OSError.
+        """
+        if not self.existed:
+            return
+        folders = [b""]
+        while folders:
+            folder = folders.pop()
+            with self._opened(folder) as fd:
+                with os.scandir(fd) as found:
+                    children = [os.fsencode(child.name) for child in found]
+                for name in children:
+                    path = folder + b"/" + name if folder else name
+                    mode = os.stat(name, dir_fd=fd, follow_symlinks=False).st_mode
+                    index = self.manifest.find_file(path)
+                    if index is None or stat.S_IFMT(mode) != _TYPES[self.manifest.kind(index)]:
+                        _remove(name, mode, fd)
+                    elif stat.S_ISDIR(mode):
+                        folders.append(path)
+
+    @contextmanager
+    def _opened(self, folder: bytes) -> Iterator[int]:
+        if not folder:
+            yield self.fd
+            return
+        fd = self.handles.open(folder, DIRECTORY_FLAGS)
+        try:
+            yield fd
+        finally:
+            os.close(fd)
 
     def write(self, pieces: list[Piece], data: memoryview, *, early: bool) -> None:
         """Write consecutive pieces of one file. `early`: give the file mode and time if that is all of it.
@@ -186,8 +227,8 @@ class PartTree:
         return fd
 
     def _finish(self, fd: int, entry: FileEntry) -> None:
-        if entry.extents[-1][0] + entry.extents[-1][1] != entry.size:
-            os.ftruncate(fd, entry.size)  # a hole at the end
+        if os.fstat(fd).st_size != entry.size:  # a hole at the end, or an older version was longer
+            os.ftruncate(fd, entry.size)
         os.fchmod(fd, entry.mode | OWN_FILE)
         os.utime(fd, ns=(entry.mtime_ns, entry.mtime_ns))
 
@@ -207,6 +248,13 @@ def planted(path: bytes, cause: str) -> StorageFault:
         next_step="remove it, or choose another folder",
         code="planted",
     )
+
+
+def _remove(name: bytes, mode: int, parent: int) -> None:
+    if stat.S_ISDIR(mode):
+        shutil.rmtree(name, dir_fd=parent)
+    else:
+        os.unlink(name, dir_fd=parent)
 
 
 def _write_pieces(fd: int, pieces: list[Piece], data: memoryview) -> None:

@@ -80,6 +80,7 @@ class TreeWriter:
             self._destination.survey(overwrite=overwrite)
             self._part = PartTree(self._base, self._part_name, self.manifest)
             self._check_names()
+            self._part.remove_strangers()
             self._part.make_folders()
 
     @property
