@@ -5,17 +5,22 @@ from __future__ import annotations
 import os
 import random
 import stat
+import threading
 from typing import Any
 
 from shoal.content.keys import ChunkKeys, cut_seed
+from shoal.core.units import MIB
 from shoal.storage.hashing import HashedShare, hash_share
 from shoal.storage.scan import scan
+from shoal.storage.tree_reader import TreeReader
+from shoal.storage.tree_writer import TreeWriter, WrittenTree
 
 SECRET = bytes(range(32))
 READ_KEY = bytes(range(32, 64))
 SPACE = bytes(32)
 KEYS = {0: ChunkKeys(SECRET)}
 PART = b".shoal-part-00112233"
+Chunks = dict[int, bytes]
 
 
 def share_tree(*paths: bytes, **options: Any) -> HashedShare:
@@ -92,3 +97,50 @@ def make_tree(root: bytes, rng: random.Random) -> bytes:
     for folder, _, _ in os.walk(root, topdown=False):
         os.utime(folder, ns=(t, t))
     return root
+
+
+def read_chunks(share: HashedShare) -> Chunks:
+    """Read all chunks as a provider does, verified."""
+    manifest = share.built.manifest
+    reader = TreeReader(share.roots, manifest)
+    buffer = memoryview(bytearray(MIB))
+    chunks: Chunks = {}
+    for ordinal in range(manifest.chunk_count):
+        length = reader.read_into(ordinal, buffer)
+        chunks[ordinal] = bytes(buffer[:length])
+        assert KEYS[0].key(chunks[ordinal]) == manifest.chunk_key(ordinal)
+    reader.close()
+    return chunks
+
+
+def write_all(
+    share: HashedShare, dest: bytes, chunks: Chunks | None = None, *, overwrite: bool = False
+) -> WrittenTree:
+    """Write a whole share as a getter does; chunks in a shuffled order from two threads."""
+    chunks = read_chunks(share) if chunks is None else chunks
+    writer = TreeWriter(dest, PART, share.built.manifest)
+    writer.prepare(overwrite=overwrite)
+    here = writer.reuse_existing(KEYS)
+    order = [ordinal for ordinal in chunks if ordinal not in here]
+    writer.check_space(order)
+    random.Random(5).shuffle(order)
+
+    def work(part: list[int]) -> None:
+        for ordinal in part:
+            writer.write(ordinal, chunks[ordinal])
+
+    threads = [threading.Thread(target=work, args=(order[i::2],)) for i in range(2)]
+    for thread in threads:
+        thread.start()
+    for thread in threads:
+        thread.join()
+    written = writer.finish(overwrite=overwrite)
+    writer.close()
+    return written
+
+
+def manifest_ordinal(share: HashedShare, path: bytes) -> int:
+    """Return the first chunk of a file."""
+    index = share.built.manifest.find_file(path)
+    assert index is not None
+    return share.built.manifest.chunks_of(index)[0]
