@@ -121,7 +121,7 @@ class Node:
         keys = _open_keys(home.path, may_create=network_id is None)
         database = Database(home.database_path)
         stack.push_async_callback(database.close)
-        await database.open()
+        await _open(database)
         stores = make_stores(database, keys)
         supervisor = await stack.enter_async_context(Supervisor(self._random))
         self._supervisor = supervisor
@@ -166,3 +166,13 @@ def _open_keys(home: str, may_create: bool) -> Keystore:
     if keystore.exists(home) or not may_create:
         return Keystore.load(home)
     return Keystore.create(home)
+
+
+async def _open(database: Database) -> None:
+    """Open a database; a cancelled start waits for its thread first, or the next start would meet it."""
+    opening = asyncio.get_running_loop().run_in_executor(None, database.open_blocking)
+    try:
+        await asyncio.shield(opening)
+    except asyncio.CancelledError:
+        await asyncio.wait({opening})
+        raise
