@@ -49,8 +49,18 @@ class Device:
     with SIGKILL, and leaving the `with` ends whatever still runs.
     """
 
-    def __init__(self, directory: Path, name: str, *, listen: str = "127.0.0.1:0", lan: bool = False) -> None:
+    def __init__(
+        self,
+        directory: Path,
+        name: str,
+        *,
+        listen: str = "127.0.0.1:0",
+        lan: bool = False,
+        prefix: list[str] | None = None,
+    ) -> None:
+        """`prefix`: words before every command, such as `ip netns exec NAME`."""
         self.name = name
+        self.prefix = prefix or []
         self.directory = directory
         self.home = directory / "home"
         self.listen = listen
@@ -83,7 +93,7 @@ class Device:
 
     def command(self, *args: str) -> list[str]:
         """Return the command line of `shoal ARGS`."""
-        return [sys.executable, "-m", "shoal", *args]
+        return [*self.prefix, sys.executable, "-m", "shoal", *args]
 
     def call(
         self,
