@@ -15,7 +15,7 @@ from typing import Final
 from shoal.content.keys import ChunkKeys
 from shoal.content.manifest import EntryKind, Manifest, ManifestHeader
 from shoal.content.manifest_builder import BuiltManifest, ManifestBuilder
-from shoal.content.stream import LARGE_FILE_BYTES
+from shoal.content.stream import iter_sections
 from shoal.core.errors import StorageFault, Unavailable
 from shoal.storage.scan import SKIPPED_LIMIT, ScannedEntry, ScanResult, Skipped
 from shoal.storage.section_hasher import HashedEntry, Section, SectionHasher
@@ -150,16 +150,11 @@ class _Work:
 
 
 def _split(entries: Sequence[ScannedEntry]) -> Iterator[Sequence[ScannedEntry]]:
-    """Yield runs of entries whose sections do not touch: each large file, and what lies between two of
-    them.
-    """
+    """Yield runs of entries whose data is one section each; what has no data goes with what follows it."""
     first = 0
-    for index, entry in enumerate(entries):
-        if entry.data_bytes >= LARGE_FILE_BYTES:
-            if first < index:
-                yield entries[first:index]
-            yield entries[index : index + 1]
-            first = index + 1
+    for section in iter_sections(entry.data_bytes for entry in entries):
+        yield entries[first : section.end]
+        first = section.end
     if first < len(entries):
         yield entries[first:]
 
