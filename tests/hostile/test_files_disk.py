@@ -102,3 +102,11 @@ async def test_nothing_is_written_into_the_home(tmp_path: Path) -> None:
         for dest in (b.home, b.home / "keys", tmp_path / "alias"):
             with pytest.raises(Refused, match="own home"):
                 await b.files.get(share.link, os.fsencode(dest))
+
+
+async def test_the_home_is_not_shared(tmp_path: Path) -> None:
+    async with files_world(tmp_path) as world:
+        a = await world.add()
+        for path in (a.home, a.home / "shoal.db"):
+            with pytest.raises(Refused, match="cannot be shared"):
+                await a.files.share([os.fsencode(path)])

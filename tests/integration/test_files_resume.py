@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import asyncio
 import os
 import random
 import sqlite3
@@ -148,3 +149,27 @@ async def test_an_interrupted_hashing_goes_on(tmp_path: Path) -> None:
         b = await world.add()
         done = await b.get(share.link, tmp_path / "dest")
         assert done.state is TransferState.DONE, done.error
+
+
+async def test_a_transfer_that_ended_unseen_is_handed_over_once(tmp_path: Path) -> None:
+    tree = make_tree(tmp_path / "tree", 48 * MIB)
+    async with files_world(tmp_path) as world:
+        a, b, transfer = await start_slow_get(world, tree, tmp_path / "dest", 4 * MIB)
+        link = a.files.shares()[0].link
+        await world.stop(b)
+        release(a)
+        b = await world.add(again=b)
+        while b.files.transfers()[0].state is not TransferState.DONE:
+            await asyncio.sleep(0.02)
+        await world.stop(b)  # nobody asked yet
+        b = await world.add(again=b)
+        found = await b.files.get(link, os.fsencode(tmp_path / "dest"))
+        assert found.id == transfer
+        assert found.state is TransferState.DONE
+        assert found.result is not None
+        assert found.result.resumed
+        assert set(found.result.providers) == {a.peer_id}
+        again = await b.get(link, tmp_path / "dest")
+        assert again.result is not None
+        assert again.result.fetched_bytes == 0
+        assert again.result.reused_bytes == again.bytes

@@ -251,12 +251,17 @@ class Get:
         self._lost = received - here
         record.reused_bytes += sum(manifest.chunk_length(o) for o in reused - received)
         ledger.unmark(recorded - here)
-        ledger.mark(here)
+        ledger.mark(
+            here,
+            fetched_bytes=record.fetched_bytes,
+            refetched_bytes=record.refetched_bytes,
+            reused_bytes=record.reused_bytes,
+        )
+        await ledger.flush()  # before what it replaces is forgotten
         await context.stores.transfers.forget_doubtful(record.id)
         missing = set(range(manifest.chunk_count)) - here
         await context.run(lambda _: writer.check_space(missing))
         record.done_bytes = sum(manifest.chunk_length(o) for o in here)
-        await ledger.flush()
         self._journal.start(self._lost)
         self._manifest = manifest
         self._target = VersionTarget(closing.version, manifest, keys, writer, self._journal)

@@ -160,6 +160,9 @@ class Files:
     ) -> TransferStatus:
         """Fetch what a link names into the absolute folder `dest`, or attach to the transfer that does.
 
+        A transfer that went on by itself after a restart, and was done before anybody asked, is handed over
+        once; asking again after that looks for a newer version and checks what is there.
+
         Raises: Refused, LocalMisuse, StorageFault. What fails later is in the transfer's status.
         """
         dest = os.path.normpath(dest)
@@ -172,6 +175,8 @@ class Files:
                 await asyncio.sleep(0)
             if record is None:
                 record = await self._add_transfer(link, dest, overwrite, wait_s)
+            elif record.state is TransferState.DONE and not record.options.collected:
+                return await record.collect()
             elif record.id not in self._running:
                 self._renew(record)
             record.options.overwrite = overwrite
@@ -197,7 +202,7 @@ class Files:
         record = self._get_transfer(transfer_id)
         if record.signal.revision == revision and not record.state.is_end:
             await record.signal.wait(wait_s)
-        return record.status()
+        return await record.collect()
 
     async def pause(self, transfer_id: bytes) -> TransferStatus:
         """Stop a transfer until `resume`, also across restarts. Raises: LocalMisuse, StorageFault."""
@@ -355,6 +360,13 @@ class Files:
         for path in roots:
             if not os.path.isabs(path):
                 raise LocalMisuse(f"{display_path(path)} is not an absolute path")
+            if self._is_in_home(path):
+                raise Refused(
+                    f"{display_path(path)} cannot be shared",
+                    cause="it is Shoal's own home, or inside of it: its keys are there",
+                    next_step="share another folder",
+                    code="own_home",
+                )
             if not os.path.lexists(path):
                 raise LocalMisuse(
                     f"{display_path(path)} cannot be shared",
@@ -382,12 +394,15 @@ class Files:
             )
         if not os.path.isabs(dest):
             raise LocalMisuse(f"{display_path(dest)} is not an absolute path")
-        home = os.path.realpath(self._context.home)
-        real = os.path.realpath(dest)
-        if real == home or real.startswith(home + b"/"):
+        if self._is_in_home(dest):
             raise Refused(
                 "Nothing is written into Shoal's own home",
                 cause=f"{display_path(dest)} is inside of it",
                 next_step="choose another DEST",
                 code="dest_home",
             )
+
+    def _is_in_home(self, path: bytes) -> bool:
+        home = os.path.realpath(self._context.home)
+        real = os.path.realpath(path)
+        return real == home or real.startswith(home + b"/")

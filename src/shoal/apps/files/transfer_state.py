@@ -38,6 +38,7 @@ class TransferOptions(msgspec.Struct, array_like=True):
     total_bytes: int = 0  # of the files, holes included
     skipped: list[tuple[bytes, str]] = []
     blamed: list[bytes] = []
+    collected: bool = False  # somebody was told that it is done, and how
 
 
 class TransferRecord:
@@ -128,6 +129,13 @@ class TransferRecord:
             self.state = state
             self.error = error
             self.signal.touch()
+
+    async def collect(self) -> TransferStatus:
+        """Return a snapshot; one that says DONE was handed over then, durably: the next get begins anew."""
+        if self.state is TransferState.DONE and not self.options.collected:
+            self.options.collected = True
+            await self.context.stores.transfers.update(self.id, options=pack(self.options))
+        return self.status()
 
     def say(self, note: str) -> None:
         """Tell people what the transfer waits for."""
