@@ -99,4 +99,4 @@ def path(home: HomeOption = None, json: JsonOption = False) -> None:
 def _format(value: object) -> str:
     if isinstance(value, bool):
         return "true" if value else "false"
-    return ", ".join(map(str, value)) if isinstance(value, list | tuple) else str(value)
+    return (", ".join(map(str, value)) or "-") if isinstance(value, list | tuple) else str(value)

@@ -145,6 +145,11 @@ def transfers(
             face.show(detail, [f"{detail.id}  {detail.state}"])
             return
         found = client.call(ops.TRANSFERS, s.Nothing())
+        names = (
+            {}
+            if json
+            else {x.id: client.call(ops.TRANSFER, s.TransferRequest(id=x.id)) for x in found.transfers}
+        )
     rows = [
         [
             x.id[:12],
@@ -152,11 +157,11 @@ def transfers(
             f"{x.done_bytes / x.bytes:.0%}" if x.bytes else "-",
             format_size(x.bytes) if x.bytes is not None else "-",
             f"{format_size(x.rate_bytes_s)}/s" if x.rate_bytes_s else "-",
-            x.share_id[:12],
+            f"{names[x.id].name} in {names[x.id].dest}",
         ]
-        for x in found.transfers
+        for x in (found.transfers if names else ())
     ]
-    lines = columns(rows, ["ID", "STATE", "DONE", "SIZE", "RATE", "SHARE"]) if rows else ["no transfers"]
+    lines = columns(rows, ["ID", "STATE", "DONE", "SIZE", "RATE", "WHAT"]) if rows else ["no transfers"]
     face.show(found, lines)
 
 

@@ -51,7 +51,7 @@ class PeopleAnswers:
                 members[peer.peer_id].name,
                 _PEER_STATES[peer.state],
                 [str(address) for address in peer.addresses],
-                peer.rtt_ms,
+                _round(peer.rtt_ms),
             )
             for peer in self._parts.overlay.peers_status()
             if peer.peer_id in members
@@ -125,7 +125,7 @@ class PeopleAnswers:
             state=_PEER_STATES[seen.state] if seen is not None else "offline",
             path=session.path if session is not None and rtt_ms is not None else None,
             address=str(session.address) if session is not None else None,
-            rtt_ms=rtt_ms,
+            rtt_ms=_round(rtt_ms),
             why=why,
         )
 
@@ -154,3 +154,7 @@ class PeopleAnswers:
             next_step="see who there is: shoal members",
             code="unknown_peer",
         )
+
+
+def _round(rtt_ms: float | None) -> float | None:
+    return round(rtt_ms, 3) if rtt_ms is not None else None
