@@ -81,12 +81,14 @@ async def test_killed_getters_resume(tmp_path: Path, seed: int) -> None:
             resumed = max((line["done_bytes"] for line in lines), default=0)
             assert resumed + ALLOWED_BYTES >= done_bytes
             done_bytes = resumed
-            assert not (tmp_path / "dest" / "tree").exists() or lines[-1]["state"] == "done"
+            if (tmp_path / "dest" / "tree").exists():  # it was faster than we
+                assert find_difference(tree, tmp_path / "dest" / "tree") is None
+                break
         lines = await run_getter(settings, None)
         last = lines[-1]
         assert last["state"] == "done", last
         assert last["refetched_bytes"] <= kills * ALLOWED_BYTES
-        assert last["resumed"] or not kills
+        assert last["resumed"] or kills == 1
         assert find_difference(tree, tmp_path / "dest" / "tree") is None
         assert kills
         assert last["fetched_bytes"] == last["done_bytes"] + last["refetched_bytes"]
