@@ -73,7 +73,8 @@ async def test_a_clock_two_days_off_joins_shares_and_gets(tmp_path: Path, days: 
             assert (await get(bert, link, tmp_path / "in")).bytes == MIB
             members = (await bert.api.members(s.Nothing())).members
             assert [m.state for m in members] == ["active", "active"]
-            clocks = [c for c in (await bert.api.diagnose(s.Nothing())).checks if c.name == "clock"]
+            await bert.api.ping(s.PeerRequest(peer="anna"))
+            clocks = [c for c in (await bert.api.diagnose(s.Nothing())).checks if c.name == "clocks"]
             assert [c.state for c in clocks] == ["warn"]
             assert "anna" in clocks[0].detail
 

@@ -71,7 +71,7 @@ def make_session_vectors() -> dict[str, Any]:
         "settled": Frame(FrameKind.NOTICE, 1, 4, 0, encode(Settled())),
         "going away": Frame(FrameKind.NOTICE, 1, 6, 0, encode(GoingAway("shutdown"))),
         "ping": Frame(FrameKind.REQUEST, 1, 8, 7, encode(Ping(HEAD[:8]))),
-        "pong": Frame(FrameKind.RESPONSE, 1, 10, 7, encode(Pong(HEAD[:8]))),
+        "pong": Frame(FrameKind.RESPONSE, 1, 10, 7, encode(Pong(HEAD[:8], 1_795_000_000))),
         "error": Frame(FrameKind.ERROR, 4, 0, 9, encode(busy)),
         "cancel": Frame(FrameKind.CANCEL, 4, 0, 9, b""),
     }

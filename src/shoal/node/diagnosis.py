@@ -6,16 +6,19 @@ import asyncio
 import os
 
 from shoal.api.schema import Check, Report
+from shoal.core.units import format_duration
 from shoal.node.parts import Parts
 
 LAG_WARN_S = 0.25  # security.md, D26
 LAG_PROBE_S = 0.05
+CLOCK_SKEW_WARN_S = 60.0  # security.md, D23
 
 
 async def diagnose(parts: Parts) -> Report:
     """Look at sessions, services, the loop and what was observed. Takes LAG_PROBE_S."""
     checks = [
         _check_sessions(parts),
+        _check_clock(parts),
         _check_listening(parts),
         _check_services(parts),
         await _check_lag(),
@@ -40,6 +43,27 @@ def _check_sessions(parts: Parts) -> Check:
     if expected and not have:
         return Check("sessions", "warn", text, "see why: shoal ping NAME")
     return Check("sessions", "ok", text)
+
+
+def _check_clock(parts: Parts) -> Check:
+    """Compare with the clocks of connected peers: most of them agree that this one is wrong, or one is."""
+    members = parts.network.state.members
+    skews = [
+        (session.clock_skew_s, members[session.peer_id].name)
+        for session in parts.transport.sessions()
+        if session.clock_skew_s is not None and session.peer_id in members
+    ]
+    if not skews:
+        return Check("clocks", "ok", "no peer has told the time yet")
+    off = sorted((x for x in skews if abs(x[0]) > CLOCK_SKEW_WARN_S), key=lambda x: -abs(x[0]))
+    if not off:
+        return Check("clocks", "ok", f"agrees with {len(skews)} peers")
+    skew, name = off[0]
+    text = f"{format_duration(abs(skew))} {'behind' if skew > 0 else 'ahead of'} the clock of {name}"
+    if len(off) == len(skews) > 1:
+        text += f", and {len(off) - 1} more differ"
+    step = "set the right time on the machine that is wrong; nothing but dates and expiry depends on it"
+    return Check("clocks", "warn", text, step)
 
 
 def _check_listening(parts: Parts) -> Check:

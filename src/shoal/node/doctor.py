@@ -14,7 +14,7 @@ import time
 
 from shoal.api.schema import Check
 from shoal.core.errors import LocalMisuse, ShoalError
-from shoal.core.units import GIB, MIB, format_duration, format_size, format_time
+from shoal.core.units import GIB, MIB, format_size, format_time
 from shoal.node.config import NodeConfig, load_config
 from shoal.node.listen import describe_fault, find_fault
 from shoal.storage.home import Home, find_daemon, has_home
@@ -39,19 +39,6 @@ def examine(home: str) -> list[Check]:
         if find_daemon(home) is None:
             checks += _check_ports(load_config(home))
     return checks
-
-
-def judge_clock_skew(skew_s: float, name: str) -> Check:
-    """Say whether this clock and a peer's are close enough; no rule depends on it, people do."""
-    if abs(skew_s) <= CLOCK_SKEW_WARN_S:
-        return Check("clock", "ok", f"agrees with {name}")
-    word = "ahead of" if skew_s > 0 else "behind"
-    return Check(
-        "clock",
-        "warn",
-        f"{format_duration(abs(skew_s))} {word} the clock of {name}",
-        "set the right time on the machine that is wrong; tickets expire by the inviter's clock",
-    )
 
 
 def _check_home(home: str) -> Check:

@@ -74,9 +74,13 @@ class Ping(Message, frozen=True, array_like=True):
 
 
 class Pong(Message, frozen=True, array_like=True):
-    """Answer to Ping, with the answerer's head."""
+    """Answer to Ping, with the answerer's head and what its clock shows.
+
+    The time is for people only (`shoal doctor`): no rule may depend on another device's clock.
+    """
 
     head: bytes
+    time: int = 0  # seconds since 1970; 0 = not told
 
 
 class ErrorReply(Message, frozen=True, array_like=True):

@@ -61,6 +61,8 @@ class SessionHost(AnsweringHost, Protocol):
 
     timing: SessionTiming
 
+    def wall(self) -> float: ...
+
     def on_session_settled(self, session: Session) -> None: ...
 
     def on_session_closed(self, session: Session, reason: str) -> None: ...
@@ -92,6 +94,7 @@ class Session:
         self.closed = False
         self.close_reason = ""
         self.closed_by = ""  # us | peer | network
+        self.clock_skew_s: float | None = None  # the peer's clock minus ours, for people; None until told
         self._host = host
         self._channel = channel
         self._reader = FrameReader()
@@ -355,17 +358,19 @@ class Session:
             return
         head = decode(Ping, frame.payload).head
         check_length("head", head, HEAD8_BYTES)
-        pong = Pong(self._host.view.head()[:HEAD8_BYTES])
+        pong = Pong(self._host.view.head()[:HEAD8_BYTES], max(0, int(self._host.wall())))
         self._say(FrameKind.RESPONSE, SessionType.PONG, frame.request_id, pong)
         self._on_head(head)
 
     def _on_pong(self, frame: Frame) -> None:
         if frame.kind is FrameKind.ERROR or frame.message_type != SessionType.PONG:
             raise MalformedMessage("a ping was answered by something else")
-        head = decode(Pong, frame.payload).head
-        check_length("head", head, HEAD8_BYTES)
+        pong = decode(Pong, frame.payload)
+        check_length("head", pong.head, HEAD8_BYTES)
         self._heartbeat.on_answer(frame.request_id, self._host.monotonic())
-        self._on_head(head)
+        if pong.time:
+            self.clock_skew_s = pong.time - self._host.wall()
+        self._on_head(pong.head)
 
     def _on_head(self, head8: bytes) -> None:
         self.peer_head8 = head8

@@ -206,6 +206,10 @@ class Transport:
         """Seconds on the clock that every deadline of transport uses."""
         return self._clock.monotonic()
 
+    def wall(self) -> float:
+        """Seconds since 1970, for display."""
+        return self._clock.wall()
+
     def observe(self, observation: Observation) -> None:
         """Report what was seen; nothing down here judges it."""
         self._observer(observation)
