@@ -14,10 +14,13 @@ BLOCK_BYTES = 8 * MIB
 
 
 def copy_standard_library(target: Path) -> int:
-    """Copy this machine's Python standard library (without site-packages and caches); return the files."""
+    """Copy this machine's Python standard library, without site-packages; return the number of files.
+
+    Links are followed: a distribution's library may have absolute ones, which a get leaves out on purpose.
+    """
     source = Path(sysconfig.get_path("stdlib"))
-    ignore = shutil.ignore_patterns("site-packages", "dist-packages", "__pycache__", "config-3*")
-    shutil.copytree(source, target, symlinks=True, ignore=ignore)
+    ignore = shutil.ignore_patterns("site-packages", "dist-packages", "config-3*")
+    shutil.copytree(source, target, ignore=ignore, ignore_dangling_symlinks=True)
     return sum(len(files) for _, _, files in os.walk(target))
 
 
