@@ -34,6 +34,33 @@ async def test_failing_service_is_started_again() -> None:
         assert "once more" in status.last_error
 
 
+async def test_a_service_that_waited_for_something_cancelled_is_started_again() -> None:
+    """Only the supervisor ends a service by cancelling it; a cancelled future inside is a failure."""
+    runs = 0
+    done = asyncio.Event()
+
+    async def run() -> None:
+        nonlocal runs
+        runs += 1
+        if runs == 1:
+            other: asyncio.Future[None] = asyncio.get_running_loop().create_future()
+            other.cancel()
+            await other
+        done.set()
+
+    async with Supervisor(random.Random(1)) as supervisor:
+        supervisor.start("fragile", run)
+        await asyncio.wait_for(done.wait(), 5)
+        assert supervisor.status()[0].restarts == 1
+
+
+async def test_nothing_starts_after_the_end() -> None:
+    async with Supervisor(random.Random(1)) as supervisor:
+        pass
+    with pytest.raises(Unavailable):
+        supervisor.start("late", asyncio.Event().wait)  # type: ignore[arg-type]
+
+
 async def test_fatal_service_is_reported_not_restarted() -> None:
     async def run() -> None:
         raise OSError("gone")

@@ -75,7 +75,12 @@ class Supervisor:
         await self.close()
 
     def start(self, name: str, run: Callable[[], Awaitable[None]], restart: Restart = Restart.ALWAYS) -> None:
-        """Run a service until it returns or the supervisor closes. `run` is called again on each restart."""
+        """Run a service until it returns or the supervisor closes. `run` is called again on each restart.
+
+        Raises: Unavailable while closing: nobody would end it.
+        """
+        if self._closing:
+            raise Unavailable(f"{name} was not started", cause="the node is stopping", code="shutdown")
         service = _Service(name, run, restart)
         self._services[name] = service
         service.task = asyncio.create_task(self._keep(service), name=name)
@@ -116,22 +121,30 @@ class Supervisor:
             started = loop.time()
             try:
                 await service.run()
-            except asyncio.CancelledError:
-                raise
-            except Exception as error:  # the supervisor is where everything unexpected ends
-                service.last_error = f"{type(error).__name__}: {error}"
+            except asyncio.CancelledError as error:
+                task = asyncio.current_task()
+                if self._closing or task is None or task.cancelling():
+                    raise
                 log.error("service %s failed", service.name, exc_info=error)
-                if service.restart is Restart.FATAL:
-                    if self.failed is not None and not self.failed.done():
-                        self.failed.set_result(error)
-                    return
+                cause = "what it waited for was cancelled"  # and not the service itself
+                self._note_failure(service, Unavailable(f"{service.name} ended", cause=cause))
+            except Exception as error:  # the supervisor is where everything unexpected ends
+                log.error("service %s failed", service.name, exc_info=error)
+                self._note_failure(service, error)
             else:
+                return
+            if service.restart is Restart.FATAL:
                 return
             if loop.time() - started > BACKOFF_RESET_S:
                 pause = BACKOFF_FIRST_S
             await asyncio.sleep(pause * self._random.uniform(0.5, 1.0))
             pause = min(pause * 2, BACKOFF_LAST_S)
             service.restarts += 1
+
+    def _note_failure(self, service: _Service, error: Exception) -> None:
+        service.last_error = f"{type(error).__name__}: {error}"
+        if service.restart is Restart.FATAL and self.failed is not None and not self.failed.done():
+            self.failed.set_result(error)
 
     def _on_job_done(self, task: asyncio.Task[Any]) -> None:
         self._jobs.discard(task)
