@@ -17,6 +17,7 @@ from tests.support.transport_nodes import (
     wait_until,
 )
 
+from shoal.core.units import MIB
 from shoal.identity.keys import DeviceKeys
 from shoal.transport.ports import ServiceBudget
 from shoal.transport.session import Session
@@ -168,6 +169,55 @@ async def test_a_peer_that_never_reads_costs_a_bounded_buffer():
                 if session.closed:
                     break
         assert BUFFER_BYTES // 4 < most < BUFFER_BYTES * 1.1
+
+
+@pytest.mark.parametrize("last_words", [b"", b"\xff\xff\xff\xff12345"], ids=["hung up", "garbage"])
+async def test_who_is_gone_before_its_entries_are_stored_gets_no_session(last_words: bytes):
+    """Its admission takes a while to become durable; a session on a dead channel would stand for 14 s."""
+    async with transport_network() as network:
+        node, keys = await network.add(timing=QUIET), DeviceKeys.generate()
+        node.view.learn_gate.clear()
+        node.view.on_learn = lambda: network.members.add(keys.peer_id)
+        liar = await LyingDialler.member(node, keys)
+        await liar.say_hello(node, keys, entries=[b"entry"])
+        await wait_until(lambda: bool(node.view.learned))
+        if last_words:
+            await liar.send(last_words)
+            assert await liar.next_frame() == GONE
+        liar.close()
+        (pending,) = node.transport._acceptor._tasks
+        assert pending.handed_over
+        await asyncio.sleep(0.05)
+        node.view.learn_gate.set()
+        await wait_until(lambda: not node.transport._acceptor._tasks)
+        assert node.transport._all_sessions() == []
+        assert node.echo.log == []
+
+
+async def test_a_member_that_pings_and_never_reads_costs_a_bounded_buffer():
+    """Answers to pings, and whatever else TLS has to say, count like all other bytes."""
+    async with transport_network() as network:
+        node, liar, session = await make_liar(network)
+        session._channel.write(b"\0" * (BUFFER_BYTES + 8 * MIB))
+        await wait_until(lambda: session.closed)
+        assert "slow_reader" in node.rules
+        liar.close()
+
+
+async def test_a_peer_that_says_goodbye_and_never_reads_leaves_no_socket():
+    async with transport_network() as network:
+        _, liar, session = await make_liar(network)
+        channel = session._channel
+        channel.start(lambda data: None, lambda error: None)  # an owner that only listens, as a join has
+        channel.write(b"\0" * (BUFFER_BYTES - MIB))
+        await wait_until(lambda: channel._queued_bytes == 0)
+        assert channel.buffered_bytes > MIB
+        liar.tls.shutdown()
+        await liar.flush()
+        await wait_until(lambda: channel.closed)
+        assert channel._transport is not None
+        await wait_until(lambda: channel.buffered_bytes == 0)
+        liar.close()
 
 
 async def test_a_member_that_comes_again_and_again_is_slowed_down():

@@ -113,6 +113,8 @@ class SetView:
         self.entries: list[bytes] = []
         self.learned: list[bytes] = []
         self.learn_error: ShoalError | None = None
+        self.learn_gate = asyncio.Event()  # cleared: the disk is slow
+        self.learn_gate.set()
         self.on_learn: Callable[[], None] = lambda: None
         self.invites = False
         self.own_id = b""
@@ -134,6 +136,7 @@ class SetView:
 
     async def learn(self, entries: list[bytes]) -> None:
         self.learned += entries
+        await self.learn_gate.wait()
         if self.learn_error is not None:
             raise self.learn_error
         self.on_learn()

@@ -19,6 +19,7 @@ from shoal.transport.tls import ALERT_NO_PROTOCOL, check_handshake
 
 RECORD_BYTES = 16 * 1024  # plaintext of one TLS record
 WRITE_HIGH_BYTES = 256 * 1024  # beyond it `drain` waits
+LAST_WORDS_S = 1.0  # what was written before the channel was lost (an alert) may take this long
 EARLY_BYTES = 192 * 1024  # received before anybody reads: two hellos' worth and some frames
 
 
@@ -290,9 +291,6 @@ class TlsChannel(asyncio.Protocol):
 
     def _fail(self, error: ShoalError) -> None:
         """End by a fault: what was sent so far (an alert) goes out, then the connection closes."""
-        if self._transport is not None:
-            self._transport.close()
-            self._loop.call_later(1.0, self._transport.abort)
         self._end(error)
 
     def _end(self, error: ShoalError) -> None:
@@ -303,6 +301,8 @@ class TlsChannel(asyncio.Protocol):
         self._settle_opened(error)
         if self._transport is not None:
             self._transport.close()
+            if self._transport.get_write_buffer_size():  # or who never reads would keep the socket for ever
+                self._loop.call_later(LAST_WORDS_S, self._transport.abort)
         if self._on_lost is not None:
             self.closed = True
             self._on_lost(error)

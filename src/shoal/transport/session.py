@@ -238,6 +238,8 @@ class Session:
         for frame in frames:
             self._on_frame(frame)
         self._channel.start(self._on_data, self._on_lost)
+        if self._channel.closed:  # it ended while the hello was judged, and nobody says so twice
+            self.close("reset", "network")
 
     def settle(self, tell: bool) -> None:
         """Make this the session to its peer; `tell` at the accepting end, which decides."""
@@ -256,6 +258,9 @@ class Session:
 
     def judge(self, now: float, probe: bool) -> None:
         """Look at the peer, once a tick; `probe` after a stall or sleep of our own, see heartbeat.py."""
+        if self._channel.buffered_bytes > BUFFER_BYTES:  # of pongs, or of TLS itself: no `send_frame` saw it
+            self._close_slow()
+            return
         match self._heartbeat.judge(now, self._channel.last_received_at, probe):
             case Beat.PING:
                 self._ping(None)
@@ -270,8 +275,11 @@ class Session:
             return
         self._channel.write(pack_frame(frame))
         if self._channel.buffered_bytes > BUFFER_BYTES:
-            self._host.observe(Observation("slow_reader", self.subject, "does not take what it asked for"))
-            self.close("fault", "network")
+            self._close_slow()
+
+    def _close_slow(self) -> None:
+        self._host.observe(Observation("slow_reader", self.subject, "does not take what it asked for"))
+        self.close("fault", "network")
 
     # -- coming in -------------------------------------------------------------------------------------
 

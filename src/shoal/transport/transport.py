@@ -239,6 +239,8 @@ class Transport:
     def accept_session(self, pipe: FramePipe, address: Address, hello: Hello) -> None:
         """Decide about a session whose initiator was verified, and answer its hello."""
         channel = pipe.channel
+        if channel.closed:  # gone while its entries were stored: it must not replace a session that lives
+            return
         if not self._may_accept(channel.peer_id):
             self.observe(Observation("session_churn", short_peer_id(channel.peer_id)))
             refuse(channel, ErrorReply("unavailable", "busy", "Too many sessions in a short time"))
