@@ -12,14 +12,16 @@ from tests.support.transport_nodes import wait_until
 
 from shoal.core.clock import SystemClock
 from shoal.core.errors import LocalMisuse, Refused, RemoteFault, Unavailable
+from shoal.identity.entry import parse_entry
 from shoal.identity.keys import DeviceKeys
-from shoal.identity.operations import Role, sign_joiner
+from shoal.identity.operations import Remove, Role, sign_joiner
 from shoal.identity.secrets import DEFAULT_SPACE, SecretKind
 from shoal.identity.ticket import Ticket
 from shoal.membership.events import InviteUsed, JoinFailed, MembershipChanged
 from shoal.membership.invites import join_knock
 from shoal.membership.join_messages import JOIN_TABLE, JoinAccepted, JoinRefused, JoinRequest
 from shoal.membership.join_proof import export_for_join, make_join_proof
+from shoal.membership.sync_events import Offered
 from shoal.transport.address import Address
 
 
@@ -113,6 +115,60 @@ async def test_joining_again_works_after_both_ends_restarted(village: Village) -
     node = await village.start(home)
     await node.join(ticket)
     assert node.network.head() == owner.network.head()
+
+
+@pytest.mark.parametrize("is_complete", [False, True], ids=["log only", "all but the mark"])
+async def test_a_join_that_was_cut_after_the_log_was_written_is_finished(
+    village: Village, is_complete: bool
+) -> None:
+    """A crash between the journal and the mark of the home must not leave a home that never joins."""
+    owner = await village.founder()
+    node = await village.stranger(ticket := await owner.ticket())
+    await node.join(ticket)
+    if not is_complete:
+        await node.stores.secrets.clear()
+    node = await village.start(await village.stop(node))
+    await node.join(ticket)
+    assert node.network.door_keys() == owner.network.door_keys()
+    assert len(owner.network.log) == 2
+    await node.dial(owner)
+
+
+async def test_a_device_removed_while_it_joins_gets_no_secrets(village: Village) -> None:
+    owner = await village.founder()
+    node = await village.stranger(ticket := await owner.ticket())
+
+    def remove(event: InviteUsed) -> None:  # as if it came from another admin while the disk is slow
+        entry = owner.network.log.make_entry(owner.home.keys, Remove(event.peer_id), 0)
+        owner.network.step(Offered((entry.data,), None))
+
+    owner.network.events.on(InviteUsed, remove)
+    with pytest.raises(Refused) as refused:
+        await node.join(ticket)
+    assert refused.value.code == "removed"
+    assert not node.network.door_keys()
+
+
+async def test_a_device_that_was_admitted_anew_shows_its_new_admission(village: Village) -> None:
+    owner = await village.founder()
+    admin = await village.member(owner, Role.ADMIN)
+    node = await village.stranger(await admin.ticket())
+    ticket = await admin.ticket()
+    admin.transport.close_peer(owner.peer_id, "closed")
+    node = await village.stranger(ticket, node.home.keys)
+    await node.join(ticket)
+    assert node.network.admitting_entries()
+    await owner.network.remove(admin.peer_id)  # did not know of the admission: it falls
+    state = owner.network.state
+    assert node.peer_id not in state.members
+    again = await owner.ticket()
+    await ask(node, again)  # admits it anew
+    for entry in owner.network.log.entries():
+        node.network.step(Offered((entry.data,), None))
+    admitted = node.network.state.members[node.peer_id].admitted_by_op
+    assert node.network.is_active(node.peer_id)
+    shown = [parse_entry(data).id for data in node.network.admitting_entries()]
+    assert shown[-1] == admitted
 
 
 async def test_an_expired_ticket_says_so(tmp_path: Path) -> None:

@@ -388,6 +388,35 @@ async def test_on_a_full_disk_a_removal_takes_effect_and_is_confirmed_when_it_is
     assert not left.network.is_active(right.peer_id)
 
 
+async def test_a_removal_that_is_not_durable_is_not_confirmed_on_a_new_session_either(
+    village: Village,
+) -> None:
+    owner, left, right = await three(village)
+    left.home.disk.fault = "full"
+    removing = asyncio.ensure_future(owner.network.remove(right.peer_id))
+    await wait_until(lambda: "membership_not_saved" in left.rules)
+    left.transport.close_peer(owner.peer_id, "closed")
+    await left.dial(owner)
+    session = owner.transport.find_session(left.peer_id)
+    assert session is not None
+    await session.ping()  # what was sent at the start of the session has arrived
+    (operation,) = owner.network.state.removals
+    assert owner.network.confirmations.confirmed(operation) == set()
+    left.home.disk.fault = None
+    await wait_until(lambda: owner.network.confirmations.confirmed(operation) == {left.peer_id})
+    await removing
+
+
+async def test_a_refused_operation_is_no_failure_of_a_task(
+    village: Village, caplog: pytest.LogCaptureFixture
+) -> None:
+    owner = await village.founder()
+    member = await village.member(owner)
+    with pytest.raises(Refused):
+        await member.network.remove(owner.peer_id)
+    assert not caplog.records
+
+
 async def test_on_a_full_disk_nothing_of_our_own_is_written_or_told(village: Village) -> None:
     owner, left, right = await three(village)
     head = owner.network.head()

@@ -119,11 +119,7 @@ class Inviter:
         network = self._network
         member = network.state.members.get(request.peer_id)
         if member is not None and member.removed_by_op is not None:
-            raise _refused(
-                "removed",
-                "this device was removed from the network",
-                "a removed key is never admitted again: join with a new home",
-            )
+            raise _removed()
         if member is not None and member.state == "active":
             return  # the reply was lost, or it has joined by another invite
         network.check_may_admit(Role(row.role))
@@ -147,6 +143,8 @@ class Inviter:
     async def _answer(self, channel: JoinChannel, joiner: bytes) -> None:
         network = self._network
         member = network.state.members[joiner]
+        if not network.is_active(joiner):  # removed while the admission became durable
+            raise _removed()
         pages = cut_batches(network.log.entries(), PAGE_BYTES, PAGE_ENTRIES)
         contacts = [record for record in self._contacts() if len(record) <= CONTACT_BYTES][:CONTACTS]
         secrets = network.secrets.wrap_for(member)
@@ -188,6 +186,14 @@ class Inviter:
             await channel.send(JOIN_TABLE, message)
         except Unavailable:
             pass  # it did not wait for the answer
+
+
+def _removed() -> Refused:
+    return _refused(
+        "removed",
+        "this device was removed from the network",
+        "a removed key is never admitted again: join with a new home",
+    )
 
 
 def _refused(code: str, cause: str, next_step: str = "ask for a new ticket: `shoal invite`") -> Refused:

@@ -23,7 +23,7 @@ from shoal.core.errors import (
 from shoal.core.units import MIB, format_time
 from shoal.identity.entry import parse_entry
 from shoal.identity.log import Added, Duplicate, MembershipLog
-from shoal.identity.operations import is_valid_name, sign_joiner
+from shoal.identity.operations import Admit, is_valid_name, parse_operation, sign_joiner
 from shoal.identity.ticket import Ticket
 from shoal.membership.invites import join_knock
 from shoal.membership.join_messages import (
@@ -71,8 +71,9 @@ async def join_network(
 ) -> Joined:
     """Join by a ticket; on return everything is durable and `network` is that of a member.
 
-    `network` has the ticket's id and is empty. The caller marks the home afterwards. Cancelling is safe: the
-    same ticket works again from this home. Tries the ticket's addresses one after the other, 4 s each.
+    `network` has the ticket's id, and is empty or has what a join left that did not come to its end. The
+    caller marks the home afterwards. Cancelling is safe: the same ticket works again from this home. Tries
+    the ticket's addresses one after the other, 4 s each.
     Raises: LocalMisuse, Refused (by the inviter, with its reason), Unavailable, RemoteFault, StorageFault.
     """
     _check(network, ticket, name)
@@ -101,7 +102,7 @@ async def join_network(
 def _check(network: Network, ticket: Ticket, name: str) -> None:
     if network.network_id != ticket.network_id:
         raise LocalMisuse("This home cannot join by the ticket", cause="it is for another network")
-    if len(network.log):
+    if network.may_meet and network.door_keys() and not _was_begun(network, ticket):
         raise Refused(
             "This home cannot join",
             cause="it has a network already",
@@ -116,6 +117,13 @@ def _check(network: Network, ticket: Ticket, name: str) -> None:
         )
     if ticket.inviter == network.own_id:
         raise Refused("This device cannot join", cause="the ticket is its own", code="own_ticket")
+
+
+def _was_begun(network: Network, ticket: Ticket) -> bool:
+    """Whether this device was admitted by the ticket already, and a crash kept its home from being marked."""
+    member = network.state.members[network.own_id]
+    operation = parse_operation(network.log.entry(member.admitted_by_op).payload).operation
+    return isinstance(operation, Admit) and operation.invite_id == ticket.invite_id
 
 
 async def _join_over(channel: JoinChannel, network: Network, ticket: Ticket, name: str, user: str) -> Joined:

@@ -51,6 +51,10 @@ class Journal:
         self._idle.clear()
         self._wanted.set()
 
+    def unsaved_ids(self) -> set[bytes]:
+        """Return the ids of entries that are applied and not durable yet."""
+        return {entry.id for save in self._unsaved for entry in save.entries}
+
     async def flush(self) -> None:
         """Wait until all that was put is durable. Cancelling is safe. Raises: StorageFault."""
         if self._idle.is_set():

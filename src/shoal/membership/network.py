@@ -13,7 +13,7 @@ from collections.abc import Callable
 from typing import NamedTuple
 
 from shoal.core.clock import Clock
-from shoal.core.errors import LocalMisuse, Refused, RemoteFault, Unavailable
+from shoal.core.errors import LocalMisuse, Refused, RemoteFault, ShoalError, Unavailable
 from shoal.core.events import EventBus
 from shoal.core.observation import Observation, Observer
 from shoal.core.supervisor import Supervisor
@@ -87,7 +87,7 @@ class Network:
         self._state = self.log.state  # what the rest of the node was told last
         self._author_lock = asyncio.Lock()
         self._is_current = asyncio.Event()
-        self._hello_entries: list[bytes] = []
+        self._hello_entries: tuple[bytes, list[bytes]] = (b"", [])  # of which admission, and what shows it
 
     # --- lifecycle ----------------------------------------------------------------------------------------
 
@@ -106,7 +106,10 @@ class Network:
             self.observe(Observation("storage_entry_damaged", "membership", f"{damaged} entries left out"))
         await self.secrets.load()
         await self.invites.load()
-        self._state = self.log.state
+        if self._state.members:  # read again, after a join that was begun before: somebody may be out by it
+            self.on_state()
+        else:
+            self._state = self.log.state
 
     def start(self) -> None:
         """Begin to save what arrives. Expects a running supervisor."""
@@ -178,12 +181,12 @@ class Network:
     def admitting_entries(self) -> list[bytes]:
         """This device's admission with the entries before it, parents first: at most 16 in 63 KiB."""
         member = self.state.members.get(self.own_id)
-        if not self._hello_entries and member is not None:
+        if member is not None and self._hello_entries[0] != member.admitted_by_op:
             chosen = [entry.data for entry in self.log.past_of(member.admitted_by_op)[-HELLO_ENTRIES:]]
             while sum(map(len, chosen)) > HELLO_ENTRIES_BYTES:
                 del chosen[0]
-            self._hello_entries = chosen
-        return self._hello_entries
+            self._hello_entries = (member.admitted_by_op, chosen)
+        return self._hello_entries[1]
 
     def reason_of(self, peer_id: bytes) -> str:
         """Why a device is out: `removed` or `left`."""
@@ -266,10 +269,11 @@ class Network:
         Cancelling is safe: it is written whole or not at all. Raises: Refused, Unavailable, StorageFault.
         """
         await self.wait_current()
-        entry: Entry = await asyncio.shield(
-            self._supervisor.spawn("membership author", self._author(operation))
-        )
-        return entry
+        job = self._supervisor.spawn("membership author", self._try_author(operation))
+        result: Entry | ShoalError = await asyncio.shield(job)
+        if isinstance(result, ShoalError):
+            raise result
+        return result
 
     async def remove(self, peer_id: bytes, reason: str = "") -> RemovalStatus:
         """Remove a device for ever; wait at most 10 s for the others to say that it is out there too.
@@ -281,6 +285,13 @@ class Network:
     async def leave(self, reason: str = "") -> RemovalStatus:
         """End this device's own membership for ever. Raises: Refused, Unavailable, StorageFault."""
         return await leave_network(self, reason)
+
+    async def _try_author(self, operation: Operation) -> Entry | ShoalError:
+        """Return what `_author` returns or raises: a refusal is for who asked, no failure of a task."""
+        try:
+            return await self._author(operation)
+        except ShoalError as error:
+            return error
 
     async def _author(self, operation: Operation) -> Entry:
         async with self._author_lock:

@@ -112,10 +112,11 @@ class MembershipService(BaseService):
     def on_session_up(self, session: Session) -> None:
         self._sessions[session.peer_id] = session
         self._network.step(SessionUp(session.peer_id))
+        unsaved = self._network.journal.unsaved_ids()  # acknowledged once they are durable, by `_on_durable`
         removals = [
             operation
             for operation in self._network.state.removals
-            if self._network.log.entry(operation).author == session.peer_id
+            if operation not in unsaved and self._network.log.entry(operation).author == session.peer_id
         ]
         for operation in removals[-ACKS_ON_SESSION:]:
             session.notify(self.number, RemovalAck(operation))
