@@ -26,6 +26,7 @@ from shoal.core.errors import Refused, ShoalError, StorageFault, Unavailable
 from shoal.identity.entry import parse_entry
 from shoal.identity.secrets import DEFAULT_SPACE
 from shoal.storage.chunk_ledger import ChunkLedger
+from shoal.storage.rows import pack
 from shoal.storage.shares import Origin, ShareRow, ShareState
 from shoal.storage.transfers import TransferState
 from shoal.storage.tree_writer import TreeWriter
@@ -346,8 +347,7 @@ class Get:
 
         roots, skipped = await context.run(lambda _: finish())
         record.options.skipped = skipped
-        record.options.elapsed_s += context.clock.monotonic() - self._started_at
-        self._started_at = context.clock.monotonic()
+        self._note_elapsed()
         served = await self._keep_share(closing, roots, skipped)
         source.switch(served.serve(closing, manifest, roots))
         self._source = None
@@ -399,7 +399,8 @@ class Get:
         record, manifest = self.record, self._manifest
         assert manifest is not None
         assert self._ledger is not None
-        record.done_bytes += size_bytes
+        # in the end game two lanes may bring one chunk: fetched twice, done once
+        record.done_bytes += sum(manifest.chunk_length(o) for o in ordinals if not self._ledger.has(o))
         record.fetched_bytes += size_bytes
         record.providers[peer] = record.providers.get(peer, 0) + size_bytes
         if self._lost:
@@ -413,6 +414,7 @@ class Get:
             fetched_bytes=record.fetched_bytes,
             refetched_bytes=record.refetched_bytes,
             providers=record.providers,
+            options=self._note_elapsed(),
         )
         self._context.swarm.add_chunks(self._link.share_id, self._target.version, ordinals)
 
@@ -471,14 +473,18 @@ class Get:
             code="no_provider",
         )
 
+    def _note_elapsed(self) -> bytes:
+        """Count the time until now; return the options to keep, so that a crash does not lose it."""
+        now = self._context.clock.monotonic()
+        self.record.options.elapsed_s += now - self._started_at
+        self._started_at = now
+        return pack(self.record.options)
+
     async def _close(self, fetch: ShareFetch) -> None:
         """Leave everything so that the transfer can go on later."""
         await self._context.swarm.close_fetch(fetch)
         self._journal.close()
-        record = self.record
-        now = self._context.clock.monotonic()
-        record.options.elapsed_s += now - self._started_at
-        self._started_at = now
+        self._note_elapsed()
         if self._ledger is not None:
             try:
                 await self._ledger.close()
