@@ -2,15 +2,21 @@
 
 from __future__ import annotations
 
+import json
 import os
 import random
 import re
+import signal
+import subprocess
+import sys
 import time
 from pathlib import Path
 
 import pytest
 from tests.e2e.conftest import MakeNetwork, code_of, wait_until
 
+from shoal import connect
+from shoal.core.errors import Refused
 from shoal.core.units import KIB, MIB
 from shoal.testing.processes import CommandFailed, Device
 from shoal.testing.trees import find_difference, write_random_file, write_seeded_tree
@@ -160,6 +166,23 @@ def test_a_different_file_is_never_overwritten_unasked(network: MakeNetwork, tmp
     assert find_difference(tree, here) is None
 
 
+def test_ctrl_c_stops_watching_and_nothing_else(network: MakeNetwork, tmp_path: Path) -> None:
+    anna, bert = network("anna", "bert")
+    write_random_file(tmp_path / "big", 8 * MIB)
+    link = anna.run("share", "--wait", str(tmp_path / "big"))["link"]
+    anna.stop()
+    process = bert.popen("get", "--wait", link, str(tmp_path / "in"))
+    wait_until(lambda: bool(bert.run("transfers")["transfers"]))
+    process.send_signal(signal.SIGINT)
+    out, err = process.communicate(timeout=10)
+    assert process.returncode == 130
+    assert json.loads(out)["error"]["code"] == "interrupted"
+    assert "Traceback" not in err
+    anna.up()
+    wait_until(lambda: bert.run("transfers")["transfers"][0]["state"] == "done")
+    assert find_difference(tmp_path / "big", tmp_path / "in" / "big") is None
+
+
 def test_getting_again_is_done_at_once(network: MakeNetwork, tmp_path: Path) -> None:
     anna, bert = network("anna", "bert")
     write_random_file(tmp_path / "big", 16 * MIB)
@@ -220,6 +243,28 @@ def test_pause_resume_cancel(network: MakeNetwork, tmp_path: Path) -> None:
     with pytest.raises(CommandFailed) as failed:
         bert.run("transfers", "--cancel", "nonsense")
     assert code_of(failed) == (2, "unknown_transfer")
+
+
+def test_the_python_client_does_what_the_commands_do(network: MakeNetwork, tmp_path: Path) -> None:
+    anna, bert = network("anna", "bert")
+    write_seeded_tree(tmp_path / "tree", random.Random(SEED), 2 * MIB)
+    seen: list[str] = []
+    with connect(str(anna.home)) as sharer, connect(str(bert.home)) as getter:
+        assert sharer.status().name == "anna"
+        link = sharer.share(tmp_path / "tree", wait=True).link
+        result = getter.get(link, tmp_path / "in", on_progress=lambda t: seen.append(t.state))
+        assert result.providers == {sharer.status().peer_id: result.fetched_bytes}
+        assert getter.transfers()[0].state == seen[-1] == "done"
+        with pytest.raises(Refused):
+            getter.remove("anna")
+    assert find_difference(tmp_path / "tree", tmp_path / "in" / "tree") is None
+
+
+def test_importing_shoal_loads_next_to_nothing() -> None:
+    heavy = "{'asyncio', 'httpx', 'msgspec', 'nacl', 'cryptography', 'typer'}"
+    code = f"import sys, shoal; print(sorted({heavy} & set(sys.modules)))"
+    done = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, check=True)
+    assert done.stdout.strip() == "[]"
 
 
 def test_unshare_stops_serving(network: MakeNetwork, tmp_path: Path) -> None:

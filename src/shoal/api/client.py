@@ -26,7 +26,7 @@ from shoal.api import operations as ops
 from shoal.api import schema as s
 from shoal.api.faults import ErrorReply, make_error
 from shoal.api.operations import Operation
-from shoal.api.paths import default_home, resolve_path
+from shoal.api.paths import AnyPath, default_home, resolve_path
 from shoal.core.errors import Refused, RemoteFault, Unavailable
 from shoal.storage.home import Home, find_socket_path
 
@@ -43,8 +43,8 @@ ENDED = ("done", "failed", "paused", "cancelled")
 class Client:
     """A node, seen from a program of the same user. One connection; not for several threads at once."""
 
-    def __init__(self, home: str | None = None) -> None:
-        self.home = os.path.abspath(home) if home is not None else default_home()
+    def __init__(self, home: AnyPath | None = None) -> None:
+        self.home = os.path.abspath(os.fsdecode(home)) if home is not None else default_home()
         self._path = find_socket_path(self.home)
         self._http = httpx.Client(
             transport=httpx.HTTPTransport(uds=self._path),
@@ -132,7 +132,7 @@ class Client:
         """Say how a peer is reached."""
         return self.call(ops.PING, s.PeerRequest(peer=peer))
 
-    def share(self, *paths: str | bytes, wait: bool = False) -> s.Share:
+    def share(self, *paths: AnyPath, wait: bool = False) -> s.Share:
         """Share files and folders; returns at once, or with `wait` when the share is complete."""
         found = self.call(ops.SHARE, s.ShareRequest(paths=[resolve_path(p) for p in paths]))
         return self.wait_share(found) if wait else found
@@ -159,13 +159,13 @@ class Client:
         """Return everything this node serves."""
         return self.call(ops.SHARES, s.Nothing()).shares
 
-    def unshare(self, share: str | None = None, *, path: str | bytes | None = None) -> s.Unshared:
+    def unshare(self, share: str | None = None, *, path: AnyPath | None = None) -> s.Unshared:
         """Stop serving a share (id or link) or a shared path."""
         value = resolve_path(path) if path is not None else None
         return self.call(ops.UNSHARE, s.UnshareRequest(share=share, path=value))
 
     def start_get(
-        self, link: str, dest: str | bytes = ".", *, overwrite: bool = False, wait_s: float | None = 0.0
+        self, link: str, dest: AnyPath = ".", *, overwrite: bool = False, wait_s: float | None = 0.0
     ) -> s.TransferDetail:
         """Start a transfer, or attach to the one that runs; returns at once."""
         request = s.GetRequest(link=link, dest=resolve_path(dest), overwrite=overwrite, wait_s=wait_s)
@@ -174,7 +174,7 @@ class Client:
     def get(
         self,
         link: str,
-        dest: str | bytes = ".",
+        dest: AnyPath = ".",
         *,
         overwrite: bool = False,
         wait_s: float | None = 0.0,
@@ -251,7 +251,7 @@ class Client:
         )
 
 
-def connect(home: str | None = None) -> Client:
+def connect(home: AnyPath | None = None) -> Client:
     """Return a client of the node in `home` (default: SHOAL_HOME, else the user's data directory)."""
     return Client(home)
 

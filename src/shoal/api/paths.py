@@ -23,9 +23,10 @@ class BytesPath(msgspec.Struct, frozen=True, forbid_unknown_fields=True):
 
 
 PathValue = str | BytesPath
+AnyPath = str | bytes | os.PathLike[str] | os.PathLike[bytes]
 
 
-def encode_path(path: bytes | str) -> PathValue:
+def encode_path(path: AnyPath) -> PathValue:
     """Write a path for the API."""
     raw = os.fsencode(path)
     try:
@@ -54,9 +55,16 @@ def decode_path(value: PathValue) -> bytes:
     return os.path.normpath(raw)
 
 
-def resolve_path(path: str | bytes) -> PathValue:
-    """Resolve a path of the caller against the caller's directory, for the API. Symlinks stay."""
+def resolve_path(path: AnyPath) -> PathValue:
+    """Resolve a path of the caller against the caller's directory, for the API. Symlinks stay.
+
+    Raises: LocalMisuse for an empty one, which would mean the directory itself.
+    """
     raw = os.fsencode(path)
+    if not raw:
+        raise LocalMisuse(
+            "The path cannot be used", cause="it is empty", next_step="write . for this directory"
+        )
     if raw.startswith(b"~"):
         raw = os.path.expanduser(raw)
     return encode_path(os.path.normpath(os.path.join(os.getcwdb(), raw)))

@@ -22,7 +22,10 @@ def main(arguments: Sequence[str] | None = None) -> int:
     face = _find_face(given)
     sys.excepthook = _Unforeseen(face)
     try:
-        return int(app(_name_optional_values(given), standalone_mode=False, prog_name="shoal") or 0)
+        code = int(app(_name_optional_values(given), standalone_mode=False, prog_name="shoal") or 0)
+        if code == ExitCode.INTERRUPTED:
+            _show_interrupted(face)
+        return code
     except typer.TyperException as error:
         face.show_error(_usage_fault(error))
         return ExitCode.USAGE
@@ -30,6 +33,7 @@ def main(arguments: Sequence[str] | None = None) -> int:
         face.show_error(error)
         return INTERNAL_ERROR if error.code == "internal" else error.exit_code
     except (KeyboardInterrupt, typer.Abort):
+        _show_interrupted(face)
         return ExitCode.INTERRUPTED
     except BrokenPipeError:
         # the reader of stdout went away, e.g. `| head`; python must not complain when it flushes at exit
@@ -44,6 +48,19 @@ def main(arguments: Sequence[str] | None = None) -> int:
             )
         )
         return ExitCode.STORAGE
+
+
+def _show_interrupted(face: Face) -> None:
+    """Tell a script why there is no result; a person knows."""
+    if face.json:
+        face.show_error(
+            ShoalError(
+                "The command was interrupted",
+                cause="it got a signal",
+                next_step="what the node has begun goes on; run the command again to watch it",
+                code="interrupted",
+            )
+        )
 
 
 def _find_face(arguments: list[str]) -> Face:
