@@ -96,7 +96,7 @@ def _welcome(face: Face, order: LaunchOrder, found: Status) -> None:
         face.tell(f"Joined as {printable(found.name)}.\n")
     if isinstance(found.recovery_key, str):
         face.tell(
-            "This is a new network. Its recovery key is shown once, now. Keep it off this machine:\n"
+            "This is a new network. Its recovery key is shown once: keep it off this machine.\n"
             f"\n  {found.recovery_key}\n"
             "\nLet another device in with: shoal invite\n"
         )

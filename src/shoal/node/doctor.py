@@ -58,11 +58,12 @@ def _check_home(home: str) -> Check:
 
 def _check_private(home: str) -> None:
     """Raises: LocalMisuse that names the first file of keys or data that others can read."""
-    for name in ("keys", "shoal.db", "config.toml", "log"):
-        path = os.path.join(home, name)
+    keys = os.path.join(home, "keys")
+    secret = [os.path.join(keys, name) for name in sorted(os.listdir(keys))] if os.path.isdir(keys) else []
+    for path in (keys, *secret, os.path.join(home, "shoal.db"), os.path.join(home, "log")):
         with contextlib.suppress(FileNotFoundError):
             mode = stat.S_IMODE(os.lstat(path).st_mode)
-            if mode & 0o077 and name != "config.toml":
+            if mode & 0o077:
                 raise LocalMisuse(
                     f"{path} is open to others",
                     cause=f"{path} has mode {mode:04o}",
