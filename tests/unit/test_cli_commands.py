@@ -157,6 +157,19 @@ def test_usage_errors_have_code_2(node: FakeNode, capsys: Captured, arguments: l
     assert len(capsys.readouterr().err.splitlines()) == 3
 
 
+@pytest.mark.parametrize("first", [["--json"], ["--json", "--home", "HOME"], ["--home=HOME", "--json"]])
+def test_common_options_may_come_first(
+    node: FakeNode, capsys: Captured, tmp_path: Path, monkeypatch: pytest.MonkeyPatch, first: list[str]
+) -> None:
+    if len(first) > 1:
+        monkeypatch.delenv("SHOAL_HOME")
+    arguments = [word.replace("HOME", str(tmp_path / "home")) for word in first]
+    assert main([*arguments, "status"]) == 0
+    assert json.loads(capsys.readouterr().out)["name"] == "anna"
+    assert main([*arguments, "share", "--", "-odd name"]) == 0
+    assert json.loads(capsys.readouterr().out)["link"] == LINK
+
+
 def test_names_of_others_cannot_move_the_cursor(node: FakeNode, capsys: Captured) -> None:
     assert main(["peers"]) == 0
     out = capsys.readouterr().out

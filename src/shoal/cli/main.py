@@ -22,7 +22,10 @@ def main(arguments: Sequence[str] | None = None) -> int:
     face = _find_face(given)
     sys.excepthook = _Unforeseen(face)
     try:
-        code = int(app(_name_optional_values(given), standalone_mode=False, prog_name="shoal") or 0)
+        code = int(
+            app(_name_optional_values(_move_first_options(given)), standalone_mode=False, prog_name="shoal")
+            or 0
+        )
         if code == ExitCode.INTERRUPTED:
             _show_interrupted(face)
         return code
@@ -67,6 +70,18 @@ def _find_face(arguments: list[str]) -> Face:
     """Return how to speak when the arguments themselves cannot be understood."""
     options = arguments[: arguments.index("--")] if "--" in arguments else arguments
     return make_face(None, "--json" in options)
+
+
+def _move_first_options(arguments: list[str]) -> list[str]:
+    """Let --json and --home stand before the command too: `shoal --json status`."""
+    first: list[str] = []
+    rest = list(arguments)
+    while len(rest) > 1 and (rest[0] in ("--json", "--home") or rest[0].startswith("--home=")):
+        count = 2 if rest[0] == "--home" else 1
+        first += rest[:count]
+        del rest[:count]
+    end = rest.index("--") if "--" in rest else len(rest)
+    return [*rest[:end], *first, *rest[end:]]
 
 
 def _name_optional_values(arguments: list[str]) -> list[str]:
