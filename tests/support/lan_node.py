@@ -1,31 +1,35 @@
-"""LAN node: a process with nothing but Discovery, or one that announces what it is told, for machines of a Bridge.
+"""LAN node: a process with nothing but Discovery, or one that tells lies, for the machines of a Bridge.
 
     python -m tests.support.lan_node '{"own": ..., "port": ..., "door_keys": [...], "members": [...]}'
     python -m tests.support.lan_node '{"lies": [{"text": ..., "port": ..., "addresses": [...]}]}'
 
-Prints one JSON object a line; a line on its standard input makes it print what it has (`status`) or end (`close`).
+    python -m tests.support.lan_node '{"ask": "eth0", "family": 6, "seconds": 2}'
+
+Prints one JSON object a line. On standard input `status` asks what it has, `close` ends it.
 """
 
 from __future__ import annotations
 
 import asyncio
 import ipaddress
+import itertools
 import json
 import resource
 import secrets
+import socket
 import sys
 import time
 from typing import Any
 
 import uvloop
-from zeroconf import IPVersion, ServiceInfo
+from zeroconf import DNSOutgoing, DNSQuestion, IPVersion, ServiceInfo  # type: ignore[attr-defined]
 from zeroconf.asyncio import AsyncZeroconf
 
 from shoal.core.clock import SystemClock
 from shoal.core.observation import Observation
 from shoal.core.supervisor import Supervisor
 from shoal.transport.address import Address
-from shoal.transport.announcement import SERVICE_TYPE
+from shoal.transport.announcement import SERVICE_TYPE, Announcement
 from shoal.transport.discovery import Discovery
 
 
@@ -49,9 +53,16 @@ async def run_node(config: dict[str, Any]) -> None:
 
     def on_found(peer_id: bytes, address: Address) -> None:
         say(found=peer_id.hex(), host=address.host, port=address.port, at=time.monotonic())
+        if config.get("reach"):
+            supervisor.spawn("reach", reach(address))
 
     def observe(observation: Observation) -> None:
         observed[observation.rule] = observed.get(observation.rule, 0) + 1
+
+    async def reach(address: Address) -> None:
+        _, writer = await asyncio.wait_for(asyncio.open_connection(address.host, address.port), 3)
+        writer.close()
+        say(reached=address.host)
 
     async with Supervisor() as supervisor:
         discovery = Discovery(
@@ -65,6 +76,7 @@ async def run_node(config: dict[str, Any]) -> None:
             observe=observe,
             interfaces=config.get("interfaces"),
         )
+        server = await asyncio.start_server(lambda _, writer: writer.close(), port=int(config["port"]))
         await discovery.start()
         say(ready=True)
         stream = await lines()
@@ -82,18 +94,28 @@ async def run_node(config: dict[str, Any]) -> None:
         began = time.monotonic()
         await discovery.close()
         say(closed_s=time.monotonic() - began)
+        server.close()
 
 
 async def run_liar(config: dict[str, Any]) -> None:
-    """Announce each lie under a name of its own, until told to end."""
+    """Announce each lie, and a crowd of strangers, each under a name of its own; wait to be told to end."""
     spoken = AsyncZeroconf(interfaces=config["interfaces"], ip_version=IPVersion.V4Only)
     await spoken.zeroconf.async_wait_for_start()
     stream = await lines()
-    for lie in config["lies"]:
+    crowd = (
+        {
+            "text": Announcement(secrets.token_bytes(16), secrets.token_bytes(32), 5000).text.hex(),
+            "port": 5000,
+        }
+        for _ in range(config.get("crowd", 0))
+    )
+    for lie in itertools.chain(config["lies"], crowd):
         info = ServiceInfo(
             SERVICE_TYPE,
             f"{secrets.token_hex(8)}.{SERVICE_TYPE}",
-            addresses=[ipaddress.ip_address(address).packed for address in lie["addresses"]],
+            addresses=[
+                ipaddress.ip_address(address).packed for address in lie.get("addresses", config["interfaces"])
+            ],
             port=lie["port"],
             properties=bytes.fromhex(lie["text"]) if lie["text"] else secrets.token_bytes(100),
             server=f"{secrets.token_hex(8)}.local.",
@@ -101,15 +123,38 @@ async def run_liar(config: dict[str, Any]) -> None:
         for _ in range(lie.get("times", 1)):
             spoken.zeroconf.async_send(spoken.zeroconf.generate_service_broadcast(info, None))
         await asyncio.sleep(config.get("pause_s", 0))
-    say(told=len(config["lies"]))
+    say(told=True)
     await stream.readline()
     await spoken.async_close()
+
+
+async def run_asker(config: dict[str, Any]) -> None:
+    """Ask by multicast on one interface and print what comes back directly."""
+    # an id, because zeroconf drops a packet that is the same as one of the last second, such as a node's own
+    question = DNSOutgoing(0, multicast=False, id_=1 + secrets.randbelow(65_535))
+    question.add_question(DNSQuestion(SERVICE_TYPE, 12, 1))
+    six = config["family"] == 6
+    index = socket.if_nametoindex(config["ask"])
+    with socket.socket(socket.AF_INET6 if six else socket.AF_INET, socket.SOCK_DGRAM) as sock:
+        if six:
+            sock.setsockopt(socket.IPPROTO_IPV6, socket.IPV6_MULTICAST_IF, index)
+        else:
+            by_index = socket.inet_aton("0.0.0.0") * 2 + index.to_bytes(4, sys.byteorder)  # struct ip_mreqn
+            sock.setsockopt(socket.IPPROTO_IP, socket.IP_MULTICAST_IF, by_index)
+        sock.settimeout(config["seconds"])
+        sock.sendto(question.packets()[0], ("ff02::fb" if six else "224.0.0.251", 5353))
+        try:
+            while True:
+                say(answer=sock.recv(9000).hex())
+        except TimeoutError:
+            say(asked=True)
 
 
 def main() -> None:
     """Run what the argument says."""
     config = json.loads(sys.argv[1])
-    job = run_liar(config) if "lies" in config else run_node(config)
+    jobs = {"lies": run_liar, "ask": run_asker}
+    job = next((jobs[name] for name in jobs if name in config), run_node)(config)
     runner = asyncio.Runner(loop_factory=uvloop.new_event_loop if config.get("uvloop") else None)
     with runner:
         runner.run(job)

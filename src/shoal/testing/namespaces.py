@@ -86,10 +86,10 @@ class Bridge:
         """Return the words before a command that make it run on a machine."""
         return ["ip", "netns", "exec", self._name(machine)]
 
-    def set_address(self, machine: int, cidr: str) -> None:
-        """Give eth0 of a machine one more address, such as 192.0.2.1/24 or fd00::1/64; usable at once."""
+    def set_address(self, machine: int, cidr: str, interface: str = INTERFACE) -> None:
+        """Give a machine one more address, such as 192.0.2.1/24 or fd00::1/64; it is usable at once."""
         quick = ("nodad",) if ":" in cidr else ()
-        _ip("-n", self._name(machine), "address", "add", cidr, "dev", INTERFACE, *quick)
+        _ip("-n", self._name(machine), "address", "add", cidr, "dev", interface, *quick)
 
     def drop_address(self, machine: int, cidr: str) -> None:
         """Take an address away."""
@@ -98,6 +98,13 @@ class Bridge:
     def set_plugged(self, machine: int, plugged: bool) -> None:
         """Pull the cable out of a machine, or put it in again; its IPv6 addresses go with it, as on Linux."""
         _ip("-n", self._name(machine), "link", "set", INTERFACE, "up" if plugged else "down")
+
+    def add_cable(self, one: int, other: int, name: str) -> None:
+        """Join two machines by one more interface, called `name` on both: a second network of theirs."""
+        ends = (self._name(one), self._name(other))
+        _ip("-n", ends[0], "link", "add", name, "type", "veth", "peer", "name", name, "netns", ends[1])
+        for end in ends:
+            _ip("-n", end, "link", "set", name, "up")
 
     def addresses(self, machine: int) -> list[str]:
         """Return the addresses of eth0, as `ADDRESS/LENGTH`, those included that the system still checks."""
@@ -108,7 +115,7 @@ class Bridge:
         ]
 
     def run(self, machine: int, *command: str) -> str:
-        """Run a command on a machine and return what it printed. Raises: CalledProcessError."""
+        """Run a command on a machine and return what it printed. Raises: RuntimeError with what it said."""
         return _run(*self.prefix(machine), *command)
 
     def _name(self, machine: int) -> str:
@@ -139,7 +146,5 @@ def _ip(*words: str) -> str:
 def _run(*words: str, check: bool = True) -> str:
     done = subprocess.run(words, check=False, capture_output=True, text=True, timeout=COMMAND_TIMEOUT_S)
     if check and done.returncode != 0:
-        raise subprocess.CalledProcessError(
-            done.returncode, words, done.stdout, f"{' '.join(words)}: {done.stderr.strip()}"
-        )
+        raise RuntimeError(f"{' '.join(words)} failed ({done.returncode}): {done.stderr.strip()}")
     return done.stdout

@@ -7,6 +7,7 @@ names that are random each time. What it hears goes up as raw fields; nothing he
 from __future__ import annotations
 
 import asyncio
+import contextlib
 import os
 import secrets
 import socket
@@ -44,8 +45,6 @@ RECORDS = 256  # looked at in one packet, which has at most 9,000 bytes
 _TYPE_PTR = 12
 _CLASS_IN = 1
 _FLAGS_QUERY = 0
-_IP_MULTICAST_ALL = 49  # Linux; Python has no names for these two
-_IPV6_MULTICAST_ALL = 29
 
 
 class Heard(NamedTuple):
@@ -145,7 +144,7 @@ class LinkVoice(RecordUpdateListener):
         if not engine.senders:
             raise OSError("no group could be joined")
         for reader in engine.readers:
-            _hear_only_joined(reader.fileno)
+            _keep_to_link(reader.fileno, self.link.name)
         opened.zeroconf.async_add_listener(self, None)
         if announcement is not None:
             # names are random: there is nothing to probe for
@@ -165,11 +164,16 @@ class LinkVoice(RecordUpdateListener):
         )
 
 
-def _hear_only_joined(fileno: int) -> None:
-    """Keep out what is sent to groups on other links, joined there by others: Linux delivers that too."""
+def _keep_to_link(fileno: int, interface: str) -> None:
+    """Let a socket hear and speak on one interface only.
+
+    Linux gives packets for a group to sockets that joined it on any interface (IPv6), or did not join at all
+    (IPv4). And of sockets with SO_REUSEPORT, which zeroconf sets and which only matters for binding, Linux
+    6.18 picks any for a multicast packet that is right for exactly one: half of them would be lost (measured).
+    """
     if sys.platform != "linux":
         return
     with socket.socket(fileno=os.dup(fileno)) as copy:
-        copy.setsockopt(socket.IPPROTO_IP, _IP_MULTICAST_ALL, 0)
-        if copy.family == socket.AF_INET6:
-            copy.setsockopt(socket.IPPROTO_IPV6, _IPV6_MULTICAST_ALL, 0)
+        copy.setsockopt(socket.SOL_SOCKET, socket.SO_REUSEPORT, 0)
+        with contextlib.suppress(PermissionError):  # before Linux 5.7 it needs root
+            copy.setsockopt(socket.SOL_SOCKET, socket.SO_BINDTODEVICE, interface.encode() + b"\0")
