@@ -3,6 +3,8 @@
 from __future__ import annotations
 
 import asyncio
+import socket
+from typing import Any
 
 import pytest
 import uvloop
@@ -311,6 +313,34 @@ async def test_ipv6_and_names():
         assert session.over_loopback
         session.close()
         await a.transport.dial(b.peer_id, Address("localhost", b.address.port))
+
+
+async def test_a_name_whose_first_address_is_silent_is_dialled_at_the_next(monkeypatch: pytest.MonkeyPatch):
+    """Typically IPv6 that goes nowhere: it must not use up the time of the address that answers."""
+    silent, filling = socket.socket(), []
+    silent.bind(("127.0.0.2", 0))
+    silent.listen(0)
+    port = silent.getsockname()[1]
+    for _ in range(3):  # a full backlog: further connections get no answer at all
+        sock = socket.socket()
+        sock.setblocking(False)
+        sock.connect_ex(silent.getsockname())
+        filling.append(sock)
+
+    loop = asyncio.get_running_loop()
+    resolve = loop.getaddrinfo
+
+    async def two_addresses(host: str, *more: Any, **options: Any) -> Any:
+        if host != "localhost":
+            return await resolve(host, *more, **options)
+        return [*await resolve("127.0.0.2", *more, **options), *await resolve("127.0.0.1", *more, **options)]
+
+    async with transport_network() as network:
+        a, b = await network.add(), await network.add(listen=f"127.0.0.1:{port}")
+        monkeypatch.setattr(loop, "getaddrinfo", two_addresses, raising=False)
+        await a.transport.dial(b.peer_id, Address("localhost", port), timeout_s=1.5)
+    for sock in [silent, *filling]:
+        sock.close()
 
 
 async def test_cancelled_dial_leaves_nothing():

@@ -25,18 +25,26 @@ async def open_socket(address: Address, timeout_s: float) -> socket.socket:
     Raises: Unavailable, Refused.
     """
     try:
-        async with asyncio.timeout(timeout_s):
+        async with asyncio.timeout(timeout_s) as limit:
             error: OSError | None = None
-            for family, name in await _resolve(address):
+            names = await _resolve(address)
+            for left, (family, name) in zip(range(len(names), 0, -1), names, strict=True):
                 try:
-                    return await _connect(family, name)
-                except OSError as failed:
+                    async with asyncio.timeout_at(_share(limit.when(), left)):
+                        return await _connect(family, name)
+                except OSError as failed:  # time-outs too
                     error = failed
             raise _unreachable(address, error)
     except TimeoutError as late:
         raise Unavailable(
             f"{address} cannot be reached", cause=f"no connection within {timeout_s:g} s", code="timeout"
         ) from late
+
+
+def _share(until: float | None, left: int) -> float | None:
+    """Return until when one of `left` addresses is tried, so that a silent one leaves time for the others."""
+    now = asyncio.get_running_loop().time()
+    return None if until is None or left == 1 else now + (until - now) / left
 
 
 async def _resolve(address: Address) -> list[tuple[int, _SocketName]]:
