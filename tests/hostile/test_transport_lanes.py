@@ -89,6 +89,14 @@ async def test_token_expires_and_gives_its_slot_back() -> None:
         assert [o.rule for o in world.seen] == ["lane_token"]
 
 
+async def test_a_flood_of_tokens_is_one_subject_whatever_port_it_comes_from() -> None:
+    async with make_world() as world:
+        for token in (b"t" * 16, b"u" * 16):
+            sock = await world.dial_raw(pack_preamble(token))
+            assert await world.wait_end(sock) == b""
+        assert {(o.rule, o.subject) for o in world.seen} == {("lane_token", "127.0.0.1")}
+
+
 @pytest.mark.parametrize("preamble", [b"\x00" * 24, b"SHOALLN2" + b"t" * 16, b"SHOALLN1" + b"t" * 16])
 async def test_wrong_preamble_is_closed_without_an_answer(preamble: bytes) -> None:
     async with make_world() as world:

@@ -320,6 +320,15 @@ async def test_a_ticket_is_not_tried_without_end(village: Village) -> None:
     assert owner.network.invites.all()[0].used_by is None
 
 
+async def test_whatever_port_it_comes_from_a_flood_of_tries_is_one_subject(village: Village) -> None:
+    """The log writes a line a second for each subject: a port is new for every connection."""
+    owner = await village.founder()
+    node = await village.stranger(ticket := await owner.ticket())
+    for _ in range(3):
+        assert isinstance(await ask(node, ticket, proof=bytes(32)), JoinRefused)
+    assert len({o.subject for o in owner.seen if o.rule == "join_refused"}) == 1
+
+
 async def test_a_proof_for_one_key_does_not_admit_another(village: Village) -> None:
     owner = await village.founder()
     node = await village.stranger(ticket := await owner.ticket())

@@ -122,3 +122,28 @@ async def test_joins_are_bounded():
         await wait_until(lambda: inviter.transport._acceptor._joins == 0)
         for channel in channels:
             channel.close()
+
+
+async def test_no_more_joins_at_once_than_the_limit():
+    async with transport_network() as network:
+        inviter, joiner = await network.add(), await network.add(members=set())
+        inviter.view.invites = True
+        most = running = 0
+
+        async def on_join(channel: JoinChannel) -> None:
+            nonlocal most, running
+            running += 1
+            most = max(most, running)
+            await channel.receive(TABLE)
+            running -= 1
+
+        inviter.transport.on_join = on_join
+        dials = (dial_join(joiner, inviter) for _ in range(16))
+        channels = await asyncio.gather(*dials, return_exceptions=True)
+        await wait_until(lambda: inviter.rules.count("joins_full") == 8)
+        await wait_until(lambda: running == 8)
+        assert most == 8
+        for channel in channels:
+            if isinstance(channel, JoinChannel):
+                channel.close()
+        await wait_until(lambda: inviter.transport._acceptor._joins == 0)

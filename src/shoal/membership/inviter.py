@@ -176,8 +176,9 @@ class Inviter:
         return bucket.try_take(now)
 
     def _note(self, channel: JoinChannel, error: ShoalError) -> None:
-        subject = f"{channel.address} {short_peer_id(channel.peer_id)}"
-        self._observe(Observation("join_refused", subject, f"{error.code}: {error}"))
+        # neither port nor key is the subject: both are new for every try of who floods
+        detail = f"{short_peer_id(channel.peer_id)} {error.code}: {error}"
+        self._observe(Observation("join_refused", channel.address.budget_group, detail))
         if channel.invite_id is not None and isinstance(error, Refused):
             self._network.events.publish(JoinFailed(channel.invite_id, error.code))
 

@@ -146,11 +146,16 @@ class Acceptor:
             host.observe(Observation("joins_full", address.budget_group))
             return False
         join = JoinChannel(FramePipe(channel), self._party.keys.peer_id, address, False, invite_id)
-        host.supervisor.spawn(f"join from {address}", self._run_join(host.on_join, join))
+        task = host.supervisor.spawn(f"join from {address}", self._run_join(host.on_join, join))
+        self._joins += 1  # at once: others may be accepted before the task runs
+        task.add_done_callback(lambda _: self._on_join_done(join))
         return True
 
+    def _on_join_done(self, join: JoinChannel) -> None:
+        self._joins -= 1
+        join.close()  # also of a task that was cancelled before it ran
+
     async def _run_join(self, on_join: OnJoin, join: JoinChannel) -> None:
-        self._joins += 1
         try:
             async with asyncio.timeout(JOIN_TIMEOUT_S), join:
                 await on_join(join)
@@ -158,8 +163,6 @@ class Acceptor:
             self._host.observe(Observation("join_timeout", join.address.budget_group))
         except ShoalError as error:
             self._host.observe(Observation("join_failed", join.address.budget_group, str(error)))
-        finally:
-            self._joins -= 1
 
 
 _RULES = {

@@ -15,6 +15,7 @@ from typing import TYPE_CHECKING, Protocol
 from shoal.core.errors import LocalMisuse, MalformedMessage, Refused, RemoteFault, Unavailable
 from shoal.core.observation import Observation, Observer
 from shoal.core.supervisor import Supervisor
+from shoal.identity.ids import short_peer_id
 from shoal.transport.lane import Lane
 from shoal.transport.lane_messages import (
     LANE_MESSAGES,
@@ -172,14 +173,14 @@ class LaneBroker:
         try:
             lane_id = parse_preamble(preamble)
         except MalformedMessage:
-            self._observe(Observation("lane_preamble", str(address)))
+            self._observe(Observation("lane_preamble", address.budget_group))
             return False
         pending = self._pending.pop(lane_id, None)
         if pending is None:
-            self._observe(Observation("lane_token", str(address), "unknown, used or expired"))
+            self._observe(Observation("lane_token", address.budget_group, "unknown, used or expired"))
             return False
         if pending.expires_at <= self._monotonic() or pending.session.closed:
-            self._observe(Observation("lane_token", str(address), "expired"))
+            self._observe(Observation("lane_token", address.budget_group, "expired"))
             self._fail_pending(pending, "its token expired")
             return False
         try:
@@ -266,7 +267,8 @@ class LaneBroker:
             lane = self._make_lane(sock, session, lane_id, sealer, opener, pending.sends)
         except (OSError, TimeoutError, RemoteFault, Unavailable) as error:
             sock.close()
-            self._observe(Observation("lane_open", session.peer_id.hex(), str(error) or type(error).__name__))
+            subject = short_peer_id(session.peer_id)
+            self._observe(Observation("lane_open", subject, str(error) or type(error).__name__))
             self._fail_pending(pending, "its connection did not open")
             return
         except BaseException:
