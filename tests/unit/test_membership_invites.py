@@ -13,7 +13,7 @@ from shoal.core.errors import LocalMisuse, Refused
 from shoal.identity.operations import Role
 from shoal.identity.ticket import Ticket
 from shoal.membership.invites import REMEMBERED, Invites, join_knock
-from shoal.storage.invites import InviteRow
+from shoal.storage.invites import KEEP_S, InviteRow
 from shoal.storage.invites import Invites as InviteTable
 from shoal.testing.clock import ManualClock
 
@@ -98,6 +98,33 @@ async def test_a_knock_is_matched_to_its_invite_for_this_inviter_only(table: Inv
     assert invites.match_knock(nonce, join_knock(second.secret, nonce, OWN)) == second.invite_id
     assert invites.match_knock(nonce, join_knock(first.secret, nonce, ANN)) is None
     assert invites.match_knock(b"1" * 16, join_knock(first.secret, nonce, OWN)) is None
+
+
+async def test_an_open_invite_is_not_pushed_out_by_newer_used_ones_at_a_restart(table: InviteTable) -> None:
+    clock = ManualClock()
+    invites = Invites(table, OWN, clock, allow)
+    kept = await make(invites, 30 * 86400)
+    for _ in range(REMEMBERED):
+        clock.advance(1)
+        ticket = await make(invites, 86400)
+        await invites.use(ticket.invite_id, ANN)
+    again = Invites(table, OWN, clock, allow)
+    await again.load()
+    assert len(again.all()) == REMEMBERED
+    assert again.get(kept.invite_id, BOB).state == "open"
+
+
+async def test_the_door_is_shut_thirty_days_after_the_last_invite(table: InviteTable) -> None:
+    clock = ManualClock()
+    invites = Invites(table, OWN, clock, allow)
+    ticket = await make(invites, 60)
+    mac = join_knock(ticket.secret, b"0" * 16, OWN)
+    clock.advance(60 + KEEP_S - 1)
+    assert invites.any_answered()
+    assert invites.match_knock(b"0" * 16, mac) == ticket.invite_id
+    clock.advance(2)
+    assert not invites.any_answered()
+    assert invites.match_knock(b"0" * 16, mac) is None
 
 
 async def test_impossible_invites_are_not_made(table: InviteTable) -> None:

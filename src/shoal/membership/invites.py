@@ -7,7 +7,6 @@ lost asks again with the same ticket. A wrong proof changes nothing here.
 
 from __future__ import annotations
 
-import hashlib
 import hmac
 from collections.abc import Callable
 
@@ -16,7 +15,7 @@ from shoal.core.errors import LocalMisuse, Refused
 from shoal.identity.operations import Role, is_valid_name
 from shoal.identity.secrets import Context, derive
 from shoal.identity.ticket import ADDRESSES_LIMIT, Ticket, make_invite_id
-from shoal.storage.invites import OPEN, REVOKED, USED, InviteRow
+from shoal.storage.invites import KEEP_S, OPEN, REVOKED, USED, InviteRow
 from shoal.storage.invites import Invites as InviteTable
 
 EXPIRES_DEFAULT_S = 24 * 3600.0
@@ -27,7 +26,7 @@ REMEMBERED = 512  # in memory: 256 open ones, and as many that are over
 
 def join_knock(secret: bytes, nonce: bytes, inviter: bytes) -> bytes:
     """Return what a joiner knocks with: HMAC-SHA256(derive_key(join, ticket secret), nonce || inviter)."""
-    return hmac.new(derive(Context.JOIN, secret), nonce + inviter, hashlib.sha256).digest()
+    return hmac.digest(derive(Context.JOIN, secret), nonce + inviter, "sha256")
 
 
 class Invites:
@@ -43,8 +42,10 @@ class Invites:
         self._known: dict[bytes, InviteRow] = {}
 
     async def load(self) -> None:
-        """Read what is kept, the newest first."""
-        self._known = {row.id: row for row in (await self._table.load())[:REMEMBERED]}
+        """Read what is kept: those that are open, then the newest."""
+        now = self._clock.wall()
+        rows = sorted(await self._table.load(), key=lambda row: not row.is_open(now))  # else as they come
+        self._known = {row.id: row for row in rows[:REMEMBERED]}
 
     async def make(
         self, network_id: bytes, role: Role, user: str, expires_s: float, addresses: list[str]
@@ -77,13 +78,14 @@ class Invites:
 
     def any_answered(self) -> bool:
         """Whether somebody could have a ticket to which this device gives an answer."""
-        return bool(self._known)
+        return any(self._is_answered(row) for row in self._known.values())
 
     def match_knock(self, nonce: bytes, mac: bytes) -> bytes | None:
         """Return the invite whose ticket secret made this knock, or None; also one that is over."""
         found: bytes | None = None
         for row in self._known.values():
-            if hmac.compare_digest(join_knock(row.secret, nonce, self._own_id), mac):
+            fits = hmac.compare_digest(join_knock(row.secret, nonce, self._own_id), mac)
+            if fits and self._is_answered(row):
                 found = row.id
         return found
 
@@ -130,6 +132,10 @@ class Invites:
         for row in self.all():
             if row.state == OPEN:
                 await self.revoke(row.id)
+
+    def _is_answered(self, row: InviteRow) -> bool:
+        """Whether its holder is told what became of it: until KEEP_S after its expiry."""
+        return self._clock.wall() < row.expires_at + KEEP_S
 
     def _remember(self, row: InviteRow) -> None:
         self._known[row.id] = row

@@ -1,6 +1,6 @@
 """Journal: makes membership entries durable, in the order in which they were applied.
 
-What came from others is in the log at once and here soon after; nothing of it is told on before. When the
+What came from others is in the log at once and here soon after; nothing of it is announced before. When the
 disk fails, it is tried again every few seconds: the node goes on with what it knows, and writes nothing new.
 """
 

@@ -371,8 +371,11 @@ class Network:
         reason = self.reason_of(self.own_id)
         log.warning("this device is no member of the network any more: %s", reason)
         self._end_all(reason)
-        self._supervisor.spawn("membership revoke invites", self.invites.revoke_all())
         self.events.publish(NoLongerMember(reason))
+        try:
+            self._supervisor.spawn("membership revoke invites", self.invites.revoke_all())
+        except Unavailable as error:  # none is answered any more anyway
+            log.warning("the invites stay open in the database: %s", error)
 
     def _end_all(self, reason: str) -> None:
         if self.enforcer is not None:

@@ -3,7 +3,8 @@
 New entries are announced at once to all sessions except the one they came from. What that misses is pulled:
 after a session opens, and whenever a heartbeat shows another head, a node sends its vector in pages and gets
 the entries it lacks. Both ends pull, so no entry is ever pushed that was not asked for or just added.
-Entries leave this node only after the driver made them durable (`Saved`).
+Entries are announced only after the driver made them durable (`Saved`); own ones are, before they are in the
+log. The answer to a pull may hold entries of others that are not durable yet: lost, they come back.
 """
 
 from __future__ import annotations

@@ -60,11 +60,11 @@ class MembershipView(Protocol):
         ...
 
     def open_invites(self) -> bool:
-        """Whether any invite of this device can be used now; without one the join ALPN is not answered."""
+        """Whether a ticket of this device is answered now, if only by a no; else the join ALPN never is."""
         ...
 
     def match_join_knock(self, nonce: bytes, mac: bytes) -> bytes | None:
-        """The id of the open invite whose ticket secret made `mac`, or None. Constant-time comparison."""
+        """The id of the remembered invite whose ticket secret made `mac`, or None; in constant time."""
         ...
 
 
