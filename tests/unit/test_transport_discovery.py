@@ -10,7 +10,6 @@ from pathlib import Path
 from typing import Any
 
 import pytest
-
 from zeroconf import (  # type: ignore[attr-defined]
     DNSAddress,
     DNSRecord,

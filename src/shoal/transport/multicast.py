@@ -168,8 +168,8 @@ def _keep_to_link(fileno: int, interface: str) -> None:
     """Let a socket hear and speak on one interface only.
 
     Linux gives packets for a group to sockets that joined it on any interface (IPv6), or did not join at all
-    (IPv4). And of sockets with SO_REUSEPORT, which zeroconf sets and which only matters for binding, Linux
-    6.18 picks any for a multicast packet that is right for exactly one: half of them would be lost (measured).
+    (IPv4). And of sockets with SO_REUSEPORT, which zeroconf sets and which matters only for binding, Linux
+    6.18 picks any for a multicast packet that is right for exactly one: half of them would be lost (tried).
     """
     if sys.platform != "linux":
         return
