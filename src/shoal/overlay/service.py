@@ -60,7 +60,7 @@ from shoal.wire.registry import ServiceNumber
 log = logging.getLogger("shoal.overlay")
 
 DIAL_TIMEOUT_S = 5.0  # an address; the next one waits meanwhile. Two slow round trips and a handshake
-SAVE_S = 1.0  # rows of the peer book are collected this long
+SAVE_S = 0.2  # rows of the peer book are collected this long
 CLOSE_SAVE_S = 2.0
 SLEPT_S = 10.0  # the wall clock moved this much more than a poll should take: the machine slept
 WAITING = 4096  # inputs kept until `start` has loaded the book
