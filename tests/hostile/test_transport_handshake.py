@@ -23,6 +23,7 @@ from tests.support.transport_nodes import Say, slower, transport_network, wait_u
 
 from shoal.core.errors import RemoteFault
 from shoal.identity.keys import DeviceKeys
+from shoal.transport.address import Address
 from shoal.transport.config import AdmissionLimits
 from shoal.transport.hello import HelloRole
 from shoal.wire.frames import Frame, FrameKind
@@ -405,4 +406,36 @@ async def test_a_server_with_another_kind_of_key_is_a_fault():
         with pytest.raises(RemoteFault) as error:
             await node.transport.dial(keys.peer_id, address)
         assert error.value.code == "tls"
+        server.close()
+
+
+async def test_who_answers_at_a_peers_address_does_not_learn_who_dialled():
+    """Its key is wrong, so our certificate is not shown to it: a check after the handshake comes too late."""
+    async with transport_network() as network:
+        node, keys = await network.add(), DeviceKeys.generate()
+        expected = DeviceKeys.generate().peer_id
+        network.members.add(expected)
+        shown: list[bytes] = []
+        answered = asyncio.Event()
+        context = make_context(keys.tls_key())
+        context.set_verify(
+            SSL.VERIFY_PEER | SSL.VERIFY_FAIL_IF_NO_PEER_CERT, lambda *_: shown.append(b"") or True
+        )
+        context.set_alpn_select_callback(lambda _, names: names[0])
+
+        async def answer(reader: asyncio.StreamReader, writer: asyncio.StreamWriter) -> None:
+            tls = SSL.Connection(context, None)
+            tls.set_accept_state()
+            liar = LyingDialler(reader, writer, tls)
+            await liar.handshake()
+            writer.close()
+            answered.set()
+
+        server = await asyncio.start_server(answer, "127.0.0.1", 0)
+        address = Address("127.0.0.1", server.sockets[0].getsockname()[1])
+        with pytest.raises(RemoteFault) as fault:
+            await node.transport.dial(expected, address)
+        assert fault.value.code == "wrong_peer"
+        await answered.wait()
+        assert shown == []
         server.close()

@@ -5,6 +5,7 @@ from __future__ import annotations
 import asyncio
 import contextlib
 
+import msgspec
 import pytest
 import uvloop
 from tests.support.lying_dialler import GONE, LyingDialler
@@ -235,6 +236,26 @@ async def test_a_member_that_comes_again_and_again_is_slowed_down():
         assert await liar.next_frame() == GONE
         assert node.rules == ["session_churn"]
         assert len(node.transport._all_sessions()) == 1
+
+
+async def test_replacing_again_and_again_does_not_multiply_the_budgets_of_a_member():
+    """A replaced session may finish its requests: one of them, not one for each replacement."""
+    async with transport_network() as network:
+        timing = slower(QUIET, drain_s=60)
+        node, keys = await network.add(timing=timing), DeviceKeys.generate()
+        network.members.add(keys.peer_id)
+        liars = []
+        for _ in range(5):
+            liars.append(liar := await LyingDialler.member(node, keys))
+            hello = msgspec.structs.replace(liar.make_hello(node, keys), replaces=True)
+            await liar.send_frame(FrameKind.REQUEST, ServiceNumber.SESSION, 2, 1, encode(hello))
+            assert isinstance(await liar.next_frame(), Frame)
+            assert isinstance(await liar.next_frame(), Frame)
+            for ident in range(16):
+                await liar.send_frame(FrameKind.REQUEST, SWARM, 2, ident, encode(Say(b"x", "hang")))
+            await wait_until(lambda: node.transport.sessions()[0].in_flight >= 16)
+        assert len(node.transport._all_sessions()) == 2
+        await wait_until(lambda: node.echo.cancelled == 3 * 16)
 
 
 async def test_a_flood_of_pings_is_cut():

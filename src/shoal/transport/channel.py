@@ -287,6 +287,9 @@ class TlsChannel(asyncio.Protocol):
                 cause="it does not know our network's door key, or another device has its address now",
                 code="knock",
             )
+        if not self.is_server and "certificate verify failed" in reasons:
+            cause = "its key is not the one that was dialled"
+            return RemoteFault("Another device answered", cause=cause, code="wrong_peer")
         return RemoteFault("The peer broke TLS", cause=reasons[:200], code="tls")
 
     def _fail(self, error: ShoalError) -> None:

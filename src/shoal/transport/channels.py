@@ -54,7 +54,7 @@ class Channels:
         loop = asyncio.get_running_loop()
         try:
             _, channel = await loop.create_connection(
-                lambda: self._make(lambda c: self.tls.dial(c, alpn), False), sock=sock
+                lambda: self._make(lambda _: self.tls.dial(expected, alpn), False), sock=sock
             )
         except BaseException:
             sock.close()

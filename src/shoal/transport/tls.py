@@ -11,6 +11,7 @@ from typing import Any
 
 from cryptography import x509
 from OpenSSL import SSL
+from OpenSSL.crypto import X509
 
 from shoal.core.errors import ConfigFault, RemoteFault
 from shoal.identity.keys import DeviceKeys
@@ -28,9 +29,9 @@ class TlsContexts:
 
     def __init__(self, keys: DeviceKeys, on_alpn: AlpnCallback) -> None:
         self.verify_calls = 0  # how often a certificate was looked at; tests compare it with handshakes
-        self._server = self._make(keys)
+        self._server = self._make(keys, self._on_certificate)
         self._server.set_alpn_select_callback(on_alpn)
-        self._client = self._make(keys)
+        self._client = self._make(keys, self._on_server_certificate)
 
     def accept(self, app_data: object) -> SSL.Connection:
         """Return a connection that waits for a ClientHello; the ALPN callback finds `app_data` on it."""
@@ -39,15 +40,15 @@ class TlsContexts:
         connection.set_accept_state()
         return connection
 
-    def dial(self, app_data: object, alpn: bytes) -> SSL.Connection:
-        """Return a connection that will offer `alpn` and nothing else."""
+    def dial(self, expected: bytes, alpn: bytes) -> SSL.Connection:
+        """Return a connection that will offer `alpn` and nothing else, and show itself to `expected` only."""
         connection = SSL.Connection(self._client, None)
-        connection.set_app_data(app_data)
+        connection.set_app_data(expected)
         connection.set_alpn_protos([alpn])
         connection.set_connect_state()
         return connection
 
-    def _make(self, keys: DeviceKeys) -> SSL.Context:
+    def _make(self, keys: DeviceKeys, on_certificate: Callable[..., bool]) -> SSL.Context:
         key = keys.tls_key()
         context = SSL.Context(SSL.TLS_METHOD)
         context.set_min_proto_version(SSL.TLS1_3_VERSION)
@@ -57,13 +58,21 @@ class TlsContexts:
         context.set_mode(SSL.MODE_RELEASE_BUFFERS)
         context.use_certificate(make_certificate(key))
         context.use_privatekey(key)
-        context.set_verify(SSL.VERIFY_PEER | SSL.VERIFY_FAIL_IF_NO_PEER_CERT, self._on_certificate)
+        context.set_verify(SSL.VERIFY_PEER | SSL.VERIFY_FAIL_IF_NO_PEER_CERT, on_certificate)
         _restrict(context)
         return context
 
     def _on_certificate(self, *_: Any) -> bool:
         self.verify_calls += 1
         return True  # self-signed by design; check_handshake and the hello decide
+
+    def _on_server_certificate(self, connection: SSL.Connection, certificate: X509, *_: Any) -> bool:
+        """Refuse any key but the one that was dialled before our own certificate says who dialled."""
+        self.verify_calls += 1
+        try:
+            return bool(parse_peer_id(certificate.to_cryptography()) == connection.get_app_data())
+        except (RemoteFault, ValueError):
+            return False
 
 
 def check_handshake(connection: SSL.Connection) -> bytes:

@@ -315,6 +315,8 @@ class Transport:
         old = self._table.put(session)
         if old is not None:
             self._tell_down(old, "replaced")
+            for older in [other for other in self._retiring if other.peer_id == session.peer_id]:
+                older.close("replaced")  # one at a time, or each replacement would bring new budgets
             if session.replaces and old.instance == session.instance:
                 old.retired = True
                 self._retiring[old] = self.monotonic() + self.timing.drain_s
