@@ -134,8 +134,8 @@ def _make_discovery(
     from shoal.transport.discovery import Discovery  # zeroconf takes a while to import: only where it is used
 
     def find_port() -> int:
-        addresses = transport.listen_addresses
-        return addresses[0].port if addresses else 0
+        """Return the port to announce; 0 where only loopback listens, which nobody on the LAN can reach."""
+        return next((a.port for a in transport.listen_addresses if not a.is_loopback), 0)
 
     return Discovery(
         own_id=network.own_id,
