@@ -48,6 +48,7 @@ def test_addresses_are_read_and_written(text: str, host: str, port: int):
         "host:-1",
         "host:65536",
         "host:99999999999",
+        "host:0000009999999",
         "::1:80",
         "[::1]",
         "[host]:",

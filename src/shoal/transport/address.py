@@ -40,7 +40,7 @@ class Address:
             bracketed = False
         if not colon or (":" in host and not bracketed):
             raise _bad(cleaned, "a host and a port are expected")
-        if not (port_text.isascii() and port_text.isdigit()) or int(port_text[:6]) > 65535:
+        if not re.fullmatch(r"[0-9]{1,5}", port_text) or int(port_text) > 65535:
             raise _bad(cleaned, "the port is a number from 0 to 65535")
         return cls(_checked_host(host, cleaned), int(port_text))
 
