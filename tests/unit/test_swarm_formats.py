@@ -23,7 +23,7 @@ from shoal.swarm.lane_header import (
     parse_purpose,
 )
 from shoal.swarm.messages import SWARM_TABLE
-from shoal.swarm.offer import OfferedVersion, make_runs
+from shoal.swarm.offer import Offer, OfferedVersion, make_runs
 
 SPEC = Path(__file__).parents[2] / "spec" / "vectors" / "swarm.json"
 SHARE, PROOF, PEER = b"\x11" * 32, b"\x22" * 32, b"\x33" * 32
@@ -157,3 +157,23 @@ def test_journal(tmp_path: Path) -> None:
     assert os.listdir(tmp_path / "transfers") == []
     with pytest.raises(StorageFault):
         ReceiptJournal(os.fsencode(tmp_path / "transfers")).read(1)
+
+
+def test_what_was_not_announced_yet_is_not_forgotten_when_a_version_moves() -> None:
+    """A getter that gets its final names within the quarter of a second between two notices."""
+
+    async def read_feed(first: int) -> list[bytes]:
+        return []
+
+    offer = Offer(
+        share_id=bytes(32),
+        read_key=bytes(32),
+        read_feed=read_feed,
+        find_object=lambda object_id: None,
+        on_fault=lambda version, ordinal, error: None,
+    )
+    offer.put_version(OfferedVersion(1, 8, source=None, have=0b1))  # type: ignore[arg-type]
+    offer.add_chunks(1, list(range(1, 8)))
+    offer.put_version(OfferedVersion(1, 8, source=None, have=0b1111_1111))  # type: ignore[arg-type]
+    assert [have.runs for have in offer.take_news()] == [[(1, 7)]]
+    assert offer.take_news() == []

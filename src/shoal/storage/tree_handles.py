@@ -59,6 +59,11 @@ class HandleCache:
             if handle is not None and not handle.users:
                 os.close(self._handles.pop(key).fd)
 
+    def rest(self) -> None:
+        """Close all that are not borrowed now; they are opened again when they are asked for."""
+        with self._lock:
+            self._shrink(0)
+
     def close(self) -> None:
         """Close all that are not borrowed now, the others when they come back; idempotent."""
         with self._lock:
@@ -85,8 +90,9 @@ class HandleCache:
             self._shrink()
             return handle
 
-    def _shrink(self) -> None:
-        limit = 0 if self._closed else self._limit
+    def _shrink(self, limit: int | None = None) -> None:
+        if limit is None:
+            limit = 0 if self._closed else self._limit
         if len(self._handles) <= limit:
             return
         for key, handle in list(self._handles.items()):
@@ -137,6 +143,10 @@ class TreeHandles:
     def forget(self, path: bytes) -> None:
         """Close the descriptor of a folder that is about to be moved or removed."""
         self._directories.forget(path)
+
+    def rest(self) -> None:
+        """Close all descriptors that are not in use; they are opened again when they are needed."""
+        self._directories.rest()
 
     def close(self) -> None:
         """Close all descriptors; idempotent."""

@@ -44,6 +44,11 @@ class TreeReader:
             position += piece.length
         return length
 
+    def rest(self) -> None:
+        """Nobody reads for now: keep no file open, so that a thousand idle shares hold nothing."""
+        self._files.rest()
+        self._handles.rest()
+
     def close(self) -> None:
         """Close all files; idempotent. Reads that are under way end well."""
         self._files.close()

@@ -179,6 +179,12 @@ class TreeWriter:
                 return self._read_growing(ordinal, buffer, *trees)
         return self._get_reader().read_into(ordinal, buffer)
 
+    def rest(self) -> None:
+        """Nobody reads for now: a finished tree keeps no file open; a growing one needs what it has."""
+        reader = self._reader
+        if reader is not None:
+            reader.rest()
+
     def _read_growing(
         self, ordinal: int, buffer: memoryview, destination: Destination, part: PartTree
     ) -> int:

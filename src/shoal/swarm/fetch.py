@@ -397,6 +397,7 @@ class ShareFetch:
                         fresh.append(ordinal)
                         size += size_bytes
                 case ChunkReport(ordinal, missing=True):
+                    provider.why = "a part of it changed or is gone there"
                     self._step(ChunkMissing(provider.peer, ordinal))
                 case ChunkReport(ordinal):
                     self._on_bad_chunk(provider, ordinal)

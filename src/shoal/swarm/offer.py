@@ -67,7 +67,13 @@ class Offer:
         return max(self.versions, default=0)
 
     def put_version(self, version: OfferedVersion) -> None:
-        """Serve a version, or serve it from another place; the oldest beyond VERSIONS is given up."""
+        """Serve a version, or serve it from another place; the oldest beyond VERSIONS is given up.
+
+        Chunks that followers were not told of yet still have to be announced.
+        """
+        earlier = self.versions.get(version.version)
+        if earlier is not None:
+            version.fresh |= earlier.fresh & version.have
         self.versions[version.version] = version
         while len(self.versions) > VERSIONS:
             del self.versions[min(self.versions)]

@@ -37,6 +37,10 @@ class ChunkSource(Protocol):
         """
         ...
 
+    def rest(self) -> None:
+        """Nobody reads for now: let go of files that are kept open."""
+        ...
+
 
 FaultReport: TypeAlias = Callable[[int, int, StorageFault], None]  # version, ordinal
 FindObject: TypeAlias = Callable[[bytes], bytes | None]  # blocking; raises StorageFault, Unavailable

@@ -63,6 +63,10 @@ class LyingSource:
                 self._released.wait(0.1)
         return self._honest.read_into(ordinal, buffer)
 
+    def rest(self) -> None:
+        """Let go of what the honest source keeps open."""
+        self._honest.rest()
+
     def release(self) -> None:
         """Let what waits in silence go on, honestly."""
         self._released.set()

@@ -13,6 +13,7 @@ import os
 from shoal.apps.files.context import FilesContext, make_row
 from shoal.apps.files.journal import ReceiptJournal
 from shoal.apps.files.patience import Patience
+from shoal.apps.files.places import Place
 from shoal.apps.files.served import ServedShare, ShareDetails, make_offer
 from shoal.apps.files.target import MovingSource, VersionTarget
 from shoal.apps.files.transfer_state import TransferRecord
@@ -24,6 +25,7 @@ from shoal.content.manifest_loader import load_manifest, missing_segments
 from shoal.content.paths import PART_PREFIX, display_path
 from shoal.core.errors import Refused, ShoalError, StorageFault, Unavailable
 from shoal.identity.entry import parse_entry
+from shoal.identity.operations import Role
 from shoal.identity.secrets import DEFAULT_SPACE
 from shoal.storage.chunk_ledger import ChunkLedger
 from shoal.storage.rows import pack
@@ -39,6 +41,7 @@ log = logging.getLogger("shoal.files")
 LOCATE_S = 3.0  # between two searches while nothing flows
 LOCATE_LATER_S = 15.0
 LOCATE_BUDGET_S = 2.0
+ASIDE_S = 3.0  # a transfer that stands still this long lets another one have its place
 NEIGHBOURS = 32  # up to so many connected peers are simply all asked
 WATCH_S = 0.2
 OBJECTS_IN_MEMORY = 64  # sealed objects fetched before they are stored
@@ -49,13 +52,17 @@ class Get:
     any time. `adopt` is called with the share that is served from final names afterwards.
     """
 
-    def __init__(self, context: FilesContext, record: TransferRecord, journal_dir: bytes) -> None:
+    def __init__(
+        self, context: FilesContext, record: TransferRecord, journal_dir: bytes, place: Place
+    ) -> None:
         self.record = record
+        self._place = place
         self.served: ServedShare | None = None
         self._context = context
         self._link = record.link
         self._reader = FeedReader(self._link.network_id, self._link.share_id, self._link.read_key)
         self._entries: list[bytes] = []  # verified, not stored yet
+        self._storing = asyncio.Lock()
         self._fetch: ShareFetch | None = None
         self._writer: TreeWriter | None = None
         self._ledger: ChunkLedger | None = None
@@ -65,6 +72,7 @@ class Get:
         self._source: MovingSource | None = None
         self._outdated = 0  # a version that nobody has whole any more
         self._lost: set[int] = set()  # received before a crash, and gone
+        self._offered = False  # the version that is served is ours
         self._finished = asyncio.Event()
         self._fault: StorageFault | None = None
         self._started_at = context.clock.monotonic()
@@ -85,6 +93,13 @@ class Get:
                 next_step="use the home that belongs to that network (--home)",
                 code="foreign_network",
             )
+        if context.network.role_of(context.network.own_id) is Role.STORAGE:
+            raise Refused(
+                "Nothing was fetched",
+                cause="this device is storage-only: it cannot read the network's content",
+                next_step="ask an owner or admin for another role",
+                code="role",
+            )
         while not await self._attempt():
             self._journal.remove()  # its ordinals meant chunks of the version before
 
@@ -102,8 +117,10 @@ class Get:
             fetch.start()
             search = context.supervisor.spawn("search", self._search())
             closing = await self._find_version()
+            await self._place.take()
             planned = record.version
             manifest = await self._describe(closing)
+            await self._place.take()
             await self._plan(closing, manifest, planned)
             if not await self._fetch_chunks(manifest):
                 self._outdated = record.version
@@ -130,23 +147,24 @@ class Get:
         """Name peers to the fetch as long as it runs: who announced the share, and who is connected."""
         context, fetch = self._context, self._fetch
         assert fetch is not None
-        key = location_key(context.network.content_secret(self._link.generation), self._link.share_id)
         while True:
             neighbours = context.overlay.neighbours()
             if len(neighbours) <= NEIGHBOURS:
                 fetch.add_peers(neighbours)
             try:
-                located = await context.overlay.locate(key, LOCATE_BUDGET_S)
+                located = await context.overlay.locate(self._location(), LOCATE_BUDGET_S)
                 fetch.add_peers(located.hits)
             except ShoalError as error:
                 log.info("a search failed: %s", error)
-            await asyncio.sleep(LOCATE_S if fetch.is_stuck() else LOCATE_LATER_S)
+            is_urgent = fetch.is_stuck() and not self._place.is_aside
+            await asyncio.sleep(LOCATE_S if is_urgent else LOCATE_LATER_S)
 
     async def _find_version(self) -> Closing:
         """Wait until the closing entry of the wanted version is known."""
         record, fetch = self.record, self._fetch
         assert fetch is not None
         patience = self._make_patience()
+        began_at = self._context.clock.monotonic()
         while (closing := self._find_closing()) is None or (
             # somebody has to say whether there is a newer one, unless this one was begun already
             closing.version != record.version and fetch.is_stuck()
@@ -159,6 +177,8 @@ class Get:
             else:
                 record.say("looking for somebody who has it")
                 self._give_up_if(patience)
+            if self._context.clock.monotonic() - began_at > ASIDE_S:
+                self._place.stand_aside()
             await fetch.wait_change(WATCH_S)
         record.say("")
         if self._reader.opening is not None:
@@ -213,6 +233,7 @@ class Get:
                 return await fetch.get_objects(ids)
             except Unavailable as error:
                 self._give_up_if(patience, error)
+                self._place.stand_aside()
                 await fetch.wait_change(WATCH_S * 5)
 
     # Planning
@@ -280,10 +301,12 @@ class Get:
             swarm.offer(offer)
         have = int.from_bytes(ledger.bits(), "little")
         offer.entries = self._reader.next_seq
-        offer.put_version(OfferedVersion(closing.version, manifest.chunk_count, self._source, have))
+        served = offer.versions.get(closing.version)
+        if served is None or not served.is_complete:  # else it lies whole at an earlier DEST
+            offer.put_version(OfferedVersion(closing.version, manifest.chunk_count, self._source, have))
+            self._offered = True
         swarm.announce(offer)
-        key = location_key(self._context.network.content_secret(self._link.generation), self._link.share_id)
-        await self._context.overlay.publish(key)
+        await self._context.overlay.publish(self._location())
 
     # Fetching
 
@@ -299,6 +322,7 @@ class Get:
         fetch.set_target(self._target, manifest.chunk_length, done)
         patience = self._make_patience()
         clock = self._context.clock
+        moved_at = clock.monotonic()
         while not self._finished.is_set():
             self._check_member()
             if self._fault is not None:
@@ -311,9 +335,12 @@ class Get:
                 if self._is_outdated() and not fetch.is_searching:
                     return False
                 self._give_up_if(patience)
+                if clock.monotonic() - moved_at > ASIDE_S:
+                    self._place.stand_aside()
             else:
                 record.say("")
-                patience.restart(clock.monotonic())
+                moved_at = clock.monotonic()
+                patience.restart(moved_at)
             try:
                 async with asyncio.timeout(WATCH_S):
                     await self._finished.wait()
@@ -362,6 +389,7 @@ class Get:
     ) -> ServedShare:
         """Note, durably, that this node serves the share from its final place."""
         context = self._context
+        await self._store_entries()
         now = context.clock.wall()
         row = ShareRow(
             share_id=self._link.share_id,
@@ -431,20 +459,39 @@ class Get:
 
     # Helpers
 
+    def _location(self) -> bytes:
+        """Return the key under which the share is found. Raises: Unavailable without the secret."""
+        return location_key(self._context.network.content_secret(self._link.generation), self._link.share_id)
+
+    async def _withdraw(self, source: MovingSource) -> None:
+        """Serve our parts no longer; what lies whole at an earlier DEST goes on being served."""
+        source.switch(None)  # who waited for the final names waits in vain
+        if not self._offered:
+            return
+        self._offered = False
+        swarm, share_id = self._context.swarm, self._link.share_id
+        swarm.withdraw_version(share_id, self._target.version)
+        if swarm.find_offer(share_id) is None:
+            await self._context.overlay.withdraw(self._location())
+
     def _on_read_fault(self, version: int, ordinal: int, error: StorageFault) -> None:
         log.info("chunk %s of a transfer was not served: %s", ordinal, error)
 
     async def _store_entries(self) -> None:
-        """Keep what was read of the feed, and offer it."""
-        entries, self._entries = self._entries, []
-        await self._context.stores.entries.append([make_row(parse_entry(data)) for data in entries])
+        """Keep what was read of the feed, and offer it. What could not be stored stays for the next call:
+        stored entries without one of before could not be read again.
+        """
+        async with self._storing:
+            entries = list(self._entries)
+            await self._context.stores.entries.append([make_row(parse_entry(data)) for data in entries])
+            del self._entries[: len(entries)]
         offer = self._context.swarm.find_offer(self._link.share_id)
         if offer is not None and entries:
             offer.entries = max(offer.entries, self._reader.next_seq)
             self._context.swarm.announce(offer)
 
     def _make_patience(self) -> Patience:
-        return Patience(self.record.options.wait_s, self._context.clock.monotonic())
+        return Patience(self._context.clock.monotonic())
 
     def _check_member(self) -> None:
         if self._context.network.is_out:
@@ -459,7 +506,8 @@ class Get:
         """Raises: Unavailable that says who was asked, once the patience is over."""
         fetch, context = self._fetch, self._context
         assert fetch is not None
-        if not patience.is_over(context.clock.monotonic(), searching=fetch.is_searching):
+        record, now = self.record, context.clock.monotonic()
+        if not patience.is_over(now, record.options.wait_s, record.asked_at, searching=fetch.is_searching):
             return
         asked = fetch.describe_providers()
         lines = [f"{context.name_peer(peer)} {what}" for peer, what in sorted(asked.items())][:16]
@@ -491,7 +539,7 @@ class Get:
             except ShoalError as error:
                 log.warning("what was received last is not recorded: %s", error)
         if self.served is None and self._source is not None:
-            self._context.swarm.withdraw_version(self._link.share_id, self._target.version)
+            await self._withdraw(self._source)
         if self._writer is not None:
             writer = self._writer
             await self._context.run(lambda _: writer.close())

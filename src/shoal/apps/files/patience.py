@@ -8,10 +8,12 @@ STUCK_S = 30.0  # how long a transfer that was under way waits for a provider to
 
 
 class Patience:
-    """The wait for providers, over after `wait_s` (None: never) but not before a search had its time."""
+    """The wait for providers, over after `wait_s` (None: never) but not before a search had its time.
 
-    def __init__(self, wait_s: float | None, now: float) -> None:
-        self._wait_s = wait_s
+    What was asked for may change while it lasts: who asks again, with or without --wait, is who waits.
+    """
+
+    def __init__(self, now: float) -> None:
         self._since = now
         self._had_help = False
 
@@ -20,11 +22,11 @@ class Patience:
         self._since = now
         self._had_help = True
 
-    def is_over(self, now: float, searching: bool) -> bool:
-        """Whether to give up. `searching`: some peer has not answered yet."""
-        if self._wait_s is None:
+    def is_over(self, now: float, wait_s: float | None, asked_at: float, searching: bool) -> bool:
+        """Whether to give up, for who asked at `asked_at`. `searching`: some peer has not answered yet."""
+        if wait_s is None:
             return False
-        waited_s = now - self._since
+        waited_s = now - max(self._since, asked_at)
         if self._had_help:
-            return waited_s >= max(self._wait_s, STUCK_S)
-        return waited_s >= max(self._wait_s, FIND_S if searching else FIND_MIN_S)
+            return waited_s >= max(wait_s, STUCK_S)
+        return waited_s >= max(wait_s, FIND_S if searching else FIND_MIN_S)

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import asyncio
 import logging
 from collections.abc import Callable, Mapping
 from typing import TypeAlias
@@ -48,6 +49,8 @@ class ServedShare:
         self.done_bytes = 0
         self.error: ShoalError | None = None
         self.signal = ChangeSignal()
+        self.coming_back = asyncio.Lock()
+        self.is_back = True  # False from a start of the node on until feed and version are loaded
         self._files: TreeReader | None = None
         self._earlier: TreeReader | None = None
 
@@ -122,17 +125,30 @@ class ServedShare:
         """
         previous, self._files = self._files, TreeReader(roots, manifest)
         self.manifest = manifest
-        offer = self.context.swarm.find_offer(self.share_id)
-        if offer is not None:
-            offer.entries = self.reader.next_seq
+        earlier = self.context.swarm.find_offer(self.share_id)
+        if earlier is not None:
+            # an offer of our own: the one that is there may be a get's, which ends now
+            offer = make_offer(self.context, self.link, self.reader, self.on_fault)
+            offer.versions.update(earlier.versions)
             total = manifest.chunk_count
             everything = (1 << total) - 1
             offer.put_version(OfferedVersion(closing.version, total, self._files, everything))
-            self.context.swarm.announce(offer)
+            self.context.swarm.offer(offer)
         if self._earlier is not None:
             self._earlier.close()
         self._earlier = previous
         return self._files
+
+    def take_over(self, previous: ServedShare) -> None:
+        """Take the open files of this share's earlier place: what is queued from there is still sent."""
+        if previous is self:
+            return
+        for files in (self._earlier, previous._earlier):
+            if files is not None:
+                files.close()
+        self._earlier, previous._files, previous._earlier = previous._files, None, None
+        if self._earlier is not None:
+            self._earlier.rest()
 
     async def update(self, state: ShareState, error: ShoalError | None = None) -> None:
         """Change the state, durably."""
@@ -188,10 +204,15 @@ class ServedShare:
                 files.close()
         self._files = self._earlier = None
 
+    async def withdraw(self) -> None:
+        """Offer and announce it no longer."""
+        self.context.swarm.withdraw(self.share_id)
+        await self.context.overlay.withdraw(self.location())
+
     async def forget(self) -> None:
         """Stop serving and remove all that is stored of it; the person's files are left alone."""
         await self.stop()
-        await self.context.overlay.withdraw(self.location())
+        await self.withdraw()
         stores = self.context.stores
         await stores.shares.drop(self.share_id)
         await stores.objects.drop_share(self.share_id)

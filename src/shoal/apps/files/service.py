@@ -8,6 +8,7 @@ import os
 
 from shoal.apps.files.context import FilesContext
 from shoal.apps.files.get import Get
+from shoal.apps.files.places import Place, Places
 from shoal.apps.files.ports import FilesNetwork, FilesOverlay, FileStores
 from shoal.apps.files.served import ServedShare
 from shoal.apps.files.share import VersionMaker, create_share
@@ -25,7 +26,6 @@ from shoal.swarm.service import SwarmService
 
 log = logging.getLogger("shoal.files")
 
-ACTIVE_TRANSFERS = 3  # others are queued: a lane a provider each, and a peer may have eight
 ACTIVE_HASHINGS = 1  # each uses two threads
 JOURNAL_DIR = b"transfers"
 CLOSE_TIMEOUT_S = 2.5  # SIGTERM has to end a node within 5 s
@@ -52,7 +52,7 @@ class Files:
         self._hashing: dict[bytes, asyncio.Task[None]] = {}
         self._running: dict[bytes, asyncio.Task[None]] = {}
         self._share_locks: dict[bytes, asyncio.Lock] = {}  # one get of a share at a time
-        self._get_slots = asyncio.Semaphore(ACTIVE_TRANSFERS)
+        self._places = Places()
         self._hash_slots = asyncio.Semaphore(ACTIVE_HASHINGS)
         self._sharing = asyncio.Lock()
         self._getting = asyncio.Lock()
@@ -65,7 +65,8 @@ class Files:
             self._transfers[row.id] = TransferRecord(self._context, row)
         rows = await stores.shares.load()
         for share_row in rows:
-            self._shares[share_row.share_id] = ServedShare(self._context, share_row)
+            share = self._shares[share_row.share_id] = ServedShare(self._context, share_row)
+            share.is_back = False
         self._context.supervisor.spawn("shares", self._bring_back())
         for record in list(self._transfers.values()):
             if not record.state.is_end and record.state is not TransferState.PAUSED:
@@ -102,6 +103,8 @@ class Files:
         async with self._sharing:
             row = await self._context.stores.shares.find_own(roots)
             share = self._shares.get(row.share_id) if row is not None else None
+            if share is not None:
+                await self._come_back(share)
             if share is None:
                 share = await create_share(self._context, roots)
                 self._shares[share.share_id] = share
@@ -143,14 +146,16 @@ class Files:
 
     async def unshare(self, share_id: bytes) -> ShareStatus:
         """Stop serving a share and forget it; files are left alone. Raises: LocalMisuse, StorageFault."""
-        share = self._get_share(share_id)
-        task = self._hashing.get(share_id)
-        if task is not None:
-            task.cancel()
-            await asyncio.wait([task])
-        status = share.status()
-        await share.forget()
-        self._shares.pop(share_id, None)
+        async with self._sharing:  # not while the same path is shared again
+            share = self._get_share(share_id)
+            await self._come_back(share)
+            task = self._hashing.get(share_id)
+            if task is not None:
+                task.cancel()
+                await asyncio.wait([task])
+            status = share.status()
+            await share.forget()
+            self._shares.pop(share_id, None)
         return status
 
     # Transfers
@@ -181,6 +186,7 @@ class Files:
                 self._renew(record)
             record.options.overwrite = overwrite
             record.options.wait_s = wait_s
+            record.asked_at = self._context.clock.monotonic()
             if record.id not in self._running:
                 self._start_get(record)
         return record.status()
@@ -228,32 +234,49 @@ class Files:
         await self._stop_get(record)
         status = record.status()
         if record.state is not TransferState.DONE:
-            await Get(self._context, record, self._journal_dir).discard()
+            await Get(self._context, record, self._journal_dir, Place(self._places)).discard()
         await self._context.stores.transfers.drop(record.id)
         self._transfers.pop(record.id, None)
+        await self._forget_description(record.row.share_id)
         record.signal.touch()
         return status
 
     # Inside
 
     async def _bring_back(self) -> None:
-        """Load and serve the shares of before; an unreadable one is marked and does not stop the others."""
+        """Load and serve the shares of before."""
         for share in list(self._shares.values()):
+            await self._come_back(share)
+
+    async def _come_back(self, share: ServedShare) -> None:
+        """Load and serve a share of before, once; an unreadable one is marked and does not stop others."""
+        async with share.coming_back:
+            if share.is_back or self._shares.get(share.share_id) is not share:
+                return
+            share.is_back = True
             try:
                 await self._bring_back_one(share)
             except ShoalError as error:
                 log.warning("share %s is not served: %s", share.row.name, error)
                 state = ShareState.FAILED if share.row.version == 0 else ShareState.CHANGED
-                await share.update(state, error)
+                try:
+                    await share.update(state, error)
+                except StorageFault as fault:
+                    log.warning("the state of share %s is not recorded: %s", share.row.name, fault)
 
     async def _bring_back_one(self, share: ServedShare) -> None:
         await share.load_feed()
-        closing = share.reader.find_version(share.row.version) or share.reader.latest
         if not share.is_own and self._context.swarm.find_offer(share.share_id) is not None:
             return  # a transfer of another version took it over
+        if not share.row.version and share.row.state is not ShareState.HASHING:
+            return  # it never was complete, and nobody should wait for it
         await share.offer()
+        # without a version of before the feed may have one whose places were not recorded: hashed again below
+        closing = share.reader.find_version(share.row.version)
         if closing is not None:
             manifest = await share.load_version(closing)
+            if self._shares.get(share.share_id) is not share:
+                return  # a transfer was faster
             share.done_bytes = closing.stream_bytes
             share.serve(closing, manifest, share.details.roots)
         if share.is_own and share.row.state is ShareState.HASHING:
@@ -309,13 +332,17 @@ class Files:
 
     async def _run_get(self, record: TransferRecord) -> None:
         lock = self._share_locks.setdefault(record.row.share_id, asyncio.Lock())
-        async with lock, self._get_slots:
-            get = Get(self._context, record, self._journal_dir)
+        async with lock:
+            place = Place(self._places)
+            get = Get(self._context, record, self._journal_dir, place)
             try:
+                await place.take()
                 await get.run()
             except ShoalError as error:
                 log.warning("a transfer stopped: %s", error)
                 await self._enter_failed(record, error)
+            finally:
+                place.leave()
             if get.served is not None:
                 await self._adopt(get.served)
 
@@ -331,8 +358,16 @@ class Files:
         previous = self._shares.get(share.share_id)
         self._shares[share.share_id] = share
         if previous is not None:
+            share.take_over(previous)
             previous.signal.touch()
         await share.offer()
+
+    async def _forget_description(self, share_id: bytes) -> None:
+        """Drop feed and segments of a share that is neither served nor got here any more."""
+        if share_id in self._shares or any(r.row.share_id == share_id for r in self._transfers.values()):
+            return
+        await self._context.stores.objects.drop_share(share_id)
+        await self._context.stores.entries.drop_log(share_id)
 
     async def _stop_get(self, record: TransferRecord) -> None:
         task = self._running.get(record.id)

@@ -98,7 +98,7 @@ class VersionMaker:
         except ShoalError as error:
             await share.load_feed()  # what was not stored was not said
             if not had_version:
-                self._context.swarm.withdraw(share.share_id)  # nobody should wait for it
+                await share.withdraw()  # nobody should wait for it
             await share.update(ShareState.CHANGED if had_version else ShareState.FAILED, error)
 
     async def _hash(self) -> HashedShare:

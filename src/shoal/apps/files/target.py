@@ -81,6 +81,12 @@ class MovingSource:
                 self._readers -= 1
                 self._state.notify_all()
 
+    def rest(self) -> None:
+        """Nobody reads for now."""
+        with self._state:
+            source = self._source
+        source.rest()
+
     def hold(self) -> None:
         """Let no reader in and wait until those inside are out; not on the loop's thread."""
         with self._state:

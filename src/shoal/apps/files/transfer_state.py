@@ -62,6 +62,7 @@ class TransferRecord:
         self.resumed = row.resumed
         self.error = read_error(row.error)
         self.note = ""
+        self.asked_at = context.clock.monotonic()  # when somebody asked for it last
         self.rate_bytes_s = 0.0
         self.signal = ChangeSignal()
         self._shown: tuple[object, ...] = ()

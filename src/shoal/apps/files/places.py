@@ -1,0 +1,52 @@
+"""Places: how many transfers move bytes at once; those that only wait do not keep the others from it."""
+
+from __future__ import annotations
+
+import asyncio
+
+ACTIVE_TRANSFERS = 3  # others are queued: a lane a provider each, and a peer may have eight
+STANDING_TRANSFERS = 64  # that wait for somebody without a place; each of them searches. Wild guess
+
+
+class Places:
+    """The places of one node. Loop thread only."""
+
+    def __init__(self) -> None:
+        self.free = asyncio.Semaphore(ACTIVE_TRANSFERS)
+        self.standing = 0
+
+
+class Place:
+    """One transfer's place: `take` it to work, `stand_aside` while nobody can help, `leave` at the end."""
+
+    def __init__(self, places: Places) -> None:
+        self._places = places
+        self._taken = False
+        self.is_aside = False
+
+    async def take(self) -> None:
+        """Wait for a place, unless it has one. Safe to cancel."""
+        if not self._taken:
+            await self._places.free.acquire()
+            self._taken = True
+        self._come_back()
+
+    def stand_aside(self) -> None:
+        """Give the place to others while this transfer waits, unless too many do already."""
+        if self._taken and self._places.standing < STANDING_TRANSFERS:
+            self._taken = False
+            self._places.free.release()
+            self._places.standing += 1
+            self.is_aside = True
+
+    def leave(self) -> None:
+        """The transfer ends; idempotent."""
+        if self._taken:
+            self._taken = False
+            self._places.free.release()
+        self._come_back()
+
+    def _come_back(self) -> None:
+        if self.is_aside:
+            self.is_aside = False
+            self._places.standing -= 1
