@@ -8,6 +8,7 @@ import random
 import sqlite3
 from pathlib import Path
 
+import pytest
 from tests.support.files_nodes import FilesNode, FilesWorld, files_world
 
 from shoal.core.units import MIB
@@ -105,6 +106,57 @@ async def test_received_and_lost_chunks_count_as_refetched(tmp_path: Path) -> No
         assert done.result is not None
         assert done.result.refetched_bytes >= received
         assert done.result.fetched_bytes == done.bytes + done.result.refetched_bytes
+
+
+@pytest.mark.parametrize("harm", ["edited", "lost"])
+async def test_part_files_that_somebody_touched_are_not_believed(tmp_path: Path, harm: str) -> None:
+    """In the same boot, recorded and all: what lies there is still not what was verified."""
+    tree = make_tree(tmp_path / "tree", 48 * MIB)
+    async with files_world(tmp_path) as world:
+        a, b, transfer = await start_slow_get(world, tree, tmp_path / "dest", 4 * MIB)
+        await world.stop(b)
+        await asyncio.sleep(1.2)  # longer than a chunk may be on its way from the journal to its file
+        parts = [path for path in (tmp_path / "dest").rglob("*") if path.is_file() and path.stat().st_blocks]
+        assert parts
+        for path in parts:
+            if harm == "lost":
+                path.unlink()
+            else:
+                with path.open("r+b") as file:
+                    file.write(b"mine, not the share's")
+        release(a)
+        b = await world.add(again=b)
+        done = await b.wait_end(transfer)
+        assert done.state is TransferState.DONE, done.error
+        assert find_difference(tree, tmp_path / "dest" / "tree") is None
+        assert done.result is not None
+        assert done.result.refetched_bytes > 0
+        assert done.result.fetched_bytes == done.bytes + done.result.refetched_bytes
+
+
+async def test_what_a_disk_did_not_save_is_fetched_again(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    tree = make_tree(tmp_path / "tree", 8 * MIB)
+    async with files_world(tmp_path) as world:
+        a, b = await world.add(), await world.add()
+        share = await a.share(tree)
+
+        def fail(fd: int) -> None:
+            raise OSError(5, "Input/output error")
+
+        with monkeypatch.context() as patch:
+            patch.setattr("os.fsync", fail)
+            failed = await b.get(share.link, tmp_path / "dest")
+        assert failed.error is not None
+        assert failed.error.code == "sync"
+        assert os.listdir(tmp_path / "dest") == []
+        done = await b.get(share.link, tmp_path / "dest")
+        assert done.state is TransferState.DONE, done.error
+        assert find_difference(tree, tmp_path / "dest" / "tree") is None
+        assert done.result is not None
+        assert done.result.refetched_bytes == done.bytes
+        assert done.result.fetched_bytes == 2 * done.bytes
 
 
 async def test_pause_resume_and_cancel(tmp_path: Path) -> None:

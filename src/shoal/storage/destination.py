@@ -8,6 +8,7 @@ from __future__ import annotations
 
 import os
 import stat
+from array import array
 from collections.abc import Mapping
 from enum import IntEnum
 from typing import Final
@@ -22,6 +23,9 @@ from shoal.storage.tree_handles import TreeHandles, read_exactly
 
 SHOWN_LIMIT: Final = 5  # conflicting paths that an error names
 COMPARE_BYTES: Final = MIB
+_MOVE_AWAY: Final = "move it away or choose another folder"
+_OVERWRITE: Final = "add --overwrite, or choose another folder"
+_LOOK_AGAIN: Final = "run the same command again: it looks at everything anew, and fetches nothing twice"
 
 
 class Place(IntEnum):
@@ -40,6 +44,9 @@ class Destination:
         self.manifest = manifest
         self.handles = TreeHandles(base=base)
         self.places = bytearray(len(manifest))
+        self._changed_ns = array(
+            "q", bytes(8 * len(manifest))
+        )  # ctime of what lay there when it was looked at
         self.free_tops: set[bytes] = set()  # top names that nothing lies at: renamed as a whole
         self._where = where
 
@@ -64,6 +71,7 @@ class Destination:
                 if b"/" not in path:
                     self.free_tops.add(path)
                 continue
+            self._changed_ns[index] = info.st_ctime_ns
             place = self._judge(index, path, info)
             if place is None:
                 blocked.append(path)
@@ -72,7 +80,7 @@ class Destination:
                 self.places[index] = place
         if blocked:
             raise self._refuse(
-                blocked, "of another kind (file, folder or link) than in the share", overwrite=True
+                blocked, "of another kind (file, folder or link) than in the share", next_step=_MOVE_AWAY
             )
         if not overwrite:
             self.refuse_different()
@@ -88,7 +96,23 @@ class Destination:
             self.manifest.path(index) for index, place in enumerate(self.places) if place == Place.DIFFERENT
         ]
         if different:
-            raise self._refuse(different, "different from the share", overwrite=False)
+            raise self._refuse(different, "different from the share", next_step=_OVERWRITE)
+
+    def note(self, index: int) -> None:
+        """Remember a file as it is now: it was just compared, or changed by us. Raises: OSError."""
+        info = self.handles.lstat(self.manifest.path(index))
+        self._changed_ns[index] = info.st_ctime_ns if info is not None else 0
+
+    def refuse_changed(self) -> None:
+        """Raises: Refused if a file that is to be kept is not what was compared any more. OSError."""
+        changed: list[bytes] = []
+        for index, place in enumerate(self.places):
+            if place == Place.SAME and self.manifest.kind(index) is EntryKind.FILE:
+                info = self.handles.lstat(self.manifest.path(index))
+                if info is None or info.st_ctime_ns != self._changed_ns[index]:
+                    changed.append(self.manifest.path(index))
+        if changed:
+            raise self._refuse(changed, "not what it was when this began", next_step=_LOOK_AGAIN)
 
     def find_present(self, keys: Mapping[int, ChunkKeys], buffer: memoryview) -> set[int]:
         """Hash the files of the right size; return the chunks that are there, mark files that are the same.
@@ -204,13 +228,12 @@ class Destination:
                 position += len(view)
         return True
 
-    def _refuse(self, paths: list[bytes], how: str, *, overwrite: bool) -> Refused:
+    def _refuse(self, paths: list[bytes], how: str, *, next_step: str) -> Refused:
         shown = ", ".join(display_path(path) for path in paths[:SHOWN_LIMIT])
         more = f" and {len(paths) - SHOWN_LIMIT} more" if len(paths) > SHOWN_LIMIT else ""
-        other = "choose another folder"
         return Refused(
             f"Nothing was written to {self._where}",
             cause=f"what lies there is {how}: {shown}{more}",
-            next_step=f"move it away or {other}" if overwrite else f"add --overwrite, or {other}",
+            next_step=next_step,
             code="exists",
         )

@@ -170,7 +170,8 @@ class PartTree:
             os.fchmod(fd, entry.mode)
             os.utime(fd, ns=(entry.mtime_ns, entry.mtime_ns))
             if sync:
-                os.fsync(fd)
+                with sync_faults():
+                    os.fsync(fd)
         finally:
             os.close(fd)
         self._finished[index] = True
@@ -186,6 +187,16 @@ class PartTree:
                 os.unlink(name, dir_fd=fd)
                 os.symlink(entry.target, name, dir_fd=fd)
             os.utime(name, ns=(entry.mtime_ns, entry.mtime_ns), dir_fd=fd, follow_symlinks=False)
+
+    def find_touched(self, since_ns: int) -> list[int]:
+        """Return the files that are not here, or were changed after `since_ns`. Raises: OSError."""
+        touched: list[int] = []
+        for index in range(len(self.manifest)):
+            if self.manifest.data_bytes(index):
+                info = self.handles.lstat(self.manifest.path(index))
+                if info is None or not stat.S_ISREG(info.st_mode) or info.st_ctime_ns > since_ns:
+                    touched.append(index)
+        return touched
 
     def allocated_bytes(self, index: int) -> int:
         """Return how many bytes of disk a file holds now. Raises: OSError."""
@@ -248,6 +259,23 @@ def planted(path: bytes, cause: str) -> StorageFault:
         next_step="remove it, or choose another folder",
         code="planted",
     )
+
+
+@contextmanager
+def sync_faults() -> Iterator[None]:
+    """Turn a failed sync into a StorageFault of code "sync": what was written before it must not be trusted.
+
+    The system reports it once and forgets the pages; a second sync would call what is lost saved.
+    """
+    try:
+        yield
+    except OSError as error:
+        raise StorageFault(
+            "The disk did not save what was written to it",
+            cause=error.strerror or str(error),
+            next_step="check that disk or choose another, and run the same command again: it starts over",
+            code="sync",
+        ) from error
 
 
 def _remove(name: bytes, mode: int, parent: int) -> None:

@@ -16,7 +16,7 @@ from shoal.content.paths import display_path, find_target_problem, top_name
 from shoal.core.errors import Refused
 from shoal.storage.destination import Destination, Place
 from shoal.storage.disk_space import rename_new, sync_file_system
-from shoal.storage.part_tree import OWN_DIRECTORY, OWN_FILE, PartTree
+from shoal.storage.part_tree import OWN_DIRECTORY, OWN_FILE, PartTree, sync_faults
 from shoal.storage.scan import SKIPPED_LIMIT, Skipped
 from shoal.storage.tree_handles import DIRECTORY_FLAGS, READ_FLAGS, TreeHandles
 from shoal.storage.tree_reader import is_same_time
@@ -36,9 +36,12 @@ class Placement:
 
     def run(self, *, overwrite: bool) -> None:
         """Do all of it. Raises: OSError, StorageFault; Refused (code "exists") before anything is renamed."""
+        self._destination.refuse_changed()
         self._complete()
         self._settle(overwrite=overwrite)
-        sync_file_system(self._part.fd) if not self._syncs_each else None
+        if not self._syncs_each:
+            with sync_faults():
+                sync_file_system(self._part.fd)
         self._dress_folders(self._part.handles, free=True)
         self._rename_all(overwrite=overwrite)
         self._dress_folders(self._destination.handles, free=False)
@@ -75,6 +78,7 @@ class Placement:
             if place != Place.UNKNOWN:
                 continue
             path = self._manifest.path(index)
+            destination.note(index)
             fd = part.handles.open(path)
             try:
                 same = destination.compare(index, fd)
@@ -156,6 +160,7 @@ class Placement:
                 _dress(fd, manifest.entry(index), forgive=True)
             finally:
                 os.close(fd)
+            destination.note(index)
 
 
 def _dress(fd: int, entry: FileEntry, *, forgive: bool) -> None:

@@ -3,7 +3,7 @@
     writer = TreeWriter(dest, part_name, manifest)
     writer.prepare(overwrite=False)              conflicts, part folder, all folders
     here = writer.reuse_existing(keys)           chunks that lie at DEST already
-    here |= writer.verify(recorded, keys)        or `recorded` itself, see `trusts_records`
+    here |= writer.verify(recorded, keys)        without those of `find_trusted`
     writer.check_space(all - here)
     writer.write(ordinal, data) ...              from several threads
     tree = writer.finish(overwrite=False)
@@ -19,6 +19,7 @@ from collections.abc import Iterable, Iterator, Mapping
 from contextlib import contextmanager
 from dataclasses import dataclass
 from threading import Condition, Event
+from unicodedata import normalize
 
 from shoal.content.keys import ChunkKeys
 from shoal.content.manifest import Manifest
@@ -75,6 +76,13 @@ class TreeWriter:
                 os.mkdir(self._dest)
             except FileExistsError:
                 pass
+            except FileNotFoundError as error:
+                raise StorageFault(
+                    f"Nothing was written to {self._where}",
+                    cause="neither it nor the folder above it is there",
+                    next_step="make the folder above it first, or choose another folder",
+                    code="not_found",
+                ) from error
             self._base = os.open(self._dest, os.O_RDONLY | os.O_DIRECTORY | os.O_CLOEXEC)
             self._destination = Destination(self._base, self.manifest, self._where)
             self._destination.survey(overwrite=overwrite)
@@ -85,10 +93,20 @@ class TreeWriter:
 
     @property
     def trusts_records(self) -> bool:
-        """Whether chunks recorded as written in this boot are surely here: the part folder was there, and
-        nothing of them can lie at DEST. Otherwise records have to go through `verify`.
+        """Whether chunks recorded as written in this boot can be here: the part folder was there, and nothing
+        of them can lie at DEST. Otherwise all records have to go through `verify`.
         """
         return self._get_part().existed and self._get_destination().is_empty
+
+    def find_trusted(self, recorded: set[int], since_ns: int) -> set[int]:
+        """Return those chunks, recorded as written in this boot, that are surely here: nobody touched their
+        part files after `since_ns`, when we did last. The others have to go through `verify`.
+        """
+        if not self.trusts_records:
+            return set()
+        with self._faults():
+            touched = self._get_part().find_touched(since_ns)
+        return recorded.difference(*(self.manifest.chunks_of(index) for index in touched))
 
     def reuse_existing(self, keys: Mapping[int, ChunkKeys], cancelled: Event | None = None) -> set[int]:
         """Return the chunks that lie at DEST already, verified; files that are the same as the share's are
@@ -280,7 +298,7 @@ class TreeWriter:
             return
         seen: set[str] = set()
         for path in self.manifest.files.paths():
-            folded = path.decode("utf-8", "surrogateescape").casefold()
+            folded = normalize("NFD", path.decode("utf-8", "surrogateescape").casefold())
             if folded in seen:
                 raise StorageFault(
                     f"The share cannot be written to {self._where}",

@@ -42,6 +42,7 @@ LOCATE_S = 3.0  # between two searches while nothing flows
 LOCATE_LATER_S = 15.0
 LOCATE_BUDGET_S = 2.0
 ASIDE_S = 3.0  # a transfer that stands still this long lets another one have its place
+WRITE_DELAY_NS = 1_000_000_000  # a chunk is on its way to its file so long after it was noted, at most
 NEIGHBOURS = 32  # up to so many connected peers are simply all asked
 WATCH_S = 0.2
 OBJECTS_IN_MEMORY = 64  # sealed objects fetched before they are stored
@@ -264,7 +265,8 @@ class Get:
         received = counted | noted | lost
         record.resumed = record.resumed or bool(received)
         reused = await context.run(lambda cancelled: writer.reuse_existing(keys, cancelled))
-        here = reused | (recorded if writer.trusts_records else set())
+        since_ns = await context.run(lambda _: self._journal.touched_ns()) + WRITE_DELAY_NS
+        here = reused | await context.run(lambda _: writer.find_trusted(recorded, since_ns))
         unsure = received - here
         if planned not in (0, closing.version):
             unsure = set(range(manifest.chunk_count)) - here
@@ -372,7 +374,12 @@ class Get:
                 raise
             return dict(written.roots), [(s.path, s.reason) for s in written.skipped]
 
-        roots, skipped = await context.run(lambda _: finish())
+        try:
+            roots, skipped = await context.run(lambda _: finish())
+        except StorageFault as fault:
+            if fault.code == "sync":
+                await self._start_over(manifest)
+            raise
         record.options.skipped = skipped
         self._note_elapsed()
         served = await self._keep_share(closing, roots, skipped)
@@ -383,6 +390,15 @@ class Get:
         self._journal.remove()
         await context.stores.transfers.forget_chunks(record.id)
         await record.enter(TransferState.DONE)
+
+    async def _start_over(self, manifest: Manifest) -> None:
+        """Trust nothing of what was received: the disk did not save it."""
+        writer = self._writer
+        assert writer is not None
+        self._journal.start(range(manifest.chunk_count))  # all of it counts as fetched again
+        await self._context.stores.transfers.forget_chunks(self.record.id)
+        await self._context.run(lambda _: writer.discard())
+        self.record.done_bytes = 0
 
     async def _keep_share(
         self, closing: Closing, roots: dict[bytes, bytes], skipped: list[tuple[bytes, str]]

@@ -9,6 +9,7 @@ that they count as `refetched` when they come again, after any number of crashes
 
 from __future__ import annotations
 
+import contextlib
 import os
 import struct
 from collections.abc import Iterable
@@ -44,6 +45,15 @@ class ReceiptJournal:
         lost = {word ^ LOST for word in words if word & LOST and word ^ LOST < total}
         return noted, lost
 
+    def touched_ns(self) -> int:
+        """Return when something was noted last; 0 without a journal. Raises: StorageFault."""
+        try:
+            return os.stat(self._path).st_ctime_ns
+        except FileNotFoundError:
+            return 0
+        except OSError as error:
+            raise _fault(error, self._path) from error
+
     def start(self, lost: Iterable[int] = ()) -> None:
         """Begin anew: forget what is noted but for what is `lost`. Raises: StorageFault."""
         fresh = self._path + b".new"
@@ -64,8 +74,10 @@ class ReceiptJournal:
             raise _fault(error, self._path) from error
 
     def close(self) -> None:
-        """Stop noting; the file stays. Idempotent."""
+        """Stop noting; the file stays, and says that part files were ours until now. Idempotent."""
         if self._fd >= 0:
+            with contextlib.suppress(OSError):  # then they are looked at once more
+                os.utime(self._fd)
             os.close(self._fd)
             self._fd = -1
 
