@@ -15,7 +15,7 @@ import struct
 import threading
 import time
 from collections.abc import Callable
-from typing import NoReturn
+from typing import NoReturn, Protocol
 
 from shoal.core.errors import LocalMisuse, RemoteFault, Unavailable
 from shoal.core.stages import StageClock
@@ -35,8 +35,30 @@ PROGRESS_WINDOW_S = (
 )
 PROGRESS_BYTES = 32 * 1024  # about 1 KiB/s: slower than any line on which a lane makes sense
 POLL_S = 5.0  # longest single system call; how late a window's end may be noticed
+SLOW_RECORD_S = (
+    0.25  # a record that took longer: the next one is received in pieces, so that its progress shows
+)
+SLOW_PIECE_BYTES = 64 * 1024
+BUFFER_BYTES = RECORD_BYTES + LANE_RECORD_PLAINTEXT_BYTES  # kept for one direction in use, at most
 
 _EMPTY = memoryview(b"")
+_WINDOW_CLAMP: int | None = getattr(socket, "TCP_WINDOW_CLAMP", None)  # Linux
+_NO_CLAMP_BYTES = 1 << 30
+
+
+class Pace(Protocol):
+    """How fast a lane's bytes may move. Read and called by the lane's thread; `close` by any."""
+
+    is_open: bool  # nothing holds the lane back: it need not ask
+    window_bytes: int  # while it has to ask: how much the peer should send ahead of what is read
+
+    def take(self, wanted_bytes: int) -> int:
+        """Wait until some of `wanted_bytes` may move; return how many, 0 once closed."""
+        ...
+
+    def close(self) -> None:
+        """Let a waiting `take` return 0, and every later one; idempotent, must be short."""
+        ...
 
 
 class _Window:
@@ -60,6 +82,10 @@ class _Window:
         self._until = now + self._limit_s
         self._bytes = 0
         return True
+
+    def excuse(self, seconds: float) -> None:
+        """Leave out time in which this end did not let the peer advance."""
+        self._until += seconds
 
 
 class Lane:
@@ -93,6 +119,10 @@ class Lane:
         self._lock = threading.Lock()
         self._in_call = False
         self.stages: StageClock | None = None  # set by the thread that wants to know where its time goes
+        self.pace: Pace | None = None  # set before the first record by who wants to limit it
+        self.moved_bytes = 0  # of records on the wire, both ways, those under way included
+        self._slow = False
+        self._clamped_bytes = 0
         self._closed = False
         self._fd_closed = False
         self._out = _EMPTY
@@ -129,6 +159,11 @@ class Lane:
     def received_bytes(self) -> int:
         """Plaintext bytes verified so far."""
         return self._opener.plaintext_bytes
+
+    @property
+    def buffer_bytes(self) -> int:
+        """Memory held by the buffers of both directions now."""
+        return sum(map(len, (self._out, self._plaintext, self._sealed, self._opened)))
 
     def send(self, length: int) -> None:
         """Seal and send the first `length` bytes of `plaintext` (1 .. 1 MiB + 4 KiB); may block.
@@ -180,7 +215,9 @@ class Lane:
             self._receive_exactly(self._header, may_idle=True)
             _, length = parse_header(self._header)
             sealed = self._sealed[:length]
+            began = time.monotonic()
             self._receive_exactly(sealed, may_idle=False)
+            self._slow = time.monotonic() - began > SLOW_RECORD_S
             self._mark("receive")
             kind = self._opener.open_into(self._header, sealed, self._opened)
             self._mark("open")
@@ -203,6 +240,8 @@ class Lane:
                 self._sock.shutdown(socket.SHUT_RDWR)  # wakes the thread that is blocked in it
             except OSError:
                 pass  # the peer was faster
+        if self.pace is not None:
+            self.pace.close()
         self._release()
         if self._on_closed is not None:
             self._on_closed(self)
@@ -226,13 +265,16 @@ class Lane:
             self._leave()
 
     def _send_all(self, data: memoryview) -> None:
-        window = _Window(self._window_s)
+        window, granted = _Window(self._window_s), 0
         while data:
+            granted = granted or self._wait_turn(len(data), window)
             try:
-                count = self._sock.send(data)
+                count = self._sock.send(data[:granted])
             except BlockingIOError:  # SO_SNDTIMEO passed and nothing moved
                 count = 0
             data = data[count:]
+            granted -= count
+            self.moved_bytes += count
             if data and not window.advance(count):
                 raise RemoteFault(
                     "A lane was given up",
@@ -242,10 +284,13 @@ class Lane:
                 )
 
     def _receive_exactly(self, into: memoryview, *, may_idle: bool) -> None:
-        done, window = 0, None if may_idle else _Window(self._window_s)
+        done, granted = 0, len(into) if may_idle else 0
+        window = None if may_idle else _Window(self._window_s)
         while done < len(into):
+            granted = granted or self._wait_turn(len(into) - done, window)
+            piece = min(granted, SLOW_PIECE_BYTES) if self._slow else granted
             try:
-                count = self._sock.recv_into(into[done:], 0, socket.MSG_WAITALL)
+                count = self._sock.recv_into(into[done : done + piece], 0, socket.MSG_WAITALL)
                 if count == 0:
                     raise RemoteFault(
                         "A lane ended early",
@@ -258,6 +303,8 @@ class Lane:
                 if may_idle and done == 0:
                     continue
             done += count
+            granted -= count
+            self.moved_bytes += count
             if window is None:
                 window = _Window(self._window_s)
             elif done < len(into) and not window.advance(count):
@@ -267,6 +314,31 @@ class Lane:
                     code="lane_slow",
                     peer=self.session_peer,
                 )
+
+    def _wait_turn(self, wanted_bytes: int, window: _Window | None) -> int:
+        """Return how many bytes may move now. Raises: Unavailable when the lane was closed meanwhile."""
+        pace = self.pace
+        if pace is None or pace.is_open:
+            if self._clamped_bytes:
+                self._clamp(0)
+            return wanted_bytes
+        if not self.sends and pace.window_bytes != self._clamped_bytes:
+            self._clamp(pace.window_bytes)
+        began = time.monotonic()
+        granted = pace.take(wanted_bytes)
+        if window is not None:
+            window.excuse(time.monotonic() - began)
+        if not granted:
+            raise _closed_here()
+        return granted
+
+    def _clamp(self, size_bytes: int) -> None:
+        """Bound what the peer may send ahead, 0: as the kernel likes. Without it a limit holds as well, but
+        what comes over the line does so in bursts as large as the kernel's buffers.
+        """
+        self._clamped_bytes = size_bytes
+        if _WINDOW_CLAMP is not None:
+            self._sock.setsockopt(socket.IPPROTO_TCP, _WINDOW_CLAMP, size_bytes or _NO_CLAMP_BYTES)
 
     def _mark(self, stage: str) -> None:
         if self.stages is not None:
