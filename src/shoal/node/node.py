@@ -127,8 +127,9 @@ class Node:
         self._supervisor = supervisor
         base = Base(self._clock, self._random, supervisor, EventBus(), ObservationLog(self._clock.monotonic))
         Journal(base.events).start()
-        if network_id is None and ticket is None:
-            network_id = await self._found(home, keys, stores)
+        founds = network_id is None and ticket is None
+        if founds:
+            network_id = await self._found(keys, stores)
         if ticket is not None:
             network_id = ticket.network_id
         assert network_id is not None
@@ -146,10 +147,13 @@ class Node:
         supervisor.start("api", server.run, Restart.FATAL)
         stack.callback(server.stop)
         await server.wait_started()
+        if founds:
+            # last of all: a start that fails before has no network, or its recovery key was never shown
+            home.mark_network(network_id)
         self._answers = answers
 
-    async def _found(self, home: Home, keys: Keystore, stores: Stores) -> bytes:
-        await stores.secrets.clear()  # of a start that was killed before it marked the home
+    async def _found(self, keys: Keystore, stores: Stores) -> bytes:
+        await stores.secrets.clear()  # of a start that failed before it marked the home
         network_id, self.recovery_key = await found_network(
             keys.device,
             membership_network.Stores(stores.entries, stores.secrets, stores.invites),
@@ -158,7 +162,6 @@ class Node:
             name=self.config.name,
             user=self.config.user,
         )
-        home.mark_network(network_id)
         return network_id
 
 
