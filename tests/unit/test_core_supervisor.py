@@ -103,3 +103,20 @@ async def test_jobs_are_bounded(monkeypatch: pytest.MonkeyPatch) -> None:
         supervisor.spawn("b", forever())
         with pytest.raises(Unavailable):
             supervisor.spawn("c", forever())
+
+
+async def test_peers_cannot_use_up_the_places_for_our_own_jobs(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(module, "PEER_JOB_LIMIT", 1)
+
+    async def forever() -> None:
+        await asyncio.Event().wait()
+
+    async with Supervisor() as supervisor:
+        asked = supervisor.spawn("request", forever(), for_peer=True)
+        with pytest.raises(Unavailable):
+            supervisor.spawn("request", forever(), for_peer=True)
+        supervisor.spawn("removal", forever())
+        asked.cancel()
+        await asyncio.wait({asked})
+        await asyncio.sleep(0)
+        supervisor.spawn("request", forever(), for_peer=True)

@@ -20,6 +20,7 @@ from shoal.core.errors import Unavailable
 log = logging.getLogger("shoal.supervisor")
 
 JOB_LIMIT = 4096  # short tasks at once; beyond it `spawn` refuses
+PEER_JOB_LIMIT = 3072  # of them started by what peers ask: the rest is kept for what this node has to do
 BACKOFF_FIRST_S = 0.2
 BACKOFF_LAST_S = 30.0
 BACKOFF_RESET_S = 60.0  # a service that ran this long starts over with the first pause
@@ -63,6 +64,7 @@ class Supervisor:
     def __init__(self, rng: random.Random | None = None) -> None:
         self._services: dict[str, _Service] = {}
         self._jobs: set[asyncio.Task[Any]] = set()
+        self._peer_jobs: set[asyncio.Task[Any]] = set()
         self._random = rng or random.Random()  # noqa: S311 - jitter, not secrecy
         self._closing = False
         self.failed: asyncio.Future[BaseException] | None = None
@@ -85,13 +87,19 @@ class Supervisor:
         self._services[name] = service
         service.task = asyncio.create_task(self._keep(service), name=name)
 
-    def spawn(self, name: str, job: Coroutine[Any, Any, Any]) -> asyncio.Task[Any]:
-        """Run a short task; its error is logged. Raises: Unavailable beyond JOB_LIMIT or while closing."""
-        if self._closing or len(self._jobs) >= JOB_LIMIT:
+    def spawn(self, name: str, job: Coroutine[Any, Any, Any], *, for_peer: bool = False) -> asyncio.Task[Any]:
+        """Run a short task; its error is logged. `for_peer`: a peer asked for it.
+
+        Raises: Unavailable beyond JOB_LIMIT, for peers beyond PEER_JOB_LIMIT, or while closing.
+        """
+        full = len(self._jobs) >= JOB_LIMIT or (for_peer and len(self._peer_jobs) >= PEER_JOB_LIMIT)
+        if self._closing or full:
             job.close()
             raise Unavailable("The node has too much to do", cause=f"{len(self._jobs)} tasks are running")
         task = asyncio.create_task(job, name=name)
         self._jobs.add(task)
+        if for_peer:
+            self._peer_jobs.add(task)
         task.add_done_callback(self._on_job_done)
         return task
 
@@ -148,5 +156,6 @@ class Supervisor:
 
     def _on_job_done(self, task: asyncio.Task[Any]) -> None:
         self._jobs.discard(task)
+        self._peer_jobs.discard(task)
         if not task.cancelled() and (error := task.exception()) is not None:
             log.error("job %s failed", task.get_name(), exc_info=error)

@@ -245,6 +245,7 @@ class MembershipService(BaseService):
             self._supervisor.spawn(name, job)
         except Unavailable:
             if name == "membership ask" and self._sessions.get(session.peer_id) is session:
-                self._network.step(AskFailed(session.peer_id))
+                # in a turn of its own: the machine may ask the next peer at once, and so on through all
+                asyncio.get_running_loop().call_soon(self._network.step, AskFailed(session.peer_id))
             return False
         return True

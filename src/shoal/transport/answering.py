@@ -125,7 +125,7 @@ class Answering:
             return
         name = f"answer {frame.service}/{frame.message_type}"
         try:
-            task = self._host.supervisor.spawn(name, self._answer(frame, target, message))
+            task = self._host.supervisor.spawn(name, self._answer(frame, target, message), for_peer=True)
         except Unavailable as error:
             self._send_error(frame, error)
             return
