@@ -27,6 +27,7 @@ class FakeNode:
         self.fail: ShoalError | Exception | None = None
         self.steps = 3
         self.skipped: list[str] = []
+        self.error: s.ErrorBody | None = None
         self.hold = asyncio.Event()
 
     def _note(self, name: str, request: object) -> None:
@@ -109,8 +110,8 @@ class FakeNode:
             version=1,
             own=True,
             done_bytes=100 - self.steps,
-            skipped=[],
-            error=None,
+            skipped=self.skipped,
+            error=self.error,
         )
 
     async def shares(self, request: s.Nothing) -> s.Shares:
@@ -148,7 +149,7 @@ class FakeNode:
     async def transfer(self, request: s.TransferRequest) -> s.TransferDetail:
         self._note("transfer", request)
         self.steps -= 1
-        return self._transfer("/tmp")
+        return self._transfer("/tmp", self.error)
 
     async def transfers(self, request: s.Nothing) -> s.Transfers:
         self._note("transfers", request)

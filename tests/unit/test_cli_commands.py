@@ -170,6 +170,36 @@ def test_common_options_may_come_first(
     assert json.loads(capsys.readouterr().out)["link"] == LINK
 
 
+@pytest.mark.parametrize("arguments", [[], ["config"]])
+def test_no_command_is_answered_with_help_alone(capsys: Captured, arguments: list[str]) -> None:
+    assert main(arguments) == 2
+    out, err = capsys.readouterr()
+    assert "Usage: shoal" in out + err
+    assert "not understood" not in out + err
+
+
+def test_share_says_what_it_left_out(node: FakeNode, capsys: Captured) -> None:
+    node.skipped = ["photos/pipe\x1b[2J"]
+    assert main(["share", "/tmp", "--wait"]) == 0
+    out, err = capsys.readouterr()
+    assert out == f"{LINK}\n"
+    assert "skipped: photos/pipe\\x1b[2J" in err
+
+
+def test_transfers_say_from_whom_and_why_not(node: FakeNode, capsys: Captured) -> None:
+    assert main(["transfers"]) == 0
+    assert "t1 from bert 90 B" in capsys.readouterr().out
+    node.error = s.ErrorBody("io", "Writing to /x failed", "/x: Not a directory", "check that path")
+    assert main(["transfers"]) == 0
+    assert "t1: Writing to /x failed: /x: Not a directory" in capsys.readouterr().out
+
+
+def test_shares_say_why_not(node: FakeNode, capsys: Captured) -> None:
+    node.error = s.ErrorBody("misuse", "/x cannot be shared", "it is neither a file nor a folder", "")
+    assert main(["shares"]) == 0
+    assert ": /x cannot be shared: it is neither a file nor a folder" in capsys.readouterr().out
+
+
 def test_names_of_others_cannot_move_the_cursor(node: FakeNode, capsys: Captured) -> None:
     assert main(["peers"]) == 0
     out = capsys.readouterr().out

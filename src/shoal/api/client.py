@@ -85,9 +85,9 @@ class Client:
             ) from error
         except httpx.TransportError as error:
             raise Unavailable(
-                f"{operation.name} was not answered",
-                cause="the node ended meanwhile",
-                next_step="start it again: shoal up --detach",
+                "The node went away",
+                cause=f"it ended before it answered ({operation.name})",
+                next_step="start it again: shoal up --detach; transfers go on by themselves",
                 code="node_ended",
             ) from error
         try:

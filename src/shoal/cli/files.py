@@ -12,6 +12,8 @@ from shoal.cli.face import Face, HomeOption, JsonOption, columns, make_face, pri
 from shoal.core.errors import LocalMisuse
 from shoal.core.units import format_duration, format_size, parse_duration
 
+ID_SHOWN = 12  # characters of an id: enough for people to tell it from others, and for the node to find it
+
 
 def share(
     paths: Annotated[
@@ -32,8 +34,13 @@ def share(
 
             with share_progress(face) as on_progress:
                 found = client.wait_share(found, on_progress)
+        skipped: list[str] = []
+        if found.complete and not json:
+            skipped = client.call(ops.SHARE_STATE, s.ShareWaitRequest(share_id=found.share_id)).skipped
     if found.complete and found.files is not None and found.bytes is not None:
         face.tell(f"{_files(found.files)}, {format_size(found.bytes)}, complete")
+        for path in skipped:
+            face.tell(f"skipped: {printable(path)}")
     else:
         face.tell("Reading the files; the link works already. Wait for the end with --wait.")
     face.show(found, [found.link])
@@ -47,7 +54,7 @@ def get(
     ] = False,
     wait: Annotated[
         str | None,
-        typer.Option("--wait", metavar="[S]", help="Wait for absent providers, for ever or S seconds."),
+        typer.Option("--wait", metavar="[D]", help="Wait for absent providers, for ever or as long as 10m."),
     ] = None,
     home: HomeOption = None,
     json: JsonOption = False,
@@ -68,8 +75,8 @@ def get(
                 result = client.wait_transfer(started, on_progress)
         except KeyboardInterrupt:
             face.tell(
-                f"\nThe node goes on fetching. Watch it again with the same command, "
-                f"or stop it: shoal transfers --cancel {started.id}"
+                "\nThe node goes on fetching. Watch it again with the same command, or stop it:\n"
+                f"  shoal transfers --cancel {started.id[:ID_SHOWN]}"
             )
             raise
     face.show(result, _describe(result, started))
@@ -82,7 +89,7 @@ def shares(home: HomeOption = None, json: JsonOption = False) -> None:
         found = client.call(ops.SHARES, s.Nothing())
     rows = [
         [
-            x.share_id[:12],
+            x.share_id[:ID_SHOWN],
             "own" if x.own else "fetched",
             x.state,
             str(x.files) if x.files is not None else "-",
@@ -94,6 +101,7 @@ def shares(home: HomeOption = None, json: JsonOption = False) -> None:
     lines = (
         columns(rows, ["SHARE", "KIND", "STATE", "FILES", "SIZE", "PATH"]) if rows else ["nothing is shared"]
     )
+    lines += [_failure(x.share_id, x.error) for x in found.shares if x.error is not None]
     face.show(found, lines)
 
 
@@ -142,27 +150,36 @@ def transfers(
         if wanted:
             verb, transfer_id = wanted[0]
             detail = client.control_transfer(transfer_id, verb)
-            face.show(detail, [f"{detail.id}  {detail.state}"])
+            face.show(detail, [f"{detail.id}  {'forgotten' if verb == 'cancel' else detail.state}"])
             return
         found = client.call(ops.TRANSFERS, s.Nothing())
-        names = (
-            {}
-            if json
-            else {x.id: client.call(ops.TRANSFER, s.TransferRequest(id=x.id)) for x in found.transfers}
+        details = (
+            [] if json else [client.call(ops.TRANSFER, s.TransferRequest(id=x.id)) for x in found.transfers]
         )
     rows = [
         [
-            x.id[:12],
+            x.id[:ID_SHOWN],
             x.state,
             f"{x.done_bytes / x.bytes:.0%}" if x.bytes else "-",
             format_size(x.bytes) if x.bytes is not None else "-",
             f"{format_size(x.rate_bytes_s)}/s" if x.rate_bytes_s else "-",
-            f"{names[x.id].name} in {names[x.id].dest}",
+            f"{x.name or '?'} in {x.dest}",
         ]
-        for x in (found.transfers if names else ())
+        for x in details
     ]
     lines = columns(rows, ["ID", "STATE", "DONE", "SIZE", "RATE", "WHAT"]) if rows else ["no transfers"]
+    running = [x for x in details if x.state == "fetching" and x.providers]
+    names = _names(face) if running else {}
+    for x in running:
+        providers = sorted(x.providers.items(), key=lambda item: -item[1])
+        parts = [f"{names.get(peer, peer[:ID_SHOWN])} {format_size(count)}" for peer, count in providers]
+        lines.append(f"{x.id[:ID_SHOWN]} from {', '.join(parts)}")
+    lines += [_failure(x.id, x.error) for x in details if x.error is not None]
     face.show(found, lines)
+
+
+def _failure(identifier: str, error: s.ErrorBody) -> str:
+    return printable(f"{identifier[:ID_SHOWN]}: {error.message}: {error.cause}")
 
 
 def _files(count: int) -> str:
@@ -177,7 +194,11 @@ def _names(face: Face) -> dict[str, str]:
 
 def _describe(result: s.GetResult, transfer: s.TransferDetail) -> list[str]:
     where = printable(transfer.dest)
-    rate = f", {format_size(result.fetched_bytes / result.seconds)}/s" if result.seconds > 0.1 else ""
+    rate = (
+        f", {format_size(result.fetched_bytes / result.seconds)}/s"
+        if result.seconds > 0.1 and result.fetched_bytes
+        else ""
+    )
     lines = [
         f"{_files(result.files)}, {format_size(result.bytes)} in {where}",
         f"fetched {format_size(result.fetched_bytes)} in {format_duration(result.seconds)}{rate}"

@@ -30,6 +30,8 @@ def main(arguments: Sequence[str] | None = None) -> int:
             _show_interrupted(face)
         return code
     except typer.TyperException as error:
+        if not error.format_message():  # no command was given: its help has been printed instead
+            return ExitCode.USAGE
         face.show_error(_usage_fault(error))
         return ExitCode.USAGE
     except ShoalError as error:

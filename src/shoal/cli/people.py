@@ -61,12 +61,11 @@ def invite(
     lines = [ticket.ticket]
     if not json and sys.stdout.isatty():
         lines = [
+            *_draw_code(ticket.ticket),  # first: on a small terminal the ticket stays in sight
+            f"The ticket admits one device as {role}, once, until {ticket.expires_at}.",
             "On the other device, type:",
             "",
             f"  shoal join {ticket.ticket}",
-            "",
-            *_draw_code(ticket.ticket),
-            f"The ticket admits one device as {role}, once, until {ticket.expires_at}.",
         ]
     face.show(ticket, lines)
 

@@ -223,7 +223,12 @@ class MembershipLog:
         followed = newest[:PARENTS_LIMIT] + ([last] if last is not None else [])
         judged = self._judge(keys.peer_id, seq, parse_operation(packed), self._past_of(followed))
         if isinstance(judged, Rejected):
-            raise Refused("The network would not accept this", cause=judged.reason, code=judged.code)
+            raise Refused(
+                "The network would not accept this",
+                cause=judged.reason,
+                next_step="see the roles with `shoal members`; an owner may do everything",
+                code=judged.code,
+            )
         return sign_entry(
             keys,
             Domain.MEMBERSHIP,

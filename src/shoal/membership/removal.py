@@ -140,7 +140,12 @@ async def remove_device(network: Network, peer_id: bytes, reason: str) -> Remova
             next_step="look it up with `shoal members`",
         )
     if member.state != "active":
-        raise Refused("The device was not removed", cause="it is no member any more", code="already_removed")
+        raise Refused(
+            "The device was not removed",
+            cause="it is no member any more",
+            next_step="nothing is left to do; see: shoal members",
+            code="already_removed",
+        )
     entry = await network.author(Remove(peer_id, reason))
     await network.confirmations.wait(entry.id, lambda: _connected_others(network, peer_id))
     return _status(network, entry.id, peer_id)
@@ -151,6 +156,13 @@ async def leave_network(network: Network, reason: str) -> RemovalStatus:
 
     Somebody else has to know, or the others would go on counting this device as a member for ever.
     """
+    if network.is_out:
+        raise Refused(
+            "This device has not left",
+            cause="it is no member any more",
+            next_step="nothing is left to do: its home can be deleted",
+            code="already_removed",
+        )
     others = network.active_members() - {network.own_id}
     if others and not network.connected() & others:
         raise Unavailable(

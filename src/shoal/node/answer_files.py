@@ -12,6 +12,8 @@ from shoal.core.errors import LocalMisuse, Refused
 from shoal.identity.ids import format_content_id, format_peer_id, format_share_id, parse_share_id
 from shoal.node.parts import Parts
 
+SHARE_ID_CHARACTERS = len(format_share_id(bytes(32)))
+
 
 class FileAnswers:
     """The part of `NodeApi` that is about shares and transfers."""
@@ -104,16 +106,26 @@ class FileAnswers:
             for x in self._parts.files.shares()
             if len(text) >= 8 and format_share_id(x.share_id).startswith(text.lower())
         ]
-        return matches[0] if len(matches) == 1 else parse_share_id(text)
+        if len(matches) == 1:
+            return matches[0]
+        if len(text) >= SHARE_ID_CHARACTERS:
+            return parse_share_id(text)  # says so if it is damaged
+        raise LocalMisuse(
+            "Nothing was changed",
+            cause=f"{text[:80]!r} is the beginning of {'several' if matches else 'no'} shares",
+            next_step="see them: shoal shares",
+            code="ambiguous_share" if matches else "not_shared",
+        )
 
     def _get_transfer(self, text: str) -> TransferStatus:
         """Find a transfer by its id or the beginning of it. Raises: LocalMisuse."""
         found = [t for t in self._parts.files.transfers() if _transfer_id(t.id).startswith(text.strip())]
         if len(found) == 1 and text.strip():
             return found[0]
+        count = "several" if found and text.strip() else "no"
         raise LocalMisuse(
             "Nothing was done",
-            cause=f"{text[:80]!r} names {len(found) if text.strip() else 'no'} transfers",
+            cause=f"{text[:80]!r} is the beginning of {count} transfers",
             next_step="see them: shoal transfers",
             code="unknown_transfer",
         )

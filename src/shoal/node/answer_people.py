@@ -13,6 +13,7 @@ from shoal.identity.state import Member
 from shoal.node.parts import Parts
 
 PEER_PREFIX_CHARACTERS = 6  # the least of a peer id that names a peer: 3 of them are its kind
+PEER_ID_CHARACTERS = len(format_peer_id(bytes(32)))
 
 _ROLES: dict[s.RoleName, Role] = {
     "owner": Role.OWNER,
@@ -142,11 +143,11 @@ class PeopleAnswers:
         if named:
             raise LocalMisuse(
                 f"{cleaned[:80]!r} is not clear",
-                cause="it is " + ", ".join(short_peer_id(m.peer_id) for m in named[:8]),
-                next_step="give more of the peer id: shoal members",
+                cause="several are called so: " + ", ".join(short_peer_id(m.peer_id) for m in named[:8]),
+                next_step="give the peer id instead, or more of it: shoal members",
                 code="ambiguous_peer",
             )
-        if cleaned.lower().startswith("shp1"):
+        if cleaned.lower().startswith("shp1") and len(cleaned) >= PEER_ID_CHARACTERS:
             parse_peer_id(cleaned)  # says so if it is damaged
         raise LocalMisuse(
             f"There is no member {cleaned[:80]!r}",

@@ -73,7 +73,7 @@ class Answers(PeopleAnswers, FileAnswers):
             word = network.reason_of(network.own_id)
             return {
                 "left": "this device has left the network; its home can be deleted",
-                "removed": "this device was removed from the network and serves nobody",
+                "removed": "this device was removed from the network; to come back: new home, new ticket",
             }.get(word, f"this device is no member any more: {word}")
         if network.is_blocked:
             return f"no sessions until shoal is upgraded: {network.state.blocked}"

@@ -39,9 +39,11 @@ def fault_of_os_error(error: OSError, what: str, path: str) -> StorageFault:
         return StorageFault(
             what,
             cause=f"{shown}: {reason}",
-            next_step="make it writable for the user that runs shoal",
+            next_step="give the user that runs shoal access to it",
             code="permission",
         )
+    if error.errno in (errno.ENOENT, errno.ENOTDIR, errno.EISDIR, errno.ENAMETOOLONG):
+        return StorageFault(what, cause=f"{shown}: {reason}", next_step="check that path", code="io")
     return StorageFault(what, cause=f"{shown}: {reason}", next_step="run `shoal doctor`", code="io")
 
 

@@ -62,7 +62,9 @@ def parse_text(kind: Kind, text: str) -> bytes:
     cleaned = "".join(text.split()).lower()
     if not cleaned:
         raise LocalMisuse(
-            f"No {name} was given", next_step=f"paste the whole {name}: it begins with {kind.value}"
+            f"No {name} was given",
+            cause="it is empty",
+            next_step=f"paste the whole {name}: it begins with {kind.value}",
         )
     if len(cleaned) > TEXT_LIMIT:
         raise LocalMisuse(f"This is not a {name}", cause=f"it is longer than {TEXT_LIMIT} characters")
@@ -71,10 +73,14 @@ def parse_text(kind: Kind, text: str) -> bytes:
         cause = f"it is a {other}" if other else f"a {name} begins with {kind.value}"
         raise LocalMisuse(f"This is not a {name}", cause=cause, next_step=f"paste the whole {name}")
     version = cleaned[len(kind.value) : len(kind.value) + 1]
+    if not version:
+        raise LocalMisuse(
+            f"This is not a {name}", cause="it ends too early", next_step=f"paste the whole {name}"
+        )
     if version != VERSION:
         raise LocalMisuse(
             f"This {name} cannot be read",
-            cause=f"it has format version {version or '?'}, this release reads {VERSION}",
+            cause=f"it has format version {version}, this release reads {VERSION}",
             next_step="check that it was copied whole, or upgrade shoal",
         )
     encoded = cleaned[len(kind.value) + 1 :].upper()
