@@ -58,6 +58,7 @@ class Offer:
     find_object: FindObject
     on_fault: Callable[[int, int, StorageFault], None]
     entries: int = 0
+    background: bool = False  # what is sent of it gives way to what is sent of others
     versions: dict[int, OfferedVersion] = field(default_factory=dict)
     followers: dict[Session, set[int]] = field(default_factory=dict)  # proved the link -> versions followed
 

@@ -32,6 +32,7 @@ from shoal.swarm.messages import (
     WantObjects,
 )
 from shoal.swarm.receive import LaneReceiver
+from shoal.swarm.throttle import Throttle
 from shoal.wire.codec import Message
 from shoal.wire.registry import ServiceNumber
 
@@ -39,7 +40,8 @@ if TYPE_CHECKING:
     from shoal.transport.session import Session
 
 REQUEST_TIMEOUT_S = 10.0
-OBJECT_TIMEOUT_S = 30.0
+OBJECT_TIMEOUT_S = 30.0  # without a byte
+OBJECTS_LIMIT_S = 300.0  # for all that is asked at once, up to 16 MiB; then another peer is asked
 RETRY_FIRST_S = 1.0
 RETRY_LAST_S = 30.0
 FEED_ENTRIES = 1 << 20  # of one feed that a getter reads; a version of a terabyte has some hundred
@@ -80,6 +82,8 @@ class Provider:
     retry_at: float = 0.0
     pause_s: float = RETRY_FIRST_S
     received_bytes: int = 0
+    seen_bytes: int = 0  # of its lane, when it was looked at last
+    pace_bytes_s: float | None = None  # what the scheduler was told that this end takes from it
     objects: dict[int, asyncio.Future[bytes | None]] = field(default_factory=dict)
     next_object: int = 0
 
@@ -145,8 +149,11 @@ class Provider:
         self.have |= have & (1 << total) - 1
         return True
 
-    async def open_lane(self, on_reports: Callable[[LaneReceiver], None]) -> LaneReceiver:
-        """Return the receiver of this peer's lane; a new one if there is none.
+    async def open_lane(
+        self, on_reports: Callable[[LaneReceiver], None], downloads: Throttle, *, background: bool
+    ) -> LaneReceiver:
+        """Return the receiver of this peer's lane; a new one, under the limits of `downloads`, if there is
+        none.
 
         Raises: Unavailable, Refused, RemoteFault. Cancelling may leave a lane that ends with the session.
         """
@@ -154,10 +161,11 @@ class Provider:
             return self.receiver
         session = self._session()
         lane = await session.open_lane(ServiceNumber.SWARM, make_purpose(self.share_id), send=False)
-        receiver = LaneReceiver(lane, asyncio.get_running_loop(), on_reports)
+        receiver = LaneReceiver(lane, asyncio.get_running_loop(), on_reports, background=background)
         if self.joined is not session:
             lane.close()
             raise Unavailable("The session ended while a lane was opened")
+        downloads.join(lane, self.peer, background=background)
         self.receiver = receiver
         receiver.start()
         return receiver
@@ -178,12 +186,8 @@ class Provider:
         try:
             if not session.notify(ServiceNumber.SWARM, WantObjects(self.share_id, first, ids)):
                 raise Unavailable("A provider's session is full or closed")
-            async with asyncio.timeout(OBJECT_TIMEOUT_S):
-                answers = [await future for future in futures]
-        except TimeoutError as error:
-            raise Unavailable(
-                "A provider did not send the description", cause=f"{OBJECT_TIMEOUT_S:.0f} s"
-            ) from error
+            await self._wait_objects(futures)
+            answers = [await future for future in futures]
         finally:
             for number in range(first, first + len(ids)):
                 self.objects.pop(number, None)
@@ -191,6 +195,20 @@ class Provider:
             if data is not None and blake3(data).digest() != object_id:
                 raise MalformedMessage("A peer sent another object than the one asked for", peer=self.peer)
         return answers
+
+    async def _wait_objects(self, futures: list[asyncio.Future[bytes | None]]) -> None:
+        """Wait until all are answered. Slow is no fault where a limit is set, but it has an end.
+
+        Raises: Unavailable.
+        """
+        pending = set(futures)
+        turns = int(OBJECTS_LIMIT_S / OBJECT_TIMEOUT_S)
+        while pending and self.receiver is not None:
+            before = self.receiver.moved_bytes
+            _, pending = await asyncio.wait(pending, timeout=OBJECT_TIMEOUT_S)
+            turns -= 1
+            if pending and (self.receiver is None or self.receiver.moved_bytes == before or not turns):
+                raise Unavailable("A provider did not send the description", cause="it sends too little")
 
     def want(self, version: int, ordinals: tuple[int, ...]) -> bool:
         """Ask for chunks; False when the session cannot take it."""

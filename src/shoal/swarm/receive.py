@@ -18,8 +18,10 @@ from typing import Protocol, TypeAlias
 
 from shoal.core.errors import MalformedMessage, RemoteFault, ShoalError, StorageFault, Unavailable
 from shoal.core.stages import StageClock
+from shoal.core.thread_priority import lower_thread_priority
 from shoal.swarm.lane_header import LANE_HEADER_BYTES, LaneKind, parse_header
 from shoal.transport.lane import Lane
+from shoal.transport.lane_record import BARE_RECORD_BYTES
 
 log = logging.getLogger("shoal.swarm")
 
@@ -79,7 +81,12 @@ class LaneReceiver:
     """
 
     def __init__(
-        self, lane: Lane, loop: asyncio.AbstractEventLoop, on_reports: Callable[[LaneReceiver], None]
+        self,
+        lane: Lane,
+        loop: asyncio.AbstractEventLoop,
+        on_reports: Callable[[LaneReceiver], None],
+        *,
+        background: bool = False,
     ) -> None:
         self.target: ChunkTarget | None = None
         self.expected = 0  # records that will have come when nothing is owed any more
@@ -87,6 +94,8 @@ class LaneReceiver:
         self.ended = asyncio.Event()
         self.stages: StageClock | None = None
         self._lane = lane
+        self._background = background
+        self._taken_bytes = 0  # of the lane's bytes, those of records that `take` returned
         self._loop = loop
         self._on_reports = on_reports
         self._reports: deque[Report] = deque()  # bounded by what is asked: the window and the objects
@@ -101,8 +110,20 @@ class LaneReceiver:
         """Return what came since the last call."""
         reports: list[Report] = []
         while self._reports:
-            reports.append(self._reports.popleft())
+            report = self._reports.popleft()
+            reports.append(report)
+            self._taken_bytes += _record_bytes(report)
         return reports
+
+    @property
+    def moved_bytes(self) -> int:
+        """Bytes that came over the lane so far, those of an incomplete record included."""
+        return self._lane.moved_bytes
+
+    @property
+    def arriving_bytes(self) -> int:
+        """Those of them that `take` has not returned a report of yet."""
+        return max(0, self._lane.moved_bytes - self._taken_bytes)
 
     def stage_seconds(self) -> dict[str, float]:
         """Return CPU seconds of the thread by stage so far."""
@@ -116,6 +137,8 @@ class LaneReceiver:
 
     def _run(self) -> None:
         error: ShoalError | None = None
+        if self._background:
+            lower_thread_priority()
         self.stages = self._lane.stages = StageClock()
         try:
             while (record := self._lane.receive()) is not None:
@@ -182,3 +205,14 @@ class LaneReceiver:
             self._loop.call_soon_threadsafe(callback)
         except RuntimeError:
             log.debug("the loop was closed before a lane's thread ended")
+
+
+def _record_bytes(report: Report) -> int:
+    """Return how long the record of a report was on the lane."""
+    match report:
+        case ChunkReport(size_bytes=size):
+            return BARE_RECORD_BYTES + LANE_HEADER_BYTES + size
+        case ObjectReport(data=data):
+            return BARE_RECORD_BYTES + LANE_HEADER_BYTES + len(data or b"")
+        case EndReport():
+            return 0

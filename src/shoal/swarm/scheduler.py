@@ -17,6 +17,7 @@ from dataclasses import dataclass, field
 
 from shoal.core.units import KIB, MIB
 from shoal.swarm.scheduler_events import (
+    Arriving,
     Cancel,
     ChunkBad,
     ChunkMissing,
@@ -26,6 +27,7 @@ from shoal.swarm.scheduler_events import (
     Finished,
     Have,
     Input,
+    Paced,
     Peer,
     ProviderDown,
     ProviderUp,
@@ -38,6 +40,8 @@ RARITY_LEVELS = 4  # held by 1, 2, 3 providers, or more: beyond that rarity does
 RARITY_AGE_S = 0.5  # availability is counted again at most this often
 WINDOW_FIRST_BYTES = 4 * MIB
 WINDOW_MIN_CHUNKS = 4
+WINDOW_SLOW_CHUNKS = 2  # where that many take WINDOW_SLOW_S: one is under way, one is asked for
+WINDOW_SLOW_S = 1.0
 WINDOW_MAX_CHUNKS = 64
 WINDOW_MAX_BYTES = 32 * MIB  # 16 MiB keep a loopback lane full; the rest is for late reports
 WINDOW_DELAY_S = 0.5  # round trip and report, with room to find a higher rate
@@ -70,6 +74,8 @@ class _Provider:
     retry_at: float = 0.0
     stalled: bool = False
     refused: int = 0
+    alive_at: float = 0.0  # when bytes of it came last
+    pace_bytes_s: float | None = None  # what this end lets through
 
 
 class Scheduler:
@@ -147,6 +153,10 @@ class Scheduler:
             case ProviderDown(peer):
                 if self._forget(peer):
                     self._fill_all(now, effects)
+            case Arriving(peer):
+                self._on_arriving(now, peer)
+            case Paced(peer, rate_bytes_s):
+                self._on_paced(now, peer, rate_bytes_s, effects)
             case Tick():
                 self._on_tick(now, effects)
         if not self._left and not self._finished:
@@ -163,10 +173,10 @@ class Scheduler:
         self._forget(event.peer)
         refused = self._refused.get(event.peer, 0)
         have = self._all if event.have is None else event.have & self._all
-        provider = _Provider(event.peer, have & ~refused, now, now, refused=refused)
+        provider = _Provider(event.peer, have & ~refused, now, now, refused=refused, alive_at=now)
         self._providers[event.peer] = provider
         self._levels_stale = True
-        self._fill(now, provider, effects)
+        self._on_paced(now, event.peer, event.pace_bytes_s, effects)
 
     def _on_done(self, now: float, event: ChunksDone, effects: list[Effect]) -> None:
         provider = self._providers.get(event.peer)
@@ -189,7 +199,7 @@ class Scheduler:
                     cancels.setdefault(peer, []).append(ordinal)
         effects.extend(Cancel(peer, tuple(ordinals)) for peer, ordinals in cancels.items())
         if provider is not None:
-            provider.progress_at = now
+            provider.progress_at = provider.alive_at = now
             provider.stalled = False
             provider.stalls = 0
             self._measure(now, provider)
@@ -219,20 +229,36 @@ class Scheduler:
             if not provider.owed:
                 continue
             silent_s = now - provider.progress_at
-            if silent_s > STALL_LAST_S:
+            if min(silent_s, now - provider.alive_at) > STALL_LAST_S:
                 self._forget(provider.peer)
                 effects.append(DropProvider(provider.peer, "it stopped answering", blamed=False))
             elif silent_s > self._patience_s(provider) and (not provider.stalled or now >= provider.retry_at):
                 self._stall(now, provider, effects)
         self._fill_all(now, effects)
 
+    def _on_arriving(self, now: float, peer: Peer) -> None:
+        provider = self._providers.get(peer)
+        if provider is not None:
+            provider.alive_at = now
+            if provider.rate_bytes_s <= 0:
+                provider.progress_at = now  # how long a chunk takes is not known: so far it comes
+
+    def _on_paced(self, now: float, peer: Peer, rate_bytes_s: float | None, effects: list[Effect]) -> None:
+        provider = self._providers.get(peer)
+        if provider is not None:
+            provider.pace_bytes_s = rate_bytes_s
+            if rate_bytes_s is not None:
+                provider.window_bytes = min(provider.window_bytes, _window_bytes(rate_bytes_s))
+            self._fill(now, provider, effects)
+
     # Providers
 
     def _patience_s(self, provider: _Provider) -> float:
-        if provider.rate_bytes_s <= 0:
+        rates = [rate for rate in (provider.rate_bytes_s, provider.pace_bytes_s) if rate]
+        if not rates:
             return STALL_MIN_S
         length = self._length_of(next(iter(provider.owed)))
-        return max(STALL_MIN_S, STALL_FACTOR * length / provider.rate_bytes_s)
+        return max(STALL_MIN_S, STALL_FACTOR * length / min(rates))
 
     def _stall(self, now: float, provider: _Provider, effects: list[Effect]) -> None:
         """Take back what somebody else can deliver; leave the rest, since asking again would not help."""
@@ -259,8 +285,10 @@ class Scheduler:
         provider.rate_bytes_s = rate if old <= 0 else old + RATE_WEIGHT * (rate - old)
         provider.unmeasured_bytes = 0
         provider.measured_at = now
-        wanted = int(max(rate, provider.rate_bytes_s) * WINDOW_DELAY_S)
-        provider.window_bytes = max(AVERAGE_CHUNK_BYTES, min(WINDOW_MAX_BYTES, wanted))
+        fastest = max(rate, provider.rate_bytes_s)
+        if provider.pace_bytes_s is not None:
+            fastest = min(fastest, provider.pace_bytes_s)  # what the kernel had kept is no rate
+        provider.window_bytes = _window_bytes(fastest)
 
     def _refuse(self, peer: Peer, ordinal: int) -> None:
         """Do not ask a peer for a chunk again while it is connected."""
@@ -331,8 +359,11 @@ class Scheduler:
             return 1 - owed  # one chunk as a question whether it lives
         if owed >= WINDOW_MAX_CHUNKS:
             return 0
-        if owed < WINDOW_MIN_CHUNKS:
-            return WINDOW_MIN_CHUNKS - owed
+        rate = provider.rate_bytes_s or provider.pace_bytes_s
+        is_slow = rate is not None and 0 < rate * WINDOW_SLOW_S < WINDOW_MIN_CHUNKS * AVERAGE_CHUNK_BYTES
+        least = WINDOW_SLOW_CHUNKS if is_slow else WINDOW_MIN_CHUNKS
+        if owed < least:
+            return least - owed
         if provider.owed_bytes >= provider.window_bytes:
             return 0
         missing = (provider.window_bytes - provider.owed_bytes) // AVERAGE_CHUNK_BYTES + 1
@@ -394,3 +425,8 @@ class Scheduler:
         self._levels = [at_least[k] & ~at_least[k + 1] for k in range(RARITY_LEVELS - 1)] + [at_least[-1]]
         self._levels_at = now
         self._levels_stale = False
+
+
+def _window_bytes(rate_bytes_s: float) -> int:
+    """Return how much to have asked for of a peer that delivers at this rate."""
+    return max(AVERAGE_CHUNK_BYTES, min(WINDOW_MAX_BYTES, int(rate_bytes_s * WINDOW_DELAY_S)))

@@ -13,10 +13,13 @@ Peer: TypeAlias = bytes
 
 @dataclass(frozen=True, slots=True)
 class ProviderUp:
-    """A peer can be asked. `have` is the set of chunks it has; None means all of them."""
+    """A peer can be asked. `have` is the set of chunks it has; None means all of them. `pace_bytes_s`: as in
+    Paced.
+    """
 
     peer: Peer
     have: int | None
+    pace_bytes_s: float | None = None
 
 
 @dataclass(frozen=True, slots=True)
@@ -59,11 +62,28 @@ class ProviderDown:
 
 
 @dataclass(frozen=True, slots=True)
+class Arriving:
+    """Bytes came from a peer since the last time, if only of a chunk that is not complete yet."""
+
+    peer: Peer
+
+
+@dataclass(frozen=True, slots=True)
+class Paced:
+    """From now on this end takes so many bytes a second from a peer; None: all that comes."""
+
+    peer: Peer
+    rate_bytes_s: float | None
+
+
+@dataclass(frozen=True, slots=True)
 class Tick:
     """Time has passed; the driver sends one about every 100 ms."""
 
 
-Input: TypeAlias = ProviderUp | Have | ChunksDone | ChunkBad | ChunkMissing | ProviderDown | Tick
+Input: TypeAlias = (
+    ProviderUp | Have | ChunksDone | ChunkBad | ChunkMissing | ProviderDown | Arriving | Paced | Tick
+)
 
 
 # Effects

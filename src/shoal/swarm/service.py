@@ -20,6 +20,7 @@ from shoal.core.supervisor import Supervisor
 from shoal.core.units import KIB
 from shoal.identity.ids import short_peer_id
 from shoal.identity.operations import Role
+from shoal.swarm.activity import Activity
 from shoal.swarm.fetch import FetchOwner, ShareFetch
 from shoal.swarm.lane_header import make_purpose, parse_purpose
 from shoal.swarm.messages import (
@@ -41,6 +42,7 @@ from shoal.swarm.messages import (
 )
 from shoal.swarm.offer import Offer
 from shoal.swarm.serve import LaneSender
+from shoal.swarm.throttle import Throttle
 from shoal.transport.lane import Lane
 from shoal.transport.ports import BaseService, ServiceBudget
 from shoal.wire.codec import Message
@@ -89,6 +91,11 @@ class SwarmService(BaseService):
         self._stages: dict[str, float] = {}
         self._news: asyncio.TimerHandle | None = None
         self._closed = False
+        self.uploads = Throttle(clock.monotonic)
+        self.downloads = Throttle(clock.monotonic)
+        self.activity = Activity(
+            lambda: self.uploads.foreground_bytes + self.downloads.foreground_bytes, clock.monotonic
+        )
 
     # For apps
 
@@ -141,8 +148,12 @@ class SwarmService(BaseService):
         else:
             self.withdraw(share_id)
 
-    def make_fetch(self, share_id: bytes, read_key: bytes, owner: FetchOwner) -> ShareFetch:
+    def make_fetch(
+        self, share_id: bytes, read_key: bytes, owner: FetchOwner, *, background: bool = False
+    ) -> ShareFetch:
         """Return a fetch of a share that was not started. One a share at a time.
+
+        In the `background` it moves what other fetches leave.
 
         Raises: Refused (`busy`) while another one of the same share is there.
         """
@@ -156,6 +167,8 @@ class SwarmService(BaseService):
             owner=owner,
             find_session=self._find_session,
             may_serve=self._may_read,
+            downloads=self.downloads,
+            background=background,
             supervisor=self._supervisor,
             clock=self._clock,
             observe=self._observe,
@@ -354,7 +367,7 @@ class SwarmService(BaseService):
             and not self._closed
             and session in offer.followers
             and self._may_read(session.peer_id)
-            and (len(self._senders) < UPLOAD_SLOTS or (session, share_id) in self._senders)
+            and ((session, share_id) in self._senders or self._has_slot(session.peer_id))
         )
 
     def on_lane(self, session: Session, lane: Lane, purpose: bytes) -> None:
@@ -377,7 +390,10 @@ class SwarmService(BaseService):
             if offer is not None:
                 offer.on_fault(version, ordinal, error)
 
-        sender = LaneSender(lane, asyncio.get_running_loop(), on_end, on_fault)
+        offer = self._offers[share_id]
+        self.uploads.join(lane, session.peer_id, background=offer.background)
+        loop = asyncio.get_running_loop()
+        sender = LaneSender(lane, loop, on_end, on_fault, background=offer.background)
         self._senders[session, share_id] = sender
         sender.start()
 
@@ -392,6 +408,9 @@ class SwarmService(BaseService):
         if offer is not None and not any(shared == share_id for _, shared in self._senders):
             for version in offer.versions.values():
                 version.source.rest()
+
+    def _has_slot(self, peer: bytes) -> bool:
+        return len(self._senders) < UPLOAD_SLOTS and self.uploads.has_room(peer)
 
     def _tell_news(self) -> None:
         self._news = None

@@ -35,9 +35,7 @@ PROGRESS_WINDOW_S = (
 )
 PROGRESS_BYTES = 32 * 1024  # about 1 KiB/s: slower than any line on which a lane makes sense
 POLL_S = 5.0  # longest single system call; how late a window's end may be noticed
-SLOW_RECORD_S = (
-    0.25  # a record that took longer: the next one is received in pieces, so that its progress shows
-)
+SLOW_RECORD_S = 0.25  # after a record that took longer the next one is received in pieces: progress shows
 SLOW_PIECE_BYTES = 64 * 1024
 BUFFER_BYTES = RECORD_BYTES + LANE_RECORD_PLAINTEXT_BYTES  # kept for one direction in use, at most
 
