@@ -17,6 +17,7 @@ from tests.support.files_nodes import files_world
 from tests.support.transport_nodes import wait_until
 
 from shoal.apps.files.patience import FIND_S
+from shoal.apps.files.target import MovingSource
 from shoal.core.errors import ShoalError
 from shoal.core.units import MIB
 from shoal.storage.transfers import TransferState
@@ -325,3 +326,25 @@ async def test_getting_again_elsewhere_takes_nothing_away_from_others(tmp_path: 
         assert offer is not None
         assert offer.versions[1].is_complete
         offer.versions[1].source.read_into(0, memoryview(bytearray(2 * MIB)))
+
+
+async def test_a_provider_that_is_slow_to_finish_is_asked_again(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """A disk that takes minutes to sync keeps readers waiting; what it has is not missing."""
+    monkeypatch.setattr("shoal.apps.files.target.HOLD_S", 0.3)
+    tree = make_files(tmp_path / "tree", 4, 300_000)
+    async with files_world(tmp_path) as world:
+        a, b = await world.add(), await world.add()
+        share = await a.share(tree)
+        offer = a.swarm.find_offer(share.share_id)
+        assert offer is not None
+        version = offer.versions[1]
+        version.source = source = MovingSource(version.source)
+        await asyncio.to_thread(source.hold)
+        started = await b.files.get(share.link, os.fsencode(tmp_path / "dest"))
+        await b.wait_transfer(started.id, lambda s: s.state is TransferState.FETCHING)
+        await asyncio.sleep(1.0)
+        source.switch(None)
+        done = await b.wait_end(started.id, timeout_s=20)
+        assert done.state is TransferState.DONE, done.error

@@ -7,6 +7,8 @@ from __future__ import annotations
 
 from collections.abc import Iterable, Iterator
 
+from shoal.core.errors import MalformedMessage
+
 
 def bits(value: int) -> Iterator[int]:
     """Iterate over the ordinals in a set, ascending."""
@@ -25,4 +27,29 @@ def to_set(ordinals: Iterable[int], total: int) -> int:
     for ordinal in ordinals:
         if 0 <= ordinal < total:
             data[ordinal >> 3] |= 1 << (ordinal & 7)
+    return int.from_bytes(data, "little")
+
+
+def runs_to_set(runs: Iterable[tuple[int, int]], total: int) -> int:
+    """Return the set of ordinals in (first, count) runs, those that lie whole below `total`.
+
+    Costs one pass over the set, whatever the runs are. Raises: MalformedMessage if they are more than `total`
+    together: runs of a set do not overlap, and filling a large set once for each would stop the node.
+    """
+    data = bytearray((total + 7) // 8)
+    left = total
+    for first, count in runs:
+        if not count or first + count > total:
+            continue
+        left -= count
+        if left < 0:
+            raise MalformedMessage("runs of chunks that overlap")
+        start, end = first >> 3, first + count - 1 >> 3
+        head, tail = 0xFF << (first & 7) & 0xFF, 0xFF >> (7 - (first + count - 1 & 7))
+        if start == end:
+            data[start] |= head & tail
+            continue
+        data[start] |= head
+        data[start + 1 : end] = b"\xff" * (end - start - 1)
+        data[end] |= tail
     return int.from_bytes(data, "little")

@@ -15,7 +15,6 @@ from typing import Protocol, TypeAlias
 
 from shoal.core.errors import LimitExceeded, RemoteFault, ShoalError, StorageFault, Unavailable
 from shoal.core.stages import StageClock
-from shoal.core.thread_priority import lower_thread_priority
 from shoal.swarm.lane_header import LANE_HEADER_BYTES, LaneKind, pack_header_into
 from shoal.transport.lane import Lane
 from shoal.wire.limits import LANE_RECORD_PLAINTEXT_BYTES
@@ -34,7 +33,8 @@ class ChunkSource(Protocol):
     def read_into(self, ordinal: int, buffer: memoryview) -> int:
         """Write a chunk to the start of `buffer`, return its length.
 
-        Raises: StorageFault when it cannot be read or is not what was hashed (code `changed`).
+        Raises: StorageFault when it cannot be read, is not what was hashed (code `changed`), or can only not
+        be read now (code `busy`).
         """
         ...
 
@@ -56,11 +56,8 @@ class LaneSender:
         loop: asyncio.AbstractEventLoop,
         on_end: Callable[[LaneSender], None],
         on_fault: FaultReport,
-        *,
-        background: bool = False,
     ) -> None:
         self._lane = lane
-        self._background = background
         self._loop = loop
         self._on_end = on_end
         self._on_fault = on_fault
@@ -127,8 +124,6 @@ class LaneSender:
     # The thread
 
     def _run(self) -> None:
-        if self._background:
-            lower_thread_priority()
         self.stages = self._lane.stages = StageClock()
         try:
             while self._send_next():
@@ -158,8 +153,8 @@ class LaneSender:
                 source = self._chunks.pop(key)
         if key is None:
             self._send_object(number, object_id, find)
-        else:
-            self._send_chunk(key[0], key[1], source)
+        elif not self._send_chunk(key[0], key[1], source):
+            return False
         return not lane.is_spent
 
     def _has_work(self) -> bool:
@@ -182,13 +177,19 @@ class LaneSender:
         self._lane.send(end)
         self.sent_bytes += len(data)
 
-    def _send_chunk(self, version: int, ordinal: int, source: ChunkSource | None) -> None:
+    def _send_chunk(self, version: int, ordinal: int, source: ChunkSource | None) -> bool:
+        """Send a chunk, or that it is missing; False if it can only not be read now.
+
+        Then the lane ends and the getter comes again: what was called missing it would not ask for any more.
+        """
         buffer = self._lane.plaintext
         length = 0
         if source is not None:
             try:
                 length = source.read_into(ordinal, buffer[LANE_HEADER_BYTES:])
             except StorageFault as error:
+                if error.code == "busy":
+                    return False
                 self._tell(self._on_fault, version, ordinal, error)
             except ShoalError as error:
                 log.debug("a chunk was not read: %s", error)  # the share was just closed
@@ -197,10 +198,11 @@ class LaneSender:
         if not length:
             pack_header_into(buffer, LaneKind.CHUNK_MISSING, version, ordinal)
             self._lane.send(LANE_HEADER_BYTES)
-            return
+            return True
         pack_header_into(buffer, LaneKind.CHUNK, version, ordinal)
         self._lane.send(LANE_HEADER_BYTES + length)
         self.sent_bytes += length
+        return True
 
     def _tell(self, callback: Callable[..., None], *arguments: object) -> None:
         try:
