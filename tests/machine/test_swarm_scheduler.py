@@ -18,9 +18,11 @@ from shoal.swarm.scheduler import (
     STALL_MIN_S,
     WINDOW_MAX_CHUNKS,
     WINDOW_MIN_CHUNKS,
+    WINDOW_SLOW_CHUNKS,
     Scheduler,
 )
 from shoal.swarm.scheduler_events import (
+    Arriving,
     Cancel,
     ChunkBad,
     ChunkMissing,
@@ -29,6 +31,7 @@ from shoal.swarm.scheduler_events import (
     Effect,
     Finished,
     Have,
+    Paced,
     ProviderDown,
     ProviderUp,
     Tick,
@@ -198,6 +201,66 @@ def test_stuck_means_that_only_somebody_new_can_help() -> None:
     assert not machine.is_stuck()
 
 
+def test_a_paced_provider_is_asked_for_a_second_not_for_a_minute() -> None:
+    machine = make(400)
+    assert len(wanted(machine.step(0.0, ProviderUp(A, None, 1_000_000.0)), A)) == WINDOW_SLOW_CHUNKS
+    now = 0.0
+    owed = list(machine._providers[A].owed)
+    for _ in range(50):
+        now += CHUNK / 1_000_000
+        owed += wanted(machine.step(now, ChunksDone(A, (owed.pop(0),))), A)
+        assert len(owed) == WINDOW_SLOW_CHUNKS
+    assert len(wanted(machine.step(now, Paced(A, None)), A)) == 0, "it is measured first"
+    now += 0.05
+    fast = wanted(machine.step(now, ChunksDone(A, tuple(owed))), A)
+    assert len(fast) > WINDOW_MIN_CHUNKS
+
+
+def test_a_pace_shortens_a_window_that_was_large() -> None:
+    machine = make(400)
+    owed = len(wanted(machine.step(0.0, ProviderUp(A, None)), A))
+    machine.step(0.0, Paced(A, 500_000.0))
+    done = list(machine._providers[A].owed)
+    now = 0.0
+    while owed > WINDOW_SLOW_CHUNKS:
+        now += 1.0
+        assert wanted(machine.step(now, ChunksDone(A, (done.pop(0),))), A) == []
+        owed -= 1
+    assert len(wanted(machine.step(now + 1.0, ChunksDone(A, (done.pop(0),))), A)) == 1
+
+
+def test_who_trickles_because_we_pace_it_does_not_stall() -> None:
+    machine = make(40)
+    first = wanted(machine.step(0.0, ProviderUp(A, None, 50_000.0)), A)
+    machine.step(0.0, ProviderUp(B, to_set(first, 40), 50_000.0))
+    assert [e for e in machine.step(20.0, Tick()) if isinstance(e, Cancel)] == []
+    assert [e for e in machine.step(60.0, Tick()) if isinstance(e, Cancel | DropProvider)]
+
+
+def test_a_first_chunk_that_comes_slowly_is_no_silence() -> None:
+    machine = make(4)
+    first = wanted(machine.step(0.0, ProviderUp(A, None)), A)
+    machine.step(0.0, ProviderUp(B, None))
+    for second in range(1, 100):
+        machine.step(second, Arriving(A))
+        effects = machine.step(second, Tick())
+        assert not [e for e in effects if isinstance(e, Cancel | DropProvider) and e.peer == A]
+    assert machine.step(100.0, ChunksDone(A, tuple(first)))[-1] == Finished()
+
+
+def test_bytes_that_come_keep_a_provider_but_not_its_chunks() -> None:
+    machine = make(40)
+    first = wanted(machine.step(0.0, ProviderUp(A, None)), A)
+    more = wanted(machine.step(1.0, ChunksDone(A, tuple(first))), A)
+    machine.step(1.0, ProviderUp(B, to_set(more, 40)))
+    effects: list[Effect] = []
+    for second in range(2, 200):
+        machine.step(second, Arriving(A))
+        effects += machine.step(second, Tick())
+    assert Cancel(A, tuple(more)) in effects
+    assert DropProvider(A, "it stopped answering", blamed=False) not in effects
+
+
 def test_nonsense_is_ignored() -> None:
     machine = make(4)
     for event in (
@@ -205,6 +268,8 @@ def test_nonsense_is_ignored() -> None:
         ChunksDone(A, (99, -1)),
         ChunkMissing(A, 1),
         ProviderDown(A),
+        Arriving(A),
+        Paced(A, 1.0),
     ):
         assert machine.step(0.0, event) == []
     machine.step(0.0, ProviderUp(A, 1 << 60))

@@ -26,6 +26,7 @@ from shoal.swarm.provider import RETRY_FIRST_S, RETRY_LAST_S, Provider, Standing
 from shoal.swarm.receive import ChunkReport, ChunkTarget, EndReport, LaneReceiver, ObjectReport
 from shoal.swarm.scheduler import Scheduler
 from shoal.swarm.scheduler_events import (
+    Arriving,
     Cancel,
     ChunkBad,
     ChunkMissing,
@@ -34,12 +35,14 @@ from shoal.swarm.scheduler_events import (
     Effect,
     Finished,
     Input,
+    Paced,
     ProviderDown,
     ProviderUp,
     Tick,
     Want,
 )
 from shoal.swarm.scheduler_events import Have as MoreChunks
+from shoal.swarm.throttle import Throttle
 
 if TYPE_CHECKING:
     from shoal.transport.session import Session
@@ -99,6 +102,8 @@ class ShareFetch:
         owner: FetchOwner,
         find_session: Callable[[bytes], Session | None],
         may_serve: Callable[[bytes], bool],
+        downloads: Throttle,
+        background: bool,
         supervisor: Supervisor,
         clock: Clock,
         observe: Observer,
@@ -111,6 +116,8 @@ class ShareFetch:
         self._owner = owner
         self._find_session = find_session
         self._may_serve = may_serve
+        self._downloads = downloads
+        self._background = background
         self._supervisor = supervisor
         self._clock = clock
         self._observe = observe
@@ -182,6 +189,11 @@ class ShareFetch:
     def describe_providers(self) -> dict[bytes, str]:
         """Return what came of asking each peer, in words."""
         return {p.peer: p.describe() for p in self._providers.values()}
+
+    @property
+    def arriving_bytes(self) -> int:
+        """Bytes of chunks that came and were not reported to the owner yet, most of them incomplete ones."""
+        return sum(r.arriving_bytes for r in self._receivers) if self._target is not None else 0
 
     def stage_seconds(self) -> dict[str, float]:
         """Return CPU seconds of the receiving threads by stage, ended ones included."""
@@ -275,9 +287,26 @@ class ShareFetch:
             for receiver in list(self._receivers):
                 self._drain(receiver)
             if self._scheduler is not None:
+                self._look_at_lanes()
                 self._step(Tick())
             self._advance()
             await asyncio.sleep(TICK_S)
+
+    def _look_at_lanes(self) -> None:
+        """Tell the scheduler from whom bytes come, and how many this end lets through."""
+        for provider in self._providers.values():
+            if provider.receiver is None or not provider.active:
+                continue
+            if provider.seen_bytes != provider.receiver.moved_bytes:
+                provider.seen_bytes = provider.receiver.moved_bytes
+                self._step(Arriving(provider.peer))
+            pace = self._pace(provider.peer)
+            if pace != provider.pace_bytes_s:
+                provider.pace_bytes_s = pace
+                self._step(Paced(provider.peer, pace))
+
+    def _pace(self, peer: bytes) -> float | None:
+        return self._downloads.share_bytes_s(peer, background=self._background)
 
     def _advance(self) -> None:
         """Start what is due: joins, feeds, lanes."""
@@ -341,7 +370,7 @@ class ShareFetch:
         target = self._target
         if target is None or provider.active or provider.version < target.version:
             return
-        receiver = await provider.open_lane(self._drain)
+        receiver = await self._open_lane(provider)
         self._receivers[receiver] = provider
         if not await provider.follow(target.version, target.total):
             provider.version = 0
@@ -351,7 +380,11 @@ class ShareFetch:
             receiver.target = target
             provider.active = True
             provider.standing = Standing.SERVING
-            self._step(ProviderUp(provider.peer, provider.have))
+            provider.pace_bytes_s = self._pace(provider.peer)
+            self._step(ProviderUp(provider.peer, provider.have, provider.pace_bytes_s))
+
+    async def _open_lane(self, provider: Provider) -> LaneReceiver:
+        return await provider.open_lane(self._drain, self._downloads, background=self._background)
 
     def _pause(self, provider: Provider) -> None:
         provider.retry_at = self._clock.monotonic() + provider.pause_s
@@ -489,7 +522,7 @@ class ShareFetch:
                 )
             tried.add(provider.peer)
             try:
-                self._receivers[await provider.open_lane(self._drain)] = provider
+                self._receivers[await self._open_lane(provider)] = provider
                 answers = await provider.read_objects(missing)
             except Refused as error:
                 self._lose(provider, Standing.REFUSED, error.cause)

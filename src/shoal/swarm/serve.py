@@ -15,6 +15,7 @@ from typing import Protocol, TypeAlias
 
 from shoal.core.errors import LimitExceeded, RemoteFault, ShoalError, StorageFault, Unavailable
 from shoal.core.stages import StageClock
+from shoal.core.thread_priority import lower_thread_priority
 from shoal.swarm.lane_header import LANE_HEADER_BYTES, LaneKind, pack_header_into
 from shoal.transport.lane import Lane
 from shoal.wire.limits import LANE_RECORD_PLAINTEXT_BYTES
@@ -56,8 +57,11 @@ class LaneSender:
         loop: asyncio.AbstractEventLoop,
         on_end: Callable[[LaneSender], None],
         on_fault: FaultReport,
+        *,
+        background: bool = False,
     ) -> None:
         self._lane = lane
+        self._background = background
         self._loop = loop
         self._on_end = on_end
         self._on_fault = on_fault
@@ -124,6 +128,8 @@ class LaneSender:
     # The thread
 
     def _run(self) -> None:
+        if self._background:
+            lower_thread_priority()
         self.stages = self._lane.stages = StageClock()
         try:
             while self._send_next():
