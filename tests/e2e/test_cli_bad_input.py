@@ -206,6 +206,10 @@ def test_paths_that_cannot_be_shared(device: MakeDevice, tmp_path: Path) -> None
     code, _ = fail(anna, "share", str(anna.home))
     assert code in (2, 4)
     assert fail(anna, "share", "")[0] in (2, 4, 6)
+    os.mkfifo(tmp_path / "pipe")
+    (tmp_path / "dangling").symlink_to("nothing")
+    assert fail(anna, "share", str(tmp_path / "pipe")) == (2, "misuse")
+    assert fail(anna, "share", str(tmp_path / "dangling")) == (2, "not_found")
     assert anna.run("shares") == {"shares": []}
 
 

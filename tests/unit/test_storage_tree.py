@@ -268,3 +268,4 @@ def test_dest_that_cannot_be_used(place: bytes) -> None:
     made.prepare()
     made.discard()
     TreeWriter(place + b"/never there", PART, share.built.manifest).discard()
+    TreeWriter(place + b"/a file", PART, share.built.manifest).discard()

@@ -246,8 +246,8 @@ class TreeWriter:
             if self._base < 0:
                 try:
                     self._base = os.open(self._dest, os.O_RDONLY | os.O_DIRECTORY | os.O_CLOEXEC)
-                except FileNotFoundError:
-                    return
+                except (FileNotFoundError, NotADirectoryError):
+                    return  # nothing of ours can be there
             self._remove_part()
         self.close()
 

@@ -402,12 +402,25 @@ class Files:
                     next_step="share another folder",
                     code="own_home",
                 )
-            if not os.path.lexists(path):
+            if not os.path.exists(path):
                 raise LocalMisuse(
                     f"{display_path(path)} cannot be shared",
-                    cause="it does not exist",
+                    cause="it does not exist" if not os.path.islink(path) else "it is a link to nothing",
                     next_step="check the path",
                     code="not_found",
+                )
+            if not (os.path.isfile(path) or os.path.isdir(path)):
+                raise LocalMisuse(
+                    f"{display_path(path)} cannot be shared",
+                    cause="it is neither a file nor a folder",
+                    next_step="share files and folders",
+                )
+            if not os.access(path, os.R_OK):
+                raise StorageFault(
+                    f"{display_path(path)} cannot be shared",
+                    cause="the user that runs shoal may not read it",
+                    next_step="give that user access to it",
+                    code="permission",
                 )
 
     def _check_get(self, link: Link, dest: bytes) -> None:
