@@ -11,7 +11,7 @@ import uvloop
 from tests.support.lane_brokers import CLIENT, SERVER, make_world, wait_until
 
 from shoal.core.errors import LocalMisuse, MalformedMessage, Refused, Unavailable
-from shoal.transport.lane import Lane
+from shoal.transport.lane import BUFFER_BYTES, Lane
 from shoal.transport.lane_broker import LANES_A_PEER
 from shoal.transport.lane_messages import LaneAccept, LaneOpen
 from shoal.wire.registry import ServiceNumber
@@ -87,6 +87,29 @@ async def test_lanes_of_a_peer_are_limited_and_closing_makes_room() -> None:
         lanes[0].close()
         world.taker[SERVER].lanes.get_nowait()[0].close()
         await wait_until(lambda: world.client.slots_taken == world.server.slots_taken == LANES_A_PEER - 1)
+        await world.client.open(world.at_client, SWARM, b"", True)
+
+
+async def test_the_memory_of_all_lanes_is_limited_and_a_part_is_kept_for_own_ones() -> None:
+    async with make_world() as world:
+        world.client.memory_bytes = 4 * BUFFER_BYTES
+        lanes = [await world.server.open(world.at_server, SWARM, b"", True) for _ in range(3)]
+        with pytest.raises(Unavailable) as caught:
+            await world.server.open(world.at_server, SWARM, b"", True)
+        assert caught.value.code == "lane_memory"
+        assert "MiB" in caught.value.cause
+        await world.client.open(world.at_client, SWARM, b"", True)
+        with pytest.raises(Unavailable):
+            await world.client.open(world.at_client, SWARM, b"", True)
+        assert world.client.buffer_bytes == 0, "they are made at the first use"
+        lanes[0].send_record(b"x")
+        assert 0 < world.server.buffer_bytes <= BUFFER_BYTES
+        taken = world.taker[CLIENT].lanes.get_nowait()[0]
+        assert (await asyncio.to_thread(taken.receive)) == b"x"
+        assert 0 < world.client.buffer_bytes <= BUFFER_BYTES
+        lanes[0].close()
+        taken.close()
+        await wait_until(lambda: world.client.slots_taken == 3)
         await world.client.open(world.at_client, SWARM, b"", True)
 
 

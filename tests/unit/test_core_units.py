@@ -3,7 +3,16 @@
 import pytest
 
 from shoal.core.errors import LocalMisuse
-from shoal.core.units import format_duration, format_size, format_time, parse_duration
+from shoal.core.units import (
+    NO_LIMIT,
+    format_duration,
+    format_rate,
+    format_size,
+    format_time,
+    parse_duration,
+    parse_rate,
+    parse_size,
+)
 
 
 @pytest.mark.parametrize(
@@ -57,3 +66,37 @@ def test_durations_are_written(seconds: float, text: str) -> None:
 def test_times_are_rfc_3339_utc_even_when_absurd() -> None:
     assert format_time(0) == "1970-01-01T00:00:00Z"
     assert format_time(1e18).startswith("9999-12-31T")
+
+
+@pytest.mark.parametrize(
+    ("text", "rate", "written"),
+    [
+        ("10 MB/s", 10_000_000, "10 MB/s"),
+        ("1MiB/s", 1 << 20, "1 MiB/s"),
+        ("1.5 MB", 1_500_000, "1500 kB/s"),
+        ("8 Mbit/s", 1_000_000, "1 MB/s"),
+        ("12345", 12345, "12.3 kB/s"),
+        ("unlimited", NO_LIMIT, "unlimited"),
+        (" None ", NO_LIMIT, "unlimited"),
+    ],
+)
+def test_rates_are_read_and_written(text: str, rate: int, written: str) -> None:
+    assert parse_rate(text) == rate
+    assert format_rate(rate) == written
+    assert parse_rate(written) == pytest.approx(rate, rel=0.01)
+
+
+@pytest.mark.parametrize(
+    "text", ["", "fast", "0", "0 MB/s", "10 Mb/s", "-1 MB/s", "1e9", "1 MB/h", "inf", "9" * 50, "2 TB/s"]
+)
+def test_other_rates_are_refused_with_a_reason(text: str) -> None:
+    with pytest.raises(LocalMisuse) as caught:
+        parse_rate(text)
+    assert caught.value.cause
+    assert caught.value.next_step
+
+
+def test_sizes_are_read() -> None:
+    assert (parse_size("256 MiB"), parse_size("1.5kB"), parse_size("7")) == (256 << 20, 1500, 7)
+    with pytest.raises(LocalMisuse):
+        parse_size("10 MB/s")

@@ -15,8 +15,9 @@ from typing import TYPE_CHECKING, Protocol
 from shoal.core.errors import LocalMisuse, MalformedMessage, Refused, RemoteFault, Unavailable
 from shoal.core.observation import Observation, Observer
 from shoal.core.supervisor import Supervisor
+from shoal.core.units import MIB, format_size
 from shoal.identity.ids import short_peer_id
-from shoal.transport.lane import Lane
+from shoal.transport.lane import BUFFER_BYTES, Lane
 from shoal.transport.lane_messages import (
     LANE_MESSAGES,
     PURPOSE_BYTES,
@@ -51,7 +52,10 @@ if TYPE_CHECKING:
 TOKEN_VALID_S = 10.0  # formats.md, Lane
 PENDING_A_SESSION = 8  # formats.md, Lane
 LANES_A_PEER = 8  # pending ones included; more do not make one line faster (architecture.md, section 3)
-LANES_A_NODE = 256  # each may hold 4.2 MiB of buffers and a thread of its service
+LANES_A_NODE = 256  # each takes a thread of its service
+MEMORY_BYTES = 256 * MIB  # for the buffers of all lanes together, if nothing else is said
+MEMORY_MIN_BYTES = 16 * MIB
+OWN_PART = 0.25  # of that memory, which is kept for lanes that this end asks for; wild guess
 DIAL_TIMEOUT_S = 8.0
 OPEN_TIMEOUT_S = 5.0  # from the preamble to the verified OPEN: one round trip
 REQUEST_TIMEOUT_S = DIAL_TIMEOUT_S + OPEN_TIMEOUT_S + 2.0  # the answer may come after the dial
@@ -96,8 +100,10 @@ class LaneBroker:
         supervisor: Supervisor,
         monotonic: Callable[[], float],
         observe: Observer,
+        memory_bytes: int = MEMORY_BYTES,
     ) -> None:
         self._host = host
+        self.memory_bytes = memory_bytes
         self._own_id = own_id
         self._network_id = network_id
         self._supervisor = supervisor
@@ -117,6 +123,11 @@ class LaneBroker:
         """Open, pending and half-open lanes of all peers."""
         return sum(self._slots.values())
 
+    @property
+    def buffer_bytes(self) -> int:
+        """Memory that the buffers of all open lanes hold now; at most `memory_bytes`."""
+        return sum(lane.buffer_bytes for lane in self._lanes)
+
     async def open(self, session: Session, service: ServiceNumber, purpose: bytes, send: bool) -> Lane:
         """Open a lane to `service` of the peer; `send` says that this side will send the bulk data.
 
@@ -129,7 +140,7 @@ class LaneBroker:
         if len(purpose) > PURPOSE_BYTES:
             raise LocalMisuse(f"the purpose of a lane is at most {PURPOSE_BYTES} bytes")
         if session.is_dialler:
-            self._take_slot(session.peer_id)
+            self._take_slot(session.peer_id, own=True)
             try:
                 ask = LaneOpen(service, purpose, send, b"")
                 answer = await session.request(ServiceNumber.SESSION, ask, timeout_s=REQUEST_TIMEOUT_S)
@@ -152,7 +163,7 @@ class LaneBroker:
         if not session.is_dialler:
             sends = not message.asker_sends
             return LaneAccept(self._add_pending(session, message.service, message.purpose, sends))
-        self._take_slot(session.peer_id)
+        self._take_slot(session.peer_id, own=False)
         try:
             lane = await self._dial(session, message.lane_id, not message.asker_sends)
         except BaseException:
@@ -344,7 +355,7 @@ class LaneBroker:
         """Make a token. Raises: Unavailable beyond the limits."""
         if sum(p.session is session for p in self._pending.values()) >= PENDING_A_SESSION:
             raise _not_opened("too many are pending", "lane_limit")
-        self._take_slot(session.peer_id)
+        self._take_slot(session.peer_id, own=waiter is not None)
         lane_id = secrets.token_bytes(LANE_ID_BYTES)
         expires_at = self._monotonic() + TOKEN_VALID_S
         self._pending[lane_id] = _Pending(session, service, purpose, sends, expires_at, waiter)
@@ -363,10 +374,15 @@ class LaneBroker:
             pending.waiter.set_exception(_not_opened(cause, "lane_failed"))
             pending.waiter.exception()  # whoever asked may have gone: that is no error to log
 
-    def _take_slot(self, peer_id: bytes) -> None:
-        taken = self._slots.get(peer_id, 0)
-        if taken >= LANES_A_PEER or self.slots_taken >= LANES_A_NODE:
+    def _take_slot(self, peer_id: bytes, *, own: bool) -> None:
+        """Raises: Unavailable beyond the limits; `own`: for a lane that this end asks for."""
+        taken, all_taken = self._slots.get(peer_id, 0), self.slots_taken
+        if taken >= LANES_A_PEER or all_taken >= LANES_A_NODE:
             raise _not_opened("too many are open", "lane_limit")
+        memory_bytes = self.memory_bytes if own else int(self.memory_bytes * (1 - OWN_PART))
+        if (all_taken + 1) * BUFFER_BYTES > memory_bytes:
+            cause = f"{all_taken} lanes take the {format_size(memory_bytes)} of memory that there is for them"
+            raise _not_opened(cause, "lane_memory")
         self._slots[peer_id] = taken + 1
 
     def _give_slot(self, peer_id: bytes) -> None:
