@@ -7,6 +7,7 @@ HOME/              0700, owned by the user that runs shoal
   config.toml      the user's settings (optional)
   keys/            identity.keystore
   shoal.db         storage.database
+  store/           storage.store: sealed chunks in segment files
   log/             the daemon's log
   api.sock         the API, unless the path is too long for a socket
 """

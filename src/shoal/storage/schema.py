@@ -118,7 +118,28 @@ CREATE TABLE transfer_pages (
 ) WITHOUT ROWID;
 """
 
-MIGRATIONS: tuple[str, ...] = (_FIRST,)
+_STORE = """
+CREATE TABLE segments (
+    number INTEGER PRIMARY KEY AUTOINCREMENT,  -- never used twice: its file's name
+    state INTEGER NOT NULL,               -- 0 open, 1 closed: never appended to again
+    end INTEGER NOT NULL,                 -- bytes of the file that are acknowledged
+    live INTEGER NOT NULL                 -- bytes of records that somebody holds
+);
+CREATE TABLE chunks (
+    key BLOB PRIMARY KEY,                 -- 16: the beginning of the sealed chunk's id
+    place INTEGER NOT NULL,               -- segment << 32 | offset of its record; 0: lost
+    size INTEGER NOT NULL,                -- sealed
+    refs INTEGER NOT NULL                 -- how many rows of holds name it
+) WITHOUT ROWID;
+CREATE TABLE holds (
+    holder INTEGER NOT NULL,              -- a pin's number
+    ordinal INTEGER NOT NULL,
+    key BLOB NOT NULL,
+    PRIMARY KEY (holder, ordinal)
+) WITHOUT ROWID;
+"""
+
+MIGRATIONS: tuple[str, ...] = (_FIRST, _STORE)
 
 
 def migrate(connection: sqlite3.Connection, path: str, migrations: tuple[str, ...] = MIGRATIONS) -> None:
