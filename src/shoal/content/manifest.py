@@ -174,6 +174,13 @@ class Manifest:
         """Return a chunk's key, which is the keyed hash of its plaintext."""
         return bytes(self._chunk_keys[KEY_BYTES * ordinal : KEY_BYTES * (ordinal + 1)])
 
+    def key_words(self) -> memoryview:
+        """Return the first 8 bytes of each chunk's key as a number in this machine's byte order; no copy.
+
+        Only once the manifest is complete.
+        """
+        return memoryview(self._chunk_keys).toreadonly().cast("Q")[:: KEY_BYTES // 8]
+
     def chunk_generation(self, ordinal: int) -> int:
         """Return the generation of the content secret that a chunk's key was made with."""
         return self._generations[ordinal]
