@@ -9,23 +9,22 @@ from __future__ import annotations
 import asyncio
 import logging
 import os
+from collections.abc import Iterable
 
 from shoal.apps.files.context import FilesContext, make_row
+from shoal.apps.files.finding import ASIDE_S, WATCH_S, Finder, check_may_fetch, find_location
 from shoal.apps.files.journal import ReceiptJournal
-from shoal.apps.files.patience import Patience
 from shoal.apps.files.places import Place
 from shoal.apps.files.served import ServedShare, ShareDetails, make_offer
 from shoal.apps.files.target import MovingSource, VersionTarget
 from shoal.apps.files.transfer_state import TransferRecord
 from shoal.content.feed import Closing
 from shoal.content.feed_log import FeedReader
-from shoal.content.keys import ChunkKeys, location_key
+from shoal.content.keys import ChunkKeys
 from shoal.content.manifest import Manifest, ManifestHeader
-from shoal.content.manifest_loader import load_manifest, missing_segments
 from shoal.content.paths import PART_PREFIX, display_path
-from shoal.core.errors import Refused, ShoalError, StorageFault, Unavailable
+from shoal.core.errors import ShoalError, StorageFault
 from shoal.identity.entry import parse_entry
-from shoal.identity.operations import Role
 from shoal.identity.secrets import DEFAULT_SPACE
 from shoal.storage.chunk_ledger import ChunkLedger
 from shoal.storage.rows import pack
@@ -38,14 +37,7 @@ from shoal.swarm.offer import OfferedVersion
 
 log = logging.getLogger("shoal.files")
 
-LOCATE_S = 3.0  # between two searches while nothing flows
-LOCATE_LATER_S = 15.0
-LOCATE_BUDGET_S = 2.0
-ASIDE_S = 3.0  # a transfer that stands still this long lets another one have its place
 WRITE_DELAY_NS = 1_000_000_000  # a chunk is on its way to its file so long after it was noted, at most
-NEIGHBOURS = 32  # up to so many connected peers are simply all asked
-WATCH_S = 0.2
-OBJECTS_IN_MEMORY = 64  # sealed objects fetched before they are stored
 
 
 class Get:
@@ -65,6 +57,7 @@ class Get:
         self._entries: list[bytes] = []  # verified, not stored yet
         self._storing = asyncio.Lock()
         self._fetch: ShareFetch | None = None
+        self._finder: Finder | None = None
         self._writer: TreeWriter | None = None
         self._ledger: ChunkLedger | None = None
         self._journal = ReceiptJournal(os.path.join(journal_dir, record.id.hex().encode() + b".journal"))
@@ -86,21 +79,7 @@ class Get:
         Raises: Refused, Unavailable, StorageFault, RemoteFault; all of them leave a state to resume from.
         Cancelling is safe: what was received is recorded.
         """
-        context = self._context
-        if self._link.network_id != context.network.network_id:
-            raise Refused(
-                "This link is for another network",
-                cause="a link can only be got by members of the network it was made in",
-                next_step="use the home that belongs to that network (--home)",
-                code="foreign_network",
-            )
-        if context.network.role_of(context.network.own_id) is Role.STORAGE:
-            raise Refused(
-                "Nothing was fetched",
-                cause="this device is storage-only: it cannot read the network's content",
-                next_step="ask an owner or admin for another role",
-                code="role",
-            )
+        check_may_fetch(self._context, self._link)
         while not await self._attempt():
             self._journal.remove()  # its ordinals meant chunks of the version before
 
@@ -110,14 +89,17 @@ class Get:
         search: asyncio.Task[None] | None = None
         fetch = context.swarm.make_fetch(self._link.share_id, self._link.read_key, self)
         self._fetch = fetch
+        finder = self._finder = Finder(context, self._link, self._reader, fetch, self)
         try:
             await record.enter(TransferState.FINDING)
             if self._reader.next_seq == 0:
                 for data in await context.stores.entries.load(self._link.share_id):
                     self._reader.add(data)
             fetch.start()
-            search = context.supervisor.spawn("search", self._search())
-            closing = await self._find_version()
+            search = context.supervisor.spawn("search", finder.search())
+            closing = await finder.find_version(self._find_closing, record.version)
+            if self._reader.opening is not None:
+                record.options.name = display_path(self._reader.opening.name)
             await self._place.take()
             planned = record.version
             manifest = await self._describe(closing)
@@ -144,48 +126,6 @@ class Get:
 
     # Finding
 
-    async def _search(self) -> None:
-        """Name peers to the fetch as long as it runs: who announced the share, and who is connected."""
-        context, fetch = self._context, self._fetch
-        assert fetch is not None
-        while True:
-            neighbours = context.overlay.neighbours()
-            if len(neighbours) <= NEIGHBOURS:
-                fetch.add_peers(neighbours)
-            try:
-                located = await context.overlay.locate(self._location(), LOCATE_BUDGET_S)
-                fetch.add_peers(located.hits)
-            except ShoalError as error:
-                log.info("a search failed: %s", error)
-            is_urgent = fetch.is_stuck() and not self._place.is_aside
-            await asyncio.sleep(LOCATE_S if is_urgent else LOCATE_LATER_S)
-
-    async def _find_version(self) -> Closing:
-        """Wait until the closing entry of the wanted version is known."""
-        record, fetch = self.record, self._fetch
-        assert fetch is not None
-        patience = self._make_patience()
-        began_at = self._context.clock.monotonic()
-        while (closing := self._find_closing()) is None or (
-            # somebody has to say whether there is a newer one, unless this one was begun already
-            closing.version != record.version and fetch.is_stuck()
-        ):
-            self._check_member()
-            hashing = not fetch.is_stuck() and self._link.content_id is None
-            if hashing:
-                patience.restart(self._context.clock.monotonic())
-                record.say("waiting until the sharer has finished reading the files")
-            else:
-                record.say("looking for somebody who has it")
-                self._give_up_if(patience)
-            if self._context.clock.monotonic() - began_at > ASIDE_S:
-                self._place.stand_aside()
-            await fetch.wait_change(WATCH_S)
-        record.say("")
-        if self._reader.opening is not None:
-            record.options.name = display_path(self._reader.opening.name)
-        return closing
-
     def _find_closing(self) -> Closing | None:
         """Return the version that was begun, or that the link means."""
         begun = self.record.version not in (0, self._outdated)
@@ -195,47 +135,40 @@ class Get:
 
     async def _describe(self, closing: Closing) -> Manifest:
         """Fetch what is missing of the manifest and load it."""
-        objects, share_id = self._context.stores.objects, self._link.share_id
+        assert self._finder is not None
         await self._store_entries()
-        root = await objects.find(closing.content_id)
-        if root is None:
-            root = (await self._get_objects([closing.content_id]))[closing.content_id]
-            await objects.put(share_id, [(closing.content_id, root)])
-        sealed: bytes = root
-        while True:
-            missing = await self._context.run(
-                lambda _: missing_segments(sealed, closing.root_key, objects.find_blocking)
-            )
-            if not missing:
-                break
-            for start in range(0, len(missing), OBJECTS_IN_MEMORY):
-                found = await self._get_objects(missing[start : start + OBJECTS_IN_MEMORY])
-                await objects.put(share_id, found.items(), durable=False)
-
-        def get(object_id: bytes) -> bytes:
-            data = objects.find_blocking(object_id)
-            if data is None:
-                raise StorageFault("A part of the description vanished from the database", code="corrupt")
-            return data
-
-        manifest = await self._context.run(lambda _: load_manifest(sealed, closing.root_key, get))
+        manifest = await self._finder.describe(closing, self)
         self.record.version = closing.version
         self.record.total_bytes = manifest.stream_bytes
         self.record.options.files = manifest.file_count
         self.record.options.total_bytes = manifest.total_bytes
         return manifest
 
-    async def _get_objects(self, ids: list[bytes]) -> dict[bytes, bytes]:
-        fetch, patience = self._fetch, self._make_patience()
-        assert fetch is not None
-        while True:
-            self._check_member()
-            try:
-                return await fetch.get_objects(ids)
-            except Unavailable as error:
-                self._give_up_if(patience, error)
-                self._place.stand_aside()
-                await fetch.wait_change(WATCH_S * 5)
+    # What a finder asks of us (Seeker, Shelf)
+
+    @property
+    def wait_s(self) -> float | None:
+        return self.record.options.wait_s
+
+    @property
+    def asked_at(self) -> float:
+        return self.record.asked_at
+
+    @property
+    def is_aside(self) -> bool:
+        return self._place.is_aside
+
+    def say(self, note: str) -> None:
+        self.record.say(note)
+
+    def stand_aside(self) -> None:
+        self._place.stand_aside()
+
+    async def put(self, objects: Iterable[tuple[bytes, bytes]], *, is_root: bool) -> None:
+        await self._context.stores.objects.put(self._link.share_id, objects, durable=is_root)
+
+    def find_blocking(self, object_id: bytes) -> bytes | None:
+        return self._context.stores.objects.find_blocking(object_id)
 
     # Planning
 
@@ -308,25 +241,26 @@ class Get:
             offer.put_version(OfferedVersion(closing.version, manifest.chunk_count, self._source, have))
             self._offered = True
         swarm.announce(offer)
-        await self._context.overlay.publish(self._location())
+        await self._context.overlay.publish(find_location(self._context, self._link))
 
     # Fetching
 
     async def _fetch_chunks(self, manifest: Manifest) -> bool:
         """Fetch what is missing; False to go on with a newer version. Raises: Unavailable, StorageFault."""
-        fetch, ledger, record = self._fetch, self._ledger, self.record
+        fetch, finder, ledger, record = self._fetch, self._finder, self._ledger, self.record
         assert fetch is not None
+        assert finder is not None
         assert ledger is not None
         await record.enter(TransferState.FETCHING)
         done = to_set(ledger.ordinals(), manifest.chunk_count)
         for ordinal in ledger.ordinals():
             self._target.written[ordinal] = 1
         fetch.set_target(self._target, manifest.chunk_length, done)
-        patience = self._make_patience()
+        patience = finder.make_patience()
         clock = self._context.clock
         moved_at = clock.monotonic()
         while not self._finished.is_set():
-            self._check_member()
+            finder.check_member()
             if self._fault is not None:
                 raise self._fault
             if ledger.fault is not None and ledger.fault.code == "disk_full":
@@ -336,7 +270,7 @@ class Get:
                 record.say("waiting for somebody who has the rest")
                 if self._is_outdated() and not fetch.is_searching:
                     return False
-                self._give_up_if(patience)
+                finder.give_up_if(patience)
                 if clock.monotonic() - moved_at > ASIDE_S:
                     self._place.stand_aside()
             else:
@@ -475,10 +409,6 @@ class Get:
 
     # Helpers
 
-    def _location(self) -> bytes:
-        """Return the key under which the share is found. Raises: Unavailable without the secret."""
-        return location_key(self._context.network.content_secret(self._link.generation), self._link.share_id)
-
     async def _withdraw(self, source: MovingSource) -> None:
         """Serve our parts no longer; what lies whole at an earlier DEST goes on being served."""
         source.switch(None)  # who waited for the final names waits in vain
@@ -488,7 +418,7 @@ class Get:
         swarm, share_id = self._context.swarm, self._link.share_id
         swarm.withdraw_version(share_id, self._target.version)
         if swarm.find_offer(share_id) is None:
-            await self._context.overlay.withdraw(self._location())
+            await self._context.overlay.withdraw(find_location(self._context, self._link))
 
     def _on_read_fault(self, version: int, ordinal: int, error: StorageFault) -> None:
         log.info("chunk %s of a transfer was not served: %s", ordinal, error)
@@ -505,37 +435,6 @@ class Get:
         if offer is not None and entries:
             offer.entries = max(offer.entries, self._reader.next_seq)
             self._context.swarm.announce(offer)
-
-    def _make_patience(self) -> Patience:
-        return Patience(self._context.clock.monotonic())
-
-    def _check_member(self) -> None:
-        if self._context.network.is_out:
-            raise Refused(
-                "The transfer ended",
-                cause="this device is no member of the network any more",
-                next_step="ask to be invited again, with a new home",
-                code="removed",
-            )
-
-    def _give_up_if(self, patience: Patience, error: ShoalError | None = None) -> None:
-        """Raises: Unavailable that says who was asked, once the patience is over."""
-        fetch, context = self._fetch, self._context
-        assert fetch is not None
-        record, now = self.record, context.clock.monotonic()
-        if not patience.is_over(now, record.options.wait_s, record.asked_at, searching=fetch.is_searching):
-            return
-        asked = fetch.describe_providers()
-        lines = [f"{context.name_peer(peer)} {what}" for peer, what in sorted(asked.items())][:16]
-        more = f", and {len(asked) - 16} more" if len(asked) > 16 else ""
-        cause = "asked: " + "; ".join(lines) + more if asked else "no other device is connected"
-        raise Unavailable(
-            "Nobody who is connected can deliver this share now",
-            cause=f"{error.cause or error.message}; {cause}" if error is not None else cause,
-            next_step="start a device that has it and run the same get again, or wait with --wait: "
-            "what was received is kept",
-            code="no_provider",
-        )
 
     def _note_elapsed(self) -> bytes:
         """Count the time until now; return the options to keep, so that a crash does not lose it."""

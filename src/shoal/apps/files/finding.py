@@ -1,0 +1,216 @@
+"""Finding: who has a share, which version is meant, and what it holds; everything before the first chunk.
+
+Used by whoever wants a share: a get, a listing, a stream. Where the description is kept is up to them.
+"""
+
+from __future__ import annotations
+
+import asyncio
+import logging
+from collections.abc import Callable, Iterable
+from typing import Protocol
+
+from shoal.apps.files.context import FilesContext
+from shoal.apps.files.patience import Patience
+from shoal.content.feed import Closing
+from shoal.content.feed_log import FeedReader
+from shoal.content.keys import location_key
+from shoal.content.link import Link
+from shoal.content.manifest import Manifest
+from shoal.content.manifest_loader import load_manifest, missing_segments
+from shoal.core.errors import Refused, ShoalError, StorageFault, Unavailable
+from shoal.identity.operations import Role
+from shoal.swarm.fetch import ShareFetch
+
+log = logging.getLogger("shoal.files")
+
+LOCATE_S = 3.0  # between two searches while nothing flows
+LOCATE_LATER_S = 15.0
+LOCATE_BUDGET_S = 2.0
+ASIDE_S = 3.0  # what stands still this long lets others have its place
+NEIGHBOURS = 32  # up to so many connected peers are simply all asked
+WATCH_S = 0.2
+OBJECTS_IN_MEMORY = 64  # sealed objects fetched before they are stored
+
+
+class Seeker(Protocol):
+    """Who wants the share, and how long they wait for it."""
+
+    @property
+    def wait_s(self) -> float | None:
+        """How long to wait for absent providers; None for ever. May change."""
+        ...
+
+    @property
+    def asked_at(self) -> float:
+        """When somebody asked for it last, in monotonic seconds."""
+        ...
+
+    @property
+    def is_aside(self) -> bool:
+        """Whether it let others have its place."""
+        ...
+
+    def say(self, note: str) -> None:
+        """Tell people what it waits for; empty for nothing."""
+        ...
+
+    def stand_aside(self) -> None:
+        """Let others have its place while nobody can help."""
+        ...
+
+
+class Shelf(Protocol):
+    """Where the sealed objects of a description are kept; storage.objects behind a share id is one."""
+
+    async def put(self, objects: Iterable[tuple[bytes, bytes]], *, is_root: bool) -> None:
+        """Keep verified objects. Raises: StorageFault, Refused if they are too many."""
+        ...
+
+    def find_blocking(self, object_id: bytes) -> bytes | None:
+        """Return an object, or None; called by threads."""
+        ...
+
+
+class Finder:
+    """Finds one share for a seeker, by means of a fetch that was started. Loop thread only."""
+
+    def __init__(
+        self, context: FilesContext, link: Link, reader: FeedReader, fetch: ShareFetch, seeker: Seeker
+    ) -> None:
+        self._context = context
+        self._link = link
+        self._reader = reader
+        self._fetch = fetch
+        self._seeker = seeker
+
+    async def search(self) -> None:
+        """Name peers to the fetch for as long as it runs: who announced the share, and who is connected."""
+        context, fetch = self._context, self._fetch
+        while True:
+            neighbours = context.overlay.neighbours()
+            if len(neighbours) <= NEIGHBOURS:
+                fetch.add_peers(neighbours)
+            try:
+                located = await context.overlay.locate(find_location(context, self._link), LOCATE_BUDGET_S)
+                fetch.add_peers(located.hits)
+            except ShoalError as error:
+                log.info("a search failed: %s", error)
+            is_urgent = fetch.is_stuck() and not self._seeker.is_aside
+            await asyncio.sleep(LOCATE_S if is_urgent else LOCATE_LATER_S)
+
+    async def find_version(self, find_closing: Callable[[], Closing | None], begun: int = 0) -> Closing:
+        """Wait until the closing entry of the wanted version is known.
+
+        `begun`: a version that was begun already, for which nobody has to say whether there is a newer one.
+        Raises: Unavailable (code "no_provider") that says who was asked, Refused. Safe to cancel.
+        """
+        fetch, seeker, clock = self._fetch, self._seeker, self._context.clock
+        patience = self.make_patience()
+        began_at = clock.monotonic()
+        while (closing := find_closing()) is None or (closing.version != begun and fetch.is_stuck()):
+            self.check_member()
+            hashing = not fetch.is_stuck() and self._link.content_id is None
+            if hashing:
+                patience.restart(clock.monotonic())
+                seeker.say("waiting until the sharer has finished reading the files")
+            else:
+                seeker.say("looking for somebody who has it")
+                self.give_up_if(patience)
+            if clock.monotonic() - began_at > ASIDE_S:
+                seeker.stand_aside()
+            await fetch.wait_change(WATCH_S)
+        seeker.say("")
+        return closing
+
+    async def describe(self, closing: Closing, shelf: Shelf) -> Manifest:
+        """Return the manifest of a version; what is not on the shelf is fetched and put there.
+
+        Raises: Unavailable (code "no_provider"), RemoteFault if it is not well formed, StorageFault.
+        """
+        run = self._context.run
+        sealed = await run(lambda _: shelf.find_blocking(closing.content_id))
+        if sealed is None:
+            sealed = (await self._get_objects([closing.content_id]))[closing.content_id]
+            await shelf.put([(closing.content_id, sealed)], is_root=True)
+        root: bytes = sealed
+        while missing := await run(lambda _: missing_segments(root, closing.root_key, shelf.find_blocking)):
+            for start in range(0, len(missing), OBJECTS_IN_MEMORY):
+                found = await self._get_objects(missing[start : start + OBJECTS_IN_MEMORY])
+                await shelf.put(found.items(), is_root=False)
+
+        def get(object_id: bytes) -> bytes:
+            data = shelf.find_blocking(object_id)
+            if data is None:
+                raise StorageFault("A part of the description vanished from the database", code="corrupt")
+            return data
+
+        return await run(lambda _: load_manifest(root, closing.root_key, get))
+
+    async def _get_objects(self, ids: list[bytes]) -> dict[bytes, bytes]:
+        fetch, patience = self._fetch, self.make_patience()
+        while True:
+            self.check_member()
+            try:
+                return await fetch.get_objects(ids)
+            except Unavailable as error:
+                self.give_up_if(patience, error)
+                self._seeker.stand_aside()
+                await fetch.wait_change(WATCH_S * 5)
+
+    def make_patience(self) -> Patience:
+        """Return a patience that begins now."""
+        return Patience(self._context.clock.monotonic())
+
+    def check_member(self) -> None:
+        """Raises: Refused (code "removed") if this device is no member any more."""
+        if self._context.network.is_out:
+            raise Refused(
+                "The transfer ended",
+                cause="this device is no member of the network any more",
+                next_step="ask to be invited again, with a new home",
+                code="removed",
+            )
+
+    def give_up_if(self, patience: Patience, error: ShoalError | None = None) -> None:
+        """Raises: Unavailable (code "no_provider") that says who was asked, once the patience is over."""
+        fetch, context, seeker = self._fetch, self._context, self._seeker
+        now = context.clock.monotonic()
+        if not patience.is_over(now, seeker.wait_s, seeker.asked_at, searching=fetch.is_searching):
+            return
+        asked = fetch.describe_providers()
+        lines = [f"{context.name_peer(peer)} {what}" for peer, what in sorted(asked.items())][:16]
+        more = f", and {len(asked) - 16} more" if len(asked) > 16 else ""
+        cause = "asked: " + "; ".join(lines) + more if asked else "no other device is connected"
+        raise Unavailable(
+            "Nobody who is connected can deliver this share now",
+            cause=f"{error.cause or error.message}; {cause}" if error is not None else cause,
+            next_step="start a device that has it and run the same get again, or wait with --wait: "
+            "what was received is kept",
+            code="no_provider",
+        )
+
+
+def find_location(context: FilesContext, link: Link) -> bytes:
+    """Return the key under which a share is announced. Raises: Unavailable without the secret."""
+    return location_key(context.network.content_secret(link.generation), link.share_id)
+
+
+def check_may_fetch(context: FilesContext, link: Link) -> None:
+    """Raises: Refused for a link of another network (code "foreign_network"), or if this device's role may
+    not read content (code "role").
+    """
+    if link.network_id != context.network.network_id:
+        raise Refused(
+            "This link is for another network",
+            cause="a link works only for members of the network it was made in",
+            next_step="use the home that belongs to that network (--home)",
+            code="foreign_network",
+        )
+    if context.network.role_of(context.network.own_id) is Role.STORAGE:
+        raise Refused(
+            "Nothing was fetched",
+            cause="this device is storage-only: it cannot read the network's content",
+            next_step="ask an owner or admin for another role",
+            code="role",
+        )
