@@ -9,6 +9,7 @@ from collections.abc import Iterator
 from contextlib import contextmanager
 
 from shoal.api import schema as s
+from shoal.api import store_schema as st
 from shoal.api.http import ApiServer
 from shoal.core.errors import Refused, RemoteFault, ShoalError, StorageFault, Unavailable
 from shoal.core.supervisor import Supervisor
@@ -34,6 +35,24 @@ class FakeNode:
         self.asked.append((name, request))
         if self.fail is not None:
             raise self.fail
+
+    async def store(self, request: s.Nothing) -> st.StoreState:
+        self._note("store", request)
+        return st.StoreState(
+            path="/home/store",
+            segments=2,
+            file_bytes=300,
+            live_bytes=200,
+            chunks=7,
+            lost=0,
+            quota_bytes=None,
+            free_bytes=10**9,
+            scrubs=1,
+        )
+
+    async def store_work(self, request: st.StoreWorkRequest) -> st.StoreWork:
+        self._note("store_work", request)
+        return st.StoreWork(verb=request.verb, running=request.start, chunks=7, total_bytes=200)
 
     async def status(self, request: s.Nothing) -> s.Status:
         self._note("status", request)

@@ -24,6 +24,7 @@ from msgspec import Struct
 
 from shoal.api import operations as ops
 from shoal.api import schema as s
+from shoal.api import store_schema as st
 from shoal.api.faults import ErrorReply, make_error
 from shoal.api.operations import Operation
 from shoal.api.paths import AnyPath, default_home, resolve_path
@@ -206,6 +207,22 @@ class Client:
     def control_transfer(self, transfer_id: str, verb: s.TransferVerb) -> s.TransferDetail:
         """Pause, resume or cancel a transfer."""
         return self.call(ops.CONTROL_TRANSFER, s.TransferControlRequest(id=transfer_id, verb=verb))
+
+    def wait_store_work(
+        self, verb: st.StoreVerb, on_progress: Callable[[st.StoreWork], None] | None = None
+    ) -> st.StoreWork:
+        """Check the whole store (`verify`) or give space back (`gc`), and return at the end.
+
+        Interrupting leaves it running. Raises: what made it fail.
+        """
+        work = self.call(ops.STORE_WORK, st.StoreWorkRequest(verb=verb, wait_s=POLL_S))
+        while work.running:
+            if on_progress is not None:
+                on_progress(work)
+            work = self.call(ops.STORE_WORK, st.StoreWorkRequest(verb=verb, start=False, wait_s=POLL_S))
+        if work.error is not None:
+            raise make_error(work.error, work.fault or "ShoalError")
+        return work
 
     def diagnose(self) -> s.Report:
         """Return what the running node finds about itself."""

@@ -13,6 +13,7 @@ from typing import Any, Generic, Protocol, TypeVar
 from msgspec import Struct
 
 from shoal.api import schema as s
+from shoal.api import store_schema as st
 
 Q = TypeVar("Q", bound=Struct)
 R = TypeVar("R", bound=Struct)
@@ -36,6 +37,8 @@ class NodeApi(Protocol):
     async def transfer(self, request: s.TransferRequest) -> s.TransferDetail: ...
     async def transfers(self, request: s.Nothing) -> s.Transfers: ...
     async def control_transfer(self, request: s.TransferControlRequest) -> s.TransferDetail: ...
+    async def store(self, request: s.Nothing) -> st.StoreState: ...
+    async def store_work(self, request: st.StoreWorkRequest) -> st.StoreWork: ...
     async def diagnose(self, request: s.Nothing) -> s.Report: ...
     async def down(self, request: s.Nothing) -> s.Stopping: ...
 
@@ -84,6 +87,14 @@ CONTROL_TRANSFER = Operation(
     "Pause, resume or cancel a transfer.",
     lambda a, q: a.control_transfer(q),
 )
+STORE = Operation("store", s.Nothing, st.StoreState, "What the store holds.", lambda a, q: a.store(q))
+STORE_WORK = Operation(
+    "store_work",
+    st.StoreWorkRequest,
+    st.StoreWork,
+    "Check the store, or give space back; long polling.",
+    lambda a, q: a.store_work(q),
+)
 DIAGNOSE = Operation(
     "diagnose", s.Nothing, s.Report, "Findings only the running node has.", lambda a, q: a.diagnose(q)
 )
@@ -105,6 +116,8 @@ OPERATIONS: tuple[Operation[Any, Any], ...] = (
     TRANSFER,
     TRANSFERS,
     CONTROL_TRANSFER,
+    STORE,
+    STORE_WORK,
     DIAGNOSE,
     DOWN,
 )

@@ -12,6 +12,7 @@ from shoal.api import schema as s
 from shoal.identity.ids import format_network_id, format_peer_id
 from shoal.node.answer_files import FileAnswers
 from shoal.node.answer_people import PeopleAnswers
+from shoal.node.answer_store import StoreAnswers
 from shoal.node.config import NodeConfig
 from shoal.node.diagnosis import diagnose
 from shoal.node.parts import Parts
@@ -20,7 +21,7 @@ from shoal.version import __version__
 STOP_DELAY_S = 0.05  # after `down` is answered, so that the answer leaves first
 
 
-class Answers(PeopleAnswers, FileAnswers):
+class Answers(PeopleAnswers, FileAnswers, StoreAnswers):
     """Implements `NodeApi`. Raises only `ShoalError`, apart from mistakes."""
 
     def __init__(
@@ -31,6 +32,7 @@ class Answers(PeopleAnswers, FileAnswers):
         request_stop: Callable[[], None],
     ) -> None:
         super().__init__(parts)
+        StoreAnswers.__init__(self, parts)
         self._config = config
         self._recovery_key = recovery_key
         self._request_stop = request_stop

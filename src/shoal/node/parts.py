@@ -14,6 +14,7 @@ from shoal.core.supervisor import Supervisor
 from shoal.membership.network import Network
 from shoal.membership.service import MembershipService
 from shoal.overlay.service import OverlayService
+from shoal.storage.store import Store
 from shoal.storage.stores import Stores
 from shoal.swarm.service import SwarmService
 from shoal.transport.lane_broker import LaneBroker
@@ -40,6 +41,7 @@ class Parts:
 
     base: Base
     stores: Stores
+    store: Store
     network: Network
     transport: Transport
     lanes: LaneBroker

@@ -40,6 +40,8 @@ async def run_parts(
     stack.push_async_callback(parts.overlay.close)
     await parts.overlay.start()
     stack.push_async_callback(parts.swarm.close)
+    stack.push_async_callback(parts.store.close)
+    await parts.store.open()
     stack.push_async_callback(parts.files.close)
     await parts.files.start()
     if parts.discovery is not None:

@@ -21,6 +21,7 @@ from shoal.node.config import NodeConfig
 from shoal.node.parts import Base, Parts
 from shoal.overlay.service import OverlayService
 from shoal.storage.home import Home
+from shoal.storage.store import Store
 from shoal.storage.stores import Stores
 from shoal.swarm.service import SwarmService
 from shoal.transport.address import Address
@@ -98,6 +99,7 @@ def wire(
     for service in (membership, overlay, swarm):
         transport.register(service)
     transport.on_join = Inviter(network, clock, observe).on_join
+    store = Store(stores.database, home.store_path)
     files = Files(
         network=network,
         swarm=swarm,
@@ -111,6 +113,7 @@ def wire(
     return Parts(
         base=base,
         stores=stores,
+        store=store,
         network=network,
         transport=transport,
         lanes=lanes,

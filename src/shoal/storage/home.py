@@ -115,6 +115,11 @@ class Home:
         return os.path.join(self.path, "shoal.db")
 
     @property
+    def store_path(self) -> str:
+        """The directory of the chunk store."""
+        return os.path.join(self.path, "store")
+
+    @property
     def log_dir(self) -> str:
         """The directory of the daemon's log."""
         return os.path.join(self.path, "log")

@@ -78,8 +78,10 @@ class Store:
         segment_bytes: int = SEGMENT_BYTES,
         durable: bool = True,
         scrub_bytes_s: float = SCRUB_BYTES_S,
+        quota_bytes: int | None = None,
     ) -> None:
         self.path = path
+        self.quota_bytes = quota_bytes
         self._directory = SegmentDirectory(path)
         self._index = DatabaseIndex(database, durable=durable)
         self.segments = SegmentStore(self._directory, self._index, segment_bytes=segment_bytes, where=path)

@@ -1,0 +1,171 @@
+"""Measure of the store: put and get in a store of many small chunks, and reads while it is collected.
+
+    .venv/bin/python -m tools.measure_store [--chunks 1000000] [--home DIR]
+
+Times are of one call each, without fsync: the home is on /dev/shm where there is one. The bars are those of
+issue 3: put and get p99 with a million chunks within 2 x of an empty store's; read p99 while three quarters
+are collected within 3 x.
+"""
+
+from __future__ import annotations
+
+import argparse
+import json
+import os
+import random
+import shutil
+import tempfile
+import threading
+import time
+
+from blake3 import blake3
+
+from shoal.storage.database import Database
+from shoal.storage.segment_format import KEY_BYTES
+from shoal.storage.segment_store import NewChunk
+from shoal.storage.store import Store
+
+SIZE = 4096
+SAMPLES = 4000
+FILL = 256  # chunks a put while filling
+
+
+def make_chunk(number: int) -> NewChunk:
+    """Return chunk `number`; three of four are held by holder 2."""
+    sealed = blake3(b"%d" % number).digest(SIZE)
+    return NewChunk(1 if number % 4 == 0 else 2, number, blake3(sealed).digest(), sealed)
+
+
+def quantile(times: list[float], share: float) -> float:
+    """Return a quantile in microseconds."""
+    return sorted(times)[min(len(times) - 1, int(len(times) * share))] * 1e6
+
+
+def time_puts(store: Store, first: int, count: int) -> list[float]:
+    """Put chunks one by one; return the seconds of each."""
+    times = []
+    for number in range(first, first + count):
+        chunk = make_chunk(number)
+        began = time.perf_counter()
+        store.put_blocking([chunk])
+        times.append(time.perf_counter() - began)
+    return times
+
+
+def time_reads(store: Store, numbers: list[int]) -> list[float]:
+    """Read chunks one by one; return the seconds of each."""
+    keys = [make_chunk(number).object_id[:KEY_BYTES] for number in numbers]
+    times = []
+    for key in keys:
+        began = time.perf_counter()
+        sealed = store.read(key)
+        times.append(time.perf_counter() - began)
+        assert sealed is not None
+    return times
+
+
+def report(name: str, times: list[float]) -> dict[str, float]:
+    """Print a row, return it."""
+    row = {"p50_us": round(quantile(times, 0.5), 1), "p99_us": round(quantile(times, 0.99), 1)}
+    print(f"{name:28} p50 {row['p50_us']:8.1f} us   p99 {row['p99_us']:8.1f} us   ({len(times)} calls)")
+    return row
+
+
+def measure(home: str, chunks: int, seed: int) -> dict[str, object]:
+    """Fill, time, release three quarters, collect while reading."""
+    rng = random.Random(seed)
+    database = Database(os.path.join(home, "shoal.db"))
+    database.open_blocking()
+    store = Store(database, os.path.join(home, "store"), durable=False)
+    store.open_blocking()
+    result: dict[str, object] = {"chunks": chunks, "seed": seed}
+    time_puts(store, 0, 200)  # warm
+    result["put_empty"] = report("put, empty", time_puts(store, 200, SAMPLES))
+    own = [200 + n for n in range(SAMPLES)]
+    rng.shuffle(own)
+    result["get_empty"] = report("get, empty", time_reads(store, own))
+    began = time.perf_counter()
+    filled = 200 + SAMPLES
+    while filled < chunks:
+        count = min(FILL, chunks - filled)
+        store.put_blocking([make_chunk(number) for number in range(filled, filled + count)])
+        filled += count
+    result["fill_s"] = round(time.perf_counter() - began, 1)
+    index = os.stat(database.path).st_size
+    print(f"filled with {filled} chunks in {result['fill_s']} s; index: {index / filled:.0f} bytes each")
+    result["index_bytes_a_chunk"] = round(index / filled, 1)
+    result["put_full"] = report("put, full", time_puts(store, filled, SAMPLES))
+    filled += SAMPLES
+    result["get_full"] = report(
+        "get, full", time_reads(store, [rng.randrange(filled) for _ in range(SAMPLES)])
+    )
+    began = time.perf_counter()
+    released = store.release_blocking(2)
+    result["release_s"] = round(time.perf_counter() - began, 1)
+    print(f"released {released} in {result['release_s']} s")
+    kept = range(0, filled, 4)
+    result["get_quiet"] = report("get, before collecting", time_reads(store, rng.choices(kept, k=SAMPLES)))
+    times: list[float] = []
+    done = threading.Event()
+
+    def collect() -> None:
+        found = store.collect_blocking(rest=1.0)
+        result["collected"] = {
+            "segments": found.segments,
+            "moved": found.moved_bytes,
+            "freed": found.freed_bytes,
+        }
+        done.set()
+
+    began = time.perf_counter()
+    worker = threading.Thread(target=collect)
+    worker.start()
+    while not done.is_set():
+        times += time_reads(store, rng.choices(kept, k=500))
+    worker.join()
+    result["collect_s"] = round(time.perf_counter() - began, 1)
+    result["get_collecting"] = report("get, while collecting", times)
+    use = store.segments.use()
+    print(f"collected in {result['collect_s']} s: {use.chunks} chunks, {use.file_bytes >> 20} MiB of files")
+    store.close_blocking()
+    database.close_blocking()
+    ratios = {
+        "put": ratio(result, "put_full", "put_empty"),
+        "get": ratio(result, "get_full", "get_empty"),
+        "get_collecting": ratio(result, "get_collecting", "get_quiet"),
+    }
+    print("p99 ratios: " + ", ".join(f"{name} {value:.2f}" for name, value in ratios.items()))
+    result["ratios"] = ratios
+    return result
+
+
+def ratio(result: dict[str, object], one: str, other: str) -> float:
+    """Return how the p99 of one row stands to another's."""
+    first, second = result[one], result[other]
+    assert isinstance(first, dict)
+    assert isinstance(second, dict)
+    return round(float(first["p99_us"]) / float(second["p99_us"]), 2)
+
+
+def main() -> None:
+    """Measure in a fresh home and delete it."""
+    parser = argparse.ArgumentParser(
+        description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter
+    )
+    parser.add_argument("--chunks", type=int, default=1_000_000)
+    parser.add_argument("--seed", type=int, default=1)
+    parser.add_argument("--home", help="an existing folder for the store; default: on /dev/shm")
+    parser.add_argument("--json", action="store_true", help="print the figures as JSON at the end")
+    given = parser.parse_args()
+    base = given.home or ("/dev/shm" if os.path.isdir("/dev/shm") else None)
+    home = tempfile.mkdtemp(prefix="shoal-store-", dir=base)
+    try:
+        result = measure(home, given.chunks, given.seed)
+    finally:
+        shutil.rmtree(home, ignore_errors=True)
+    if given.json:
+        print(json.dumps(result, indent=1))
+
+
+if __name__ == "__main__":
+    main()
