@@ -178,6 +178,18 @@ class FakeNode:
         self._note("control_transfer", request)
         return self._transfer("/tmp")
 
+    async def limits(self, request: s.LimitsRequest) -> s.Limits:
+        self._note("limits", request)
+        unset = s.Limit(None, "default", "nothing is set")
+        return s.Limits(
+            upload=s.Limit(1_000_000, "schedule", "mon-fri 08:00-18:00"),
+            download=unset,
+            peers=[s.PeerLimits(OTHER, "bert\x1b[2J", s.Limit(500_000, "command", "by hand"), unset)],
+            changes_at="mon 18:00",
+            sent_bytes=1,
+            received_bytes=2,
+        )
+
     async def diagnose(self, request: s.Nothing) -> s.Report:
         self._note("diagnose", request)
         return s.Report(checks=[s.Check("sessions", "ok", "2 of 2 peers")])

@@ -53,6 +53,8 @@ def run_json(capsys: Captured, *arguments: str) -> dict[str, object]:
         ("store", "status"),
         ("store", "verify"),
         ("store", "gc"),
+        ("limits",),
+        ("limits", "--upload", "1 MB/s", "--peer", "bert"),
         ("doctor",),
         ("config", "show"),
         ("config", "path"),

@@ -133,9 +133,13 @@ class Client:
         """Say how a peer is reached."""
         return self.call(ops.PING, s.PeerRequest(peer=peer))
 
-    def share(self, *paths: AnyPath, wait: bool = False) -> s.Share:
-        """Share files and folders; returns at once, or with `wait` when the share is complete."""
-        found = self.call(ops.SHARE, s.ShareRequest(paths=[resolve_path(p) for p in paths]))
+    def share(self, *paths: AnyPath, wait: bool = False, watch: bool | None = None) -> s.Share:
+        """Share files and folders; returns at once, or with `wait` when the share is complete.
+
+        `watch`: whether changes of the files become versions by themselves; None leaves that as it is.
+        """
+        request = s.ShareRequest(paths=[resolve_path(p) for p in paths], watch=watch)
+        found = self.call(ops.SHARE, request)
         return self.wait_share(found) if wait else found
 
     def wait_share(
@@ -223,6 +227,12 @@ class Client:
         if work.error is not None:
             raise make_error(work.error, work.fault or "ShoalError")
         return work
+
+    def limits(
+        self, *, upload: str | None = None, download: str | None = None, peer: str | None = None
+    ) -> s.Limits:
+        """Return the limits in force, after setting some: `10 MB/s`, `unlimited`, or `default` to end it."""
+        return self.call(ops.LIMITS, s.LimitsRequest(upload=upload, download=download, peer=peer))
 
     def diagnose(self) -> s.Report:
         """Return what the running node finds about itself."""

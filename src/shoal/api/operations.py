@@ -39,6 +39,7 @@ class NodeApi(Protocol):
     async def control_transfer(self, request: s.TransferControlRequest) -> s.TransferDetail: ...
     async def store(self, request: s.Nothing) -> st.StoreState: ...
     async def store_work(self, request: st.StoreWorkRequest) -> st.StoreWork: ...
+    async def limits(self, request: s.LimitsRequest) -> s.Limits: ...
     async def diagnose(self, request: s.Nothing) -> s.Report: ...
     async def down(self, request: s.Nothing) -> s.Stopping: ...
 
@@ -95,6 +96,9 @@ STORE_WORK = Operation(
     "Check the store, or give space back; long polling.",
     lambda a, q: a.store_work(q),
 )
+LIMITS = Operation(
+    "limits", s.LimitsRequest, s.Limits, "Show and change what bulk data may take.", lambda a, q: a.limits(q)
+)
 DIAGNOSE = Operation(
     "diagnose", s.Nothing, s.Report, "Findings only the running node has.", lambda a, q: a.diagnose(q)
 )
@@ -118,6 +122,7 @@ OPERATIONS: tuple[Operation[Any, Any], ...] = (
     CONTROL_TRANSFER,
     STORE,
     STORE_WORK,
+    LIMITS,
     DIAGNOSE,
     DOWN,
 )

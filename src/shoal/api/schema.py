@@ -105,9 +105,13 @@ class Members(Struct, frozen=True):
 
 
 class ShareRequest(Request, frozen=True, kw_only=True):
-    """Share files and folders as one share. The same paths give the same share again."""
+    """Share files and folders as one share. The same paths give the same share again.
+
+    `watch`: whether it becomes a new version whenever they change; null leaves that as it is.
+    """
 
     paths: list[PathValue]
+    watch: bool | None = None
 
 
 class ShareWaitRequest(Request, frozen=True, kw_only=True):
@@ -147,6 +151,8 @@ class ShareDetail(Struct, frozen=True, kw_only=True):
     skipped: list[str]
     error: ErrorBody | None
     fault: str | None = None
+    watching: bool = False
+    note: str = ""
 
 
 class Shares(Struct, frozen=True):
@@ -279,6 +285,48 @@ class Ping(Struct, frozen=True, kw_only=True):
     why: str
 
 
+class LimitsRequest(Request, frozen=True, kw_only=True):
+    """Ask for the limits in force, after changing some: a rate (`10 MB/s`), `unlimited`, or `default`, which
+    gives one back to settings and schedule. With `peer` they are that peer's own.
+    """
+
+    upload: str | None = None
+    download: str | None = None
+    peer: str | None = None
+
+
+class Limit(Struct, frozen=True):
+    """A limit in force in bytes a second, null for none, and where it comes from."""
+
+    rate_bytes_s: int | None
+    source: Literal["default", "config", "schedule", "command"]
+    why: str
+
+
+class PeerLimits(Struct, frozen=True):
+    """What is in force for one peer, beside what is for all; a name of the settings that no member has comes
+    without an id.
+    """
+
+    peer_id: str | None
+    name: str
+    upload: Limit
+    download: Limit
+
+
+class Limits(Struct, frozen=True, kw_only=True):
+    """Limits in force now. `changes_at`: day and local time at which the schedule says something else.
+    `sent_bytes` and `received_bytes` count bulk data on the wire since the node started.
+    """
+
+    upload: Limit
+    download: Limit
+    peers: list[PeerLimits]
+    changes_at: str | None
+    sent_bytes: int
+    received_bytes: int
+
+
 class Check(Struct, frozen=True):
     """One finding of the doctor."""
 
@@ -289,10 +337,14 @@ class Check(Struct, frozen=True):
 
 
 class Report(Struct, frozen=True, kw_only=True):
-    """All findings, and for measurements the CPU seconds that bulk data took by stage."""
+    """All findings, and for measurements the CPU seconds that bulk data took by stage, and the memory that
+    the buffers of all lanes hold, of how much they may.
+    """
 
     checks: list[Check]
     stages: dict[str, float] = {}
+    lane_buffer_bytes: int = 0
+    lane_buffer_limit_bytes: int = 0
 
 
 class Stopping(Struct, frozen=True):

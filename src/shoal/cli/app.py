@@ -6,7 +6,7 @@ from typing import Annotated
 
 import typer
 
-from shoal.cli import care, files, people, run, store
+from shoal.cli import care, files, limits, people, run, store
 from shoal.version import __version__
 
 app = typer.Typer(
@@ -58,5 +58,6 @@ app.command("shares", rich_help_panel=FILES)(files.shares)
 app.command("unshare", rich_help_panel=FILES)(files.unshare)
 app.command("transfers", rich_help_panel=FILES)(files.transfers)
 app.add_typer(store.store_app, name="store", rich_help_panel=CARE)
+app.command("limits", rich_help_panel=CARE)(limits.limits)
 app.command("doctor", rich_help_panel=CARE)(care.doctor)
 app.add_typer(care.config_app, name="config", rich_help_panel=CARE)

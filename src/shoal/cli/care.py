@@ -5,7 +5,7 @@ from __future__ import annotations
 from typing import Annotated
 
 import typer
-from msgspec import Struct
+from msgspec import Struct, structs
 
 from shoal.cli.face import HomeOption, JsonOption, columns, make_face, printable
 from shoal.core.errors import ConfigFault, ExitCode, Unavailable
@@ -41,18 +41,16 @@ def doctor(home: HomeOption = None, json: JsonOption = False) -> None:
 
     face = make_face(home, json)
     checks = examine(face.home)
-    stages: dict[str, float] = {}
+    report = Report(checks=[])
     try:
         with face.connect() as client:
             report = client.diagnose()
     except (Unavailable, ConfigFault):
         pass  # no node runs; the local checks have said so
-    else:
-        checks += report.checks
-        stages = report.stages
+    checks += report.checks
     lines = columns([[c.state.upper() if c.state != "ok" else "ok", c.name, c.detail] for c in checks])
     lines += [f"{c.name}: {printable(c.next_step)}" for c in checks if c.state != "ok" and c.next_step]
-    face.show(Report(checks=checks, stages=stages), lines)
+    face.show(structs.replace(report, checks=checks), lines)
     if any(c.state == "fail" for c in checks):
         raise typer.Exit(ExitCode.CONFIG)
 

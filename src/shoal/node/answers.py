@@ -11,6 +11,7 @@ import msgspec
 from shoal.api import schema as s
 from shoal.identity.ids import format_network_id, format_peer_id
 from shoal.node.answer_files import FileAnswers
+from shoal.node.answer_limits import LimitAnswers
 from shoal.node.answer_people import PeopleAnswers
 from shoal.node.answer_store import StoreAnswers
 from shoal.node.config import NodeConfig
@@ -21,7 +22,7 @@ from shoal.version import __version__
 STOP_DELAY_S = 0.05  # after `down` is answered, so that the answer leaves first
 
 
-class Answers(PeopleAnswers, FileAnswers, StoreAnswers):
+class Answers(LimitAnswers, PeopleAnswers, FileAnswers, StoreAnswers):
     """Implements `NodeApi`. Raises only `ShoalError`, apart from mistakes."""
 
     def __init__(

@@ -15,6 +15,7 @@ from collections.abc import Callable, Mapping
 from dataclasses import dataclass, field
 
 from shoal.core.errors import ConfigFault, LocalMisuse, StorageFault
+from shoal.node.limit_settings import LimitSettings, ScheduleEntry, check_limits, check_schedule
 from shoal.node.order import Flags
 from shoal.storage.home import resolve_path, write_private_file
 from shoal.transport.address import Address
@@ -25,7 +26,8 @@ LISTEN_LIMIT = 8  # as many addresses as a peer record holds
 LOG_LEVELS = ("debug", "info", "warning", "error")
 FILE_LIMIT_BYTES = 64 * 1024
 
-Value = str | bool | list[str]
+Plain = str | bool | list[str]
+Value = Plain | LimitSettings | tuple[ScheduleEntry, ...]
 
 
 @dataclass(frozen=True)
@@ -39,6 +41,8 @@ class NodeConfig:
     lan: bool = True
     interfaces: list[str] = field(default_factory=list)
     log_level: str = "info"
+    limits: LimitSettings = field(default_factory=LimitSettings)
+    schedule: tuple[ScheduleEntry, ...] = ()
     origins: Mapping[str, str] = field(default_factory=dict)
 
     @property
@@ -51,9 +55,14 @@ class NodeConfig:
         """`listen`, parsed; it was checked when it was read."""
         return [Address.parse(text) for text in self.listen]
 
-    def settings(self) -> dict[str, Value]:
-        """Return every key with its value, in the order of the documentation."""
-        return {key: getattr(self, key) for key in _CHECKS}
+    def settings(self) -> dict[str, Plain]:
+        """Return every key with its value, in the order of the documentation; tables in words."""
+        found: dict[str, Plain] = {key: getattr(self, key) for key in _CHECKS}
+        found["limits"] = self.limits.describe()
+        found["schedule"] = [
+            f"{entry.describe()}: {', '.join(entry.rates.describe())}" for entry in self.schedule
+        ]
+        return found
 
 
 def find_config_path(home: str) -> str:
@@ -70,7 +79,8 @@ def load_config(
     origins = dict.fromkeys(values, "default")
     path = find_config_path(home)
     for key, raw in _read_file(path).items():
-        values[key] = _check(key, raw, f"in {path}")
+        where = f"in {path}"
+        values[key] = _TABLES[key](raw, where) if key in _TABLES else _check(key, raw, where)
         origins[key] = "file"
     for key in _CHECKS:
         variable = f"SHOAL_{key.upper()}"
@@ -86,7 +96,7 @@ def load_config(
     return NodeConfig(home=resolve_path(home), origins=origins, **values)  # type: ignore[arg-type]
 
 
-def store_setting(home: str, key: str, text: str) -> Value:
+def store_setting(home: str, key: str, text: str) -> Plain:
     """Write one setting into the file, leaving its other lines as they are; return its value.
 
     Raises: ConfigFault for an unknown key or a bad value, or a value that spans lines in the file.
@@ -99,6 +109,13 @@ def store_setting(home: str, key: str, text: str) -> Value:
             next_step="make one with `shoal up` or `shoal join`, or name another with --home",
             code="no_home",
         )
+    if key in _TABLES:
+        raise ConfigFault(
+            f"{key} was not stored",
+            cause="it is a table of the file",
+            next_step=f"edit {path}, or set limits with: shoal limits",
+            code="table",
+        )
     if key not in _CHECKS:
         raise _unknown(key, "on the command line")
     value = _check(key, _from_text(key, text), "on the command line")
@@ -109,11 +126,13 @@ def store_setting(home: str, key: str, text: str) -> Value:
             lines = file.read().splitlines()
     except FileNotFoundError:
         lines = []
-    places = [i for i, old in enumerate(lines) if re.match(rf"\s*{key}\s*=", old)]
+    # what follows the first header belongs to a table
+    end = next((i for i, old in enumerate(lines) if _TABLE_HEADER.match(old)), len(lines))
+    places = [i for i, old in enumerate(lines[:end]) if re.match(rf"\s*{key}\s*=", old)]
     if places:
         lines[places[0]] = line
     else:
-        lines.append(line)
+        lines.insert(end, line)
     content = "\n".join(lines) + "\n"
     try:
         tomllib.loads(content)
@@ -140,6 +159,8 @@ def _defaults() -> dict[str, Value]:
         "lan": True,
         "interfaces": [],
         "log_level": "info",
+        "limits": LimitSettings(),
+        "schedule": (),
     }
 
 
@@ -172,7 +193,7 @@ def _read_file(path: str) -> dict[str, object]:
             code="bad_file",
         ) from error
     for key in found:
-        if key not in _CHECKS:
+        if key not in _CHECKS and key not in _TABLES:
             raise _unknown(key, f"in {path}")
     return found
 
@@ -181,7 +202,7 @@ def _unknown(key: str, where: str) -> ConfigFault:
     return ConfigFault(
         f"There is no setting {key!r}",
         cause=f"it stands {where}",
-        next_step=f"settings are: {', '.join(_CHECKS)}",
+        next_step=f"settings are: {', '.join((*_CHECKS, *_TABLES))}",
         code="unknown_setting",
     )
 
@@ -197,7 +218,7 @@ def _from_text(key: str, text: str) -> object:
     return text
 
 
-def _to_toml(value: Value) -> str:
+def _to_toml(value: Plain) -> str:
     if isinstance(value, bool):
         return "true" if value else "false"
     if isinstance(value, list):
@@ -206,7 +227,7 @@ def _to_toml(value: Value) -> str:
     return '"' + value.replace("\\", "\\\\").replace('"', '\\"') + '"'
 
 
-def _check(key: str, value: object, where: str) -> Value:
+def _check(key: str, value: object, where: str) -> Plain:
     try:
         return _CHECKS[key](value)
     except _Unfit as error:
@@ -222,7 +243,7 @@ class _Unfit(Exception):
     """A value that is not allowed; says what is."""
 
 
-def _check_listen(value: object) -> Value:
+def _check_listen(value: object) -> Plain:
     allowed = f"HOST:PORT, at most {LISTEN_LIMIT}, e.g. 0.0.0.0:{DEFAULT_PORT} or [::]:0"
     if isinstance(value, str):
         value = [value]
@@ -241,32 +262,34 @@ def _expand(item: object) -> str:
     return f"0.0.0.0{item}" if item.startswith(":") else item
 
 
-def _check_name(value: object) -> Value:
+def _check_name(value: object) -> Plain:
     fits = isinstance(value, str) and value.isprintable() and value.strip() == value
     if not fits or not isinstance(value, str) or not 0 < len(value.encode()) <= NAME_BYTES:
         raise _Unfit(f"a text of 1 to {NAME_BYTES} bytes without control characters")
     return value
 
 
-def _check_bool(value: object) -> Value:
+def _check_bool(value: object) -> Plain:
     if not isinstance(value, bool):
         raise _Unfit("true or false")
     return value
 
 
-def _check_texts(value: object) -> Value:
+def _check_texts(value: object) -> Plain:
     if not isinstance(value, list) or not all(isinstance(item, str) for item in value):
         raise _Unfit('a list of texts, e.g. ["eth0"]')
     return list(value)
 
 
-def _check_level(value: object) -> Value:
+def _check_level(value: object) -> Plain:
     if value not in LOG_LEVELS or not isinstance(value, str):
         raise _Unfit("one of " + ", ".join(LOG_LEVELS))
     return value
 
 
-_CHECKS: dict[str, Callable[[object], Value]] = {
+_TABLE_HEADER = re.compile(r"\s*\[\[?\s*[A-Za-z]")  # a list's lines begin with a quote
+_TABLES: dict[str, Callable[[object, str], Value]] = {"limits": check_limits, "schedule": check_schedule}
+_CHECKS: dict[str, Callable[[object], Plain]] = {
     "listen": _check_listen,
     "name": _check_name,
     "user": _check_name,

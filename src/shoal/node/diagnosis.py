@@ -6,7 +6,7 @@ import asyncio
 import os
 
 from shoal.api.schema import Check, Report
-from shoal.core.units import format_duration
+from shoal.core.units import format_duration, format_rate, format_size
 from shoal.node.parts import Parts
 
 LAG_WARN_S = 0.25  # security.md, D26
@@ -21,11 +21,18 @@ async def diagnose(parts: Parts) -> Report:
         _check_clock(parts),
         _check_listening(parts),
         _check_services(parts),
+        _check_lanes(parts),
+        _check_limits(parts),
         await _check_lag(),
         _check_descriptors(),
         _check_observed(parts),
     ]
-    return Report(checks=checks, stages=parts.swarm.stage_seconds())
+    return Report(
+        checks=checks,
+        stages=parts.swarm.stage_seconds(),
+        lane_buffer_bytes=parts.lanes.buffer_bytes,
+        lane_buffer_limit_bytes=parts.lanes.memory_bytes,
+    )
 
 
 def _check_sessions(parts: Parts) -> Check:
@@ -81,6 +88,27 @@ def _check_services(parts: Parts) -> Check:
         text = "; ".join(f"{x.name} failed {x.restarts} times, last: {x.last_error}" for x in failing)
         return Check("services", "warn", text, "see the log file in the home's folder log")
     return Check("services", "ok", f"{len(parts.base.supervisor.status())} run")
+
+
+def _check_lanes(parts: Parts) -> Check:
+    lanes = parts.lanes
+    text = (
+        f"{lanes.lane_count} open, with {format_size(lanes.buffer_bytes)} of buffers "
+        f"of at most {format_size(lanes.memory_bytes)}"
+    )
+    if parts.base.observe.counts.get("lane_memory"):
+        step = "if that was in the way, allow more: memory in [limits] of config.toml"
+        return Check("lanes", "warn", text + "; some had to wait for memory", step)
+    return Check("lanes", "ok", text)
+
+
+def _check_limits(parts: Parts) -> Check:
+    status = parts.limiter.status()
+    text = ", ".join(f"{d} {format_rate(x.rate_bytes_s)} ({x.source.value})" for d, x in status.total.items())
+    if status.unknown:
+        step = "correct the name in [limits.peers] of config.toml, or wait until it has joined"
+        return Check("limits", "warn", f"{text}; no member is named {', '.join(status.unknown)}", step)
+    return Check("limits", "ok", text)
 
 
 async def _check_lag() -> Check:

@@ -13,6 +13,7 @@ from shoal.core.observation import ObservationLog
 from shoal.core.supervisor import Supervisor
 from shoal.membership.network import Network
 from shoal.membership.service import MembershipService
+from shoal.node.limiter import Limiter
 from shoal.overlay.service import OverlayService
 from shoal.storage.store import Store
 from shoal.storage.stores import Stores
@@ -49,6 +50,7 @@ class Parts:
     overlay: OverlayService
     swarm: SwarmService
     files: Files
+    limiter: Limiter
     discovery: Discovery | None
 
     @property

@@ -40,6 +40,7 @@ async def run_parts(
     stack.push_async_callback(parts.overlay.close)
     await parts.overlay.start()
     stack.push_async_callback(parts.swarm.close)
+    await parts.limiter.start()
     stack.push_async_callback(parts.store.close)
     await parts.store.open()
     stack.push_async_callback(parts.files.close)

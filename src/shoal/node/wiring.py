@@ -18,6 +18,8 @@ from shoal.membership.network import Network
 from shoal.membership.network import Stores as MembershipStores
 from shoal.membership.service import MembershipService
 from shoal.node.config import NodeConfig
+from shoal.node.limit_rules import LimitRules
+from shoal.node.limiter import Limiter
 from shoal.node.parts import Base, Parts
 from shoal.overlay.service import OverlayService
 from shoal.storage.home import Home
@@ -68,6 +70,7 @@ def wire(
         supervisor=supervisor,
         monotonic=clock.monotonic,
         observe=observe,
+        memory_bytes=config.limits.memory_bytes,
     )
     transport.attach_lanes(lanes)
     membership = MembershipService(network, transport, supervisor, clock, observe)
@@ -109,6 +112,8 @@ def wire(
         supervisor=supervisor,
         clock=clock,
     )
+    rules = LimitRules(config.limits, config.schedule)
+    limiter = Limiter(rules, swarm, stores.values, lambda: network.state.members, clock, supervisor)
     discovery = _make_discovery(base, config, network, transport, overlay) if config.lan else None
     return Parts(
         base=base,
@@ -121,6 +126,7 @@ def wire(
         overlay=overlay,
         swarm=swarm,
         files=files,
+        limiter=limiter,
         discovery=discovery,
     )
 

@@ -35,8 +35,8 @@ PROGRESS_WINDOW_S = (
 )
 PROGRESS_BYTES = 32 * 1024  # about 1 KiB/s: slower than any line on which a lane makes sense
 POLL_S = 5.0  # longest single system call; how late a window's end may be noticed
-SLOW_RECORD_S = 0.25  # after a record that took longer the next one is received in pieces: progress shows
-SLOW_PIECE_BYTES = 64 * 1024
+SLOW_BYTES_S = 4 * 1024 * 1024  # after a record that came slower the next one is received in pieces
+SLOW_PIECE_BYTES = 64 * 1024  # so that its progress shows: where a limit is set, a record may take a minute
 BUFFER_BYTES = RECORD_BYTES + LANE_RECORD_PLAINTEXT_BYTES  # kept for one direction in use, at most
 
 _EMPTY = memoryview(b"")
@@ -215,7 +215,7 @@ class Lane:
             sealed = self._sealed[:length]
             began = time.monotonic()
             self._receive_exactly(sealed, may_idle=False)
-            self._slow = time.monotonic() - began > SLOW_RECORD_S
+            self._slow = (time.monotonic() - began) * SLOW_BYTES_S > length
             self._mark("receive")
             kind = self._opener.open_into(self._header, sealed, self._opened)
             self._mark("open")

@@ -381,6 +381,7 @@ class LaneBroker:
             raise _not_opened("too many are open", "lane_limit")
         memory_bytes = self.memory_bytes if own else int(self.memory_bytes * (1 - OWN_PART))
         if (all_taken + 1) * BUFFER_BYTES > memory_bytes:
+            self._observe(Observation("lane_memory", short_peer_id(peer_id), f"{all_taken} lanes"))
             cause = f"{all_taken} lanes take the {format_size(memory_bytes)} of memory that there is for them"
             raise _not_opened(cause, "lane_memory")
         self._slots[peer_id] = taken + 1
