@@ -198,6 +198,10 @@ class Manifest:
         """Return the ordinals of the chunks that hold a file's data; empty for what has none."""
         return self.chunks_between(self._map.stream_start(file_index), self._map.stream_end(file_index))
 
+    def stream_range(self, file_index: int) -> tuple[int, int]:
+        """Return where a file's data begins and ends in the stream."""
+        return self._map.stream_start(file_index), self._map.stream_end(file_index)
+
     def chunks_between(self, start: int, end: int) -> range:
         """Return the ordinals of the chunks that overlap [start, end) of the stream."""
         if start >= end:

@@ -9,16 +9,18 @@ from __future__ import annotations
 import os
 import stat
 from array import array
-from collections.abc import Mapping
+from collections.abc import Iterable, Mapping
 from enum import IntEnum
 from typing import Final
 
 from shoal.content.keys import ChunkKeys
-from shoal.content.manifest import EntryKind, Manifest
+from shoal.content.manifest import EntryKind
 from shoal.content.paths import display_path
+from shoal.content.stream import Piece
 from shoal.core.errors import Refused
 from shoal.core.units import MIB
 from shoal.storage.extents import find_holes
+from shoal.storage.selected_chunks import SelectedChunks
 from shoal.storage.tree_handles import TreeHandles, read_exactly
 
 SHOWN_LIMIT: Final = 5  # conflicting paths that an error names
@@ -35,13 +37,15 @@ class Place(IntEnum):
     UNKNOWN = 1  # a file of the same size, content not compared yet
     SAME = 2  # exactly what the share has: it is kept
     DIFFERENT = 3  # something else that may be replaced if the person allows it
+    OUT = 4  # not selected: it is none of our business what lies there
 
 
 class Destination:
     """The tree at DEST as far as the share has paths there. Not for several threads until it is settled."""
 
-    def __init__(self, base: int, manifest: Manifest, where: str) -> None:
-        self.manifest = manifest
+    def __init__(self, base: int, chunks: SelectedChunks, where: str) -> None:
+        self.chunks = chunks
+        self.manifest = manifest = chunks.manifest
         self.handles = TreeHandles(base=base)
         self.places = bytearray(len(manifest))
         self._changed_ns = array(
@@ -62,7 +66,9 @@ class Destination:
         missing = b""  # everything below this path is absent
         for index in range(len(manifest)):
             path = manifest.path(index)
-            self.places[index] = Place.ABSENT
+            self.places[index] = Place.ABSENT if self.chunks.has(index) else Place.OUT
+            if self.places[index] == Place.OUT:
+                continue
             if missing and path.startswith(missing):
                 continue
             info = self.handles.lstat(path)
@@ -88,7 +94,7 @@ class Destination:
     @property
     def is_empty(self) -> bool:
         """Whether nothing of the share lies there: then all its top names are renamed as a whole."""
-        return not any(self.places)
+        return all(place in (Place.ABSENT, Place.OUT) for place in self.places)
 
     def refuse_different(self) -> None:
         """Raises: Refused if something lies there that would have to be replaced."""
@@ -142,10 +148,10 @@ class Destination:
                 self.places[index] = Place.DIFFERENT
         return present
 
-    def read_chunk(self, ordinal: int, buffer: memoryview) -> bool:
-        """Read a chunk from the destination alone; False if it is not all there."""
+    def read_pieces(self, pieces: Iterable[Piece], buffer: memoryview) -> bool:
+        """Read pieces one after the other from the destination alone; False if they are not all there."""
         position = 0
-        for piece in self.manifest.pieces(ordinal):
+        for piece in pieces:
             if not self.read_piece(
                 piece.file_index, piece.file_offset, buffer[position : position + piece.length]
             ):
@@ -203,19 +209,25 @@ class Destination:
         return Place.UNKNOWN if info.st_size else Place.SAME
 
     def _has_chunk(self, ordinal: int, keys: Mapping[int, ChunkKeys], buffer: memoryview) -> bool:
-        manifest = self.manifest
-        generation = keys.get(manifest.chunk_generation(ordinal))
-        if generation is None or any(
-            self.places[piece.file_index] not in (Place.UNKNOWN, Place.SAME)
-            for piece in manifest.pieces(ordinal)
-        ):
+        chunks = self.chunks
+        pieces = chunks.pieces(ordinal)
+        if any(self.places[piece.file_index] not in (Place.UNKNOWN, Place.SAME) for piece in pieces):
             return False
-        length = manifest.chunk_length(ordinal)
-        view = buffer[:length]
-        return self.read_chunk(ordinal, view) and generation.key(view) == manifest.chunk_key(ordinal)
+        view = buffer[: chunks.length(ordinal)]
+        if self.read_pieces(pieces, view) and chunks.is_right(ordinal, view, keys):
+            return True
+        if not chunks.is_partial(ordinal):
+            return False
+        view = buffer[: self.manifest.chunk_length(ordinal)]  # files that are not wanted may lie there too
+        generation = keys.get(self.manifest.chunk_generation(ordinal))
+        return (
+            generation is not None
+            and self.read_pieces(self.manifest.pieces(ordinal), view)
+            and generation.key(view) == self.manifest.chunk_key(ordinal)
+        )
 
     def _is_alone(self, ordinal: int) -> bool:
-        return len({piece.file_index for piece in self.manifest.pieces(ordinal)}) == 1
+        return len({piece.file_index for piece in self.chunks.pieces(ordinal)}) == 1
 
     def _holes_are_zero(self, index: int, buffer: memoryview) -> bool:
         entry = self.manifest.entry(index)

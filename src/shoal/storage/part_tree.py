@@ -11,7 +11,7 @@ import os
 import shutil
 import stat
 import threading
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from contextlib import contextmanager
 from typing import Final
 
@@ -68,10 +68,10 @@ class PartTree:
         self._lock = threading.Lock()
         self._closed = False
 
-    def make_folders(self) -> None:
-        """Create all folders, for us alone. Raises: OSError, StorageFault."""
+    def make_folders(self, is_wanted: Callable[[int], bool]) -> None:
+        """Create all wanted folders, for us alone. Raises: OSError, StorageFault."""
         for index in range(len(self.manifest)):
-            if self.manifest.kind(index) is EntryKind.DIR:
+            if self.manifest.kind(index) is EntryKind.DIR and is_wanted(index):
                 path = self.manifest.path(index)
                 with self.handles.parent_of(path) as (fd, name):
                     try:
@@ -188,11 +188,11 @@ class PartTree:
                 os.symlink(entry.target, name, dir_fd=fd)
             os.utime(name, ns=(entry.mtime_ns, entry.mtime_ns), dir_fd=fd, follow_symlinks=False)
 
-    def find_touched(self, since_ns: int) -> list[int]:
-        """Return the files that are not here, or were changed after `since_ns`. Raises: OSError."""
+    def find_touched(self, since_ns: int, is_wanted: Callable[[int], bool]) -> list[int]:
+        """Return the wanted files that are not here, or were changed after `since_ns`. Raises: OSError."""
         touched: list[int] = []
         for index in range(len(self.manifest)):
-            if self.manifest.data_bytes(index):
+            if self.manifest.data_bytes(index) and is_wanted(index):
                 info = self.handles.lstat(self.manifest.path(index))
                 if info is None or not stat.S_ISREG(info.st_mode) or info.st_ctime_ns > since_ns:
                     touched.append(index)

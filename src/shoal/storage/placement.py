@@ -11,13 +11,14 @@ import os
 import stat
 from typing import Final
 
-from shoal.content.manifest import EntryKind, FileEntry, Manifest
+from shoal.content.manifest import EntryKind, FileEntry
 from shoal.content.paths import display_path, find_target_problem, top_name
 from shoal.core.errors import Refused
 from shoal.storage.destination import Destination, Place
 from shoal.storage.disk_space import rename_new, sync_file_system
 from shoal.storage.part_tree import OWN_DIRECTORY, OWN_FILE, PartTree, sync_faults
 from shoal.storage.scan import SKIPPED_LIMIT, Skipped
+from shoal.storage.selected_chunks import SelectedChunks
 from shoal.storage.tree_handles import DIRECTORY_FLAGS, READ_FLAGS, TreeHandles
 from shoal.storage.tree_reader import is_same_time
 
@@ -27,8 +28,9 @@ SYNC_EACH_LIMIT: Final = 32  # with more files than this one sync of the whole f
 class Placement:
     """Finishes one transfer. One thread; nothing may be written to the part tree meanwhile."""
 
-    def __init__(self, manifest: Manifest, part: PartTree, destination: Destination, base: int) -> None:
-        self._manifest = manifest
+    def __init__(self, chunks: SelectedChunks, part: PartTree, destination: Destination, base: int) -> None:
+        self._chunks = chunks
+        self._manifest = chunks.manifest
         self._part = part
         self._destination = destination
         self._base = base
@@ -50,13 +52,13 @@ class Placement:
 
     @property
     def _syncs_each(self) -> bool:
-        return self._manifest.file_count <= SYNC_EACH_LIMIT
+        return self._chunks.file_count() <= SYNC_EACH_LIMIT
 
     def _complete(self) -> None:
         """Make files, links and what has no data, with their attributes, in the part tree."""
         manifest, places = self._manifest, self._destination.places
         for index in range(len(manifest)):
-            if places[index] == Place.SAME:
+            if places[index] in (Place.SAME, Place.OUT):
                 continue
             kind = manifest.kind(index)
             if kind is EntryKind.FILE:
@@ -97,7 +99,7 @@ class Placement:
         for index in range(len(manifest)):
             path = manifest.path(index)
             place = destination.places[index]
-            if place == Place.SAME or (moved and path.startswith(moved)):
+            if place in (Place.SAME, Place.OUT) or (moved and path.startswith(moved)):
                 continue
             kind = manifest.kind(index)
             if kind is EntryKind.SYMLINK and find_target_problem(path, manifest.entry(index).target):
@@ -131,7 +133,7 @@ class Placement:
         """
         manifest = self._manifest
         for index in reversed(range(len(manifest))):
-            if manifest.kind(index) is not EntryKind.DIR:
+            if manifest.kind(index) is not EntryKind.DIR or not self._chunks.has(index):
                 continue
             entry = manifest.entry(index)
             is_free = (

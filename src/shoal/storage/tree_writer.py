@@ -1,6 +1,6 @@
 """Tree writer: where a getter puts verified chunks, and what becomes of them at the end.
 
-    writer = TreeWriter(dest, part_name, manifest)
+    writer = TreeWriter(dest, part_name, manifest)   or a part of it: TreeWriter(..., chunks)
     writer.prepare(overwrite=False)              conflicts, part folder, all folders
     here = writer.reuse_existing(keys)           chunks that lie at DEST already
     here |= writer.verify(recorded, keys)        without those of `find_trusted`
@@ -33,6 +33,7 @@ from shoal.storage.faults import fault_of_os_error
 from shoal.storage.part_tree import PartTree
 from shoal.storage.placement import SYNC_EACH_LIMIT, Placement
 from shoal.storage.scan import Skipped
+from shoal.storage.selected_chunks import SelectedChunks
 from shoal.storage.tree_reader import TreeReader
 
 
@@ -52,9 +53,15 @@ class TreeWriter:
     everything as it is, to be resumed.
     """
 
-    def __init__(self, dest: bytes, part_name: bytes, manifest: Manifest) -> None:
-        """`dest` is an absolute path; `part_name` the name of our folder in it, begins with PART_PREFIX."""
+    def __init__(
+        self, dest: bytes, part_name: bytes, manifest: Manifest, chunks: SelectedChunks | None = None
+    ) -> None:
+        """`dest` is an absolute path; `part_name` the name of our folder in it, begins with PART_PREFIX.
+
+        `chunks` says which entries are wanted; without it all of them are.
+        """
         self.manifest = manifest
+        self._chunks = chunks or SelectedChunks(manifest)
         self._dest = dest
         self._part_name = part_name
         self._where = display_path(dest)
@@ -84,12 +91,13 @@ class TreeWriter:
                     code="not_found",
                 ) from error
             self._base = os.open(self._dest, os.O_RDONLY | os.O_DIRECTORY | os.O_CLOEXEC)
-            self._destination = Destination(self._base, self.manifest, self._where)
+            self._chunks.open()
+            self._destination = Destination(self._base, self._chunks, self._where)
             self._destination.survey(overwrite=overwrite)
             self._part = PartTree(self._base, self._part_name, self.manifest)
             self._check_names()
             self._part.remove_strangers()
-            self._part.make_folders()
+            self._part.make_folders(self._chunks.has)
 
     @property
     def trusts_records(self) -> bool:
@@ -105,7 +113,7 @@ class TreeWriter:
         if not self.trusts_records:
             return set()
         with self._faults():
-            touched = self._get_part().find_touched(since_ns)
+            touched = self._get_part().find_touched(since_ns, self._chunks.has)
         return recorded.difference(*(self.manifest.chunks_of(index) for index in touched))
 
     def reuse_existing(self, keys: Mapping[int, ChunkKeys], cancelled: Event | None = None) -> set[int]:
@@ -122,12 +130,12 @@ class TreeWriter:
             present = destination.find_present(keys, buffer)
             for ordinal in sorted(present):
                 _check(cancelled)
-                pieces = self.manifest.pieces(ordinal)
+                pieces = self._chunks.pieces(ordinal)
                 if all(destination.places[piece.file_index] == Place.SAME for piece in pieces):
                     continue
-                view = buffer[: self.manifest.chunk_length(ordinal)]
-                if destination.read_chunk(ordinal, view):
-                    self.write(ordinal, view)
+                view = buffer[: self._chunks.length(ordinal)]
+                if destination.read_pieces(pieces, view):
+                    self._put(ordinal, view)
                 else:
                     present.discard(ordinal)
         return present
@@ -140,12 +148,11 @@ class TreeWriter:
         good: set[int] = set()
         for ordinal in ordinals:
             _check(cancelled)
-            generation = keys.get(self.manifest.chunk_generation(ordinal))
             try:
                 length = self.read_into(ordinal, buffer)
             except StorageFault:
                 continue
-            if generation is not None and generation.key(buffer[:length]) == self.manifest.chunk_key(ordinal):
+            if self._chunks.is_right(ordinal, buffer[:length], keys):
                 good.add(ordinal)
         return good
 
@@ -157,7 +164,7 @@ class TreeWriter:
         needed = 0
         with self._faults():
             for ordinal in missing:
-                for piece in self.manifest.pieces(ordinal):
+                for piece in self._chunks.pieces(ordinal):
                     index = piece.file_index
                     if destination.places[index] == Place.SAME:
                         continue
@@ -176,19 +183,25 @@ class TreeWriter:
         view = memoryview(data)
         if len(view) != self.manifest.chunk_length(ordinal):
             raise LocalMisuse(f"chunk {ordinal} has another length than {len(view)} bytes")
-        early = self.manifest.file_count > SYNC_EACH_LIMIT
+        with self._faults():
+            self._put(ordinal, self._chunks.take(ordinal, view))
+
+    def _put(self, ordinal: int, view: memoryview) -> None:
+        """Write the wanted bytes of a chunk."""
+        early = self._chunks.file_count() > SYNC_EACH_LIMIT
         position = 0
         with self._faults(), self._trees() as trees:
             if trees is None:
                 return  # all is there already
             destination, part = trees
-            for pieces, length in _by_file(self.manifest.pieces(ordinal)):
+            for pieces, length in _by_file(self._chunks.pieces(ordinal)):
                 if destination.places[pieces[0].file_index] != Place.SAME:
                     part.write(pieces, view[position : position + length], early=early)
                 position += length
 
     def read_into(self, ordinal: int, buffer: memoryview) -> int:
-        """Read a chunk that was written to the front of `buffer`, return its length.
+        """Read a chunk that was written, as far as it is wanted, to the front of `buffer`; return how long
+        that is.
 
         Raises: StorageFault (code "changed") if it is not here.
         """
@@ -207,7 +220,7 @@ class TreeWriter:
         self, ordinal: int, buffer: memoryview, destination: Destination, part: PartTree
     ) -> int:
         position = 0
-        for piece in self.manifest.pieces(ordinal):
+        for piece in self._chunks.pieces(ordinal):
             view = buffer[position : position + piece.length]
             position += piece.length
             same = destination.places[piece.file_index] == Place.SAME
@@ -230,14 +243,18 @@ class TreeWriter:
         """
         destination, part = self._get_destination(), self._get_part()
         with self._faults():
-            placement = Placement(self.manifest, part, destination, self._base)
+            placement = Placement(self._chunks, part, destination, self._base)
             placement.run(overwrite=overwrite)
             real = os.path.realpath(self._dest)
-            roots = {name: os.path.join(real, name) for name in self.manifest.top_names()}
+            names = [path for i, path in enumerate(self.manifest.files.paths()) if self._is_top(i, path)]
+            roots = {name: os.path.join(real, name) for name in names}
             self._reader = TreeReader(roots, self.manifest)
             self._close_trees()
             self._remove_part()
         return WrittenTree(roots, placement.skipped)
+
+    def _is_top(self, index: int, path: bytes) -> bool:
+        return b"/" not in path and self._chunks.has(index)
 
     def discard(self) -> None:
         """Remove the part folder with all that is in it, and close. Raises: StorageFault."""
@@ -254,6 +271,7 @@ class TreeWriter:
     def close(self) -> None:
         """Close all files and folders; the part folder stays, to be resumed. Idempotent."""
         self._close_trees()
+        self._chunks.close()
         if self._reader is not None:
             self._reader.close()
             self._reader = None
@@ -297,7 +315,9 @@ class TreeWriter:
         except FileNotFoundError:
             return
         seen: set[str] = set()
-        for path in self.manifest.files.paths():
+        for index, path in enumerate(self.manifest.files.paths()):
+            if not self._chunks.has(index):
+                continue
             folded = normalize("NFD", path.decode("utf-8", "surrogateescape").casefold())
             if folded in seen:
                 raise StorageFault(
