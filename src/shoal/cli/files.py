@@ -22,13 +22,17 @@ def share(
     wait: Annotated[
         bool, typer.Option("--wait", help="Return when it is complete.", metavar="", show_default=False)
     ] = False,
+    watch: Annotated[
+        bool | None,
+        typer.Option("--watch/--no-watch", help="Publish every change by itself, or stop that."),
+    ] = None,
     home: HomeOption = None,
     json: JsonOption = False,
 ) -> None:
     """Share files and folders with the network and print their link at once."""
     face = make_face(home, json)
     with face.connect() as client:
-        found = client.share(*paths)
+        found = client.share(*paths, watch=watch)
         if wait and not found.complete:
             from shoal.cli.progress import share_progress
 
@@ -90,7 +94,7 @@ def shares(home: HomeOption = None, json: JsonOption = False) -> None:
     rows = [
         [
             x.share_id[:ID_SHOWN],
-            "own" if x.own else "fetched",
+            "watched" if x.watching else "own" if x.own else "fetched",
             x.state,
             str(x.files) if x.files is not None else "-",
             format_size(x.bytes) if x.bytes is not None else "-",
@@ -102,6 +106,7 @@ def shares(home: HomeOption = None, json: JsonOption = False) -> None:
         columns(rows, ["SHARE", "KIND", "STATE", "FILES", "SIZE", "PATH"]) if rows else ["nothing is shared"]
     )
     lines += [_failure(x.share_id, x.error) for x in found.shares if x.error is not None]
+    lines += [f"{x.share_id[:ID_SHOWN]} changes are noticed late: {x.note}" for x in found.shares if x.note]
     face.show(found, lines)
 
 

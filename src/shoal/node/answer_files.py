@@ -30,7 +30,8 @@ class FileAnswers:
                 next_step="share the folder that holds them",
                 code="bad_paths",
             )
-        status = await self._parts.files.share([decode_path(path) for path in request.paths])
+        paths = [decode_path(path) for path in request.paths]
+        status = await self._parts.files.share(paths, watch=request.watch)
         return s.Share(*_share_core(status))
 
     async def share_state(self, request: s.ShareWaitRequest) -> s.ShareDetail:
@@ -160,6 +161,8 @@ def _share_detail(x: ShareStatus) -> s.ShareDetail:
         skipped=[display_path(path) for path, _ in x.skipped],
         error=make_body(x.error) if x.error is not None else None,
         fault=find_fault(x.error) if x.error is not None else None,
+        watching=x.watching,
+        note=x.note,
     )
 
 

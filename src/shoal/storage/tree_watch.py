@@ -20,8 +20,8 @@ from watchfiles import Change, watch
 log = logging.getLogger("shoal.storage")
 
 STEP_MS: Final = 100  # how often the system's notices are collected
-TURN_MS: Final = 1000  # how often the thread looks up
-RETRY_S: Final = 30.0  # before a watch that could not be set up is tried again
+TURN_MS: Final = 300  # how often the thread looks up
+RETRY_S: Final = 30.0  # before a watch that could not be set up is tried again, sooner if its folders changed
 CLOSE_TIMEOUT_S: Final = 1.5
 
 
@@ -71,14 +71,14 @@ class TreeWatch:
                     forgive = True
                     continue
                 self._set_state(recursive, _explain(error))
-                self._stop.wait(RETRY_S)
+                self._pause(paths)
             except (OSError, RuntimeError, ValueError) as error:  # that is what the library raises
                 if "Unable to decode path" in str(error):
                     self._tell()
                     continue
                 log.info("watching %r failed: %s", paths[:3], error)
                 self._set_state(recursive, _explain(error))
-                self._stop.wait(RETRY_S)
+                self._pause(paths)
 
     def _watch_once(self, paths: list[bytes], recursive: bool, forgive: bool) -> None:
         """Watch until another folder has one of our names. Raises: OSError, RuntimeError, ValueError."""
@@ -113,6 +113,12 @@ class TreeWatch:
             stands = True
             if _mark(watched) != marks:
                 self._tell()
+                return
+
+    def _pause(self, paths: list[bytes]) -> None:
+        marks = _mark(paths)
+        for _ in range(int(RETRY_S * 1000 / TURN_MS)):
+            if self._stop.wait(TURN_MS / 1000) or _mark(paths) != marks:
                 return
 
     def _tell(self) -> None:

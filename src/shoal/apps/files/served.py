@@ -8,6 +8,7 @@ from collections.abc import Callable, Mapping
 from typing import TypeAlias
 
 import msgspec
+from msgspec import structs
 
 from shoal.apps.files.context import ChangeSignal, FilesContext
 from shoal.apps.files.status import ShareStatus
@@ -34,6 +35,7 @@ class ShareDetails(msgspec.Struct, array_like=True):
 
     roots: dict[bytes, bytes] = {}
     skipped: list[tuple[bytes, str]] = []
+    watch: bool = False  # an own share: make a version whenever the files change
 
 
 class ServedShare:
@@ -49,6 +51,9 @@ class ServedShare:
         self.done_bytes = 0
         self.error: ShoalError | None = None
         self.signal = ChangeSignal()
+        self.making = asyncio.Lock()  # one version of it at a time
+        self.unsettled = 0  # looks in a row that came while files were written
+        self.watch_note = ""  # why changes are not noticed at once
         self.coming_back = asyncio.Lock()
         self.is_back = True  # False from a start of the node on until feed and version are loaded
         self._files: TreeReader | None = None
@@ -81,6 +86,8 @@ class ServedShare:
             done_bytes=self.done_bytes,
             skipped=list(self.details.skipped),
             error=self.error,
+            watching=self.details.watch,
+            note=self.watch_note,
         )
 
     async def load_feed(self) -> None:
@@ -186,6 +193,14 @@ class ServedShare:
             error="",
             details=row.details,
         )
+        self.signal.touch()
+
+    async def set_watch(self, watch: bool) -> None:
+        """Note whether the share is watched, durably."""
+        if watch == self.details.watch:
+            return
+        self.details = structs.replace(self.details, watch=watch)
+        await self.context.stores.shares.update(self.share_id, details=pack(self.details))
         self.signal.touch()
 
     def on_fault(self, version: int, ordinal: int, error: StorageFault) -> None:

@@ -14,6 +14,7 @@ from shoal.apps.files.served import ServedShare
 from shoal.apps.files.share import VersionMaker, create_share
 from shoal.apps.files.status import ShareStatus, TransferStatus
 from shoal.apps.files.transfer_state import TransferOptions, TransferRecord
+from shoal.apps.files.watch import Watches
 from shoal.content.link import Link
 from shoal.content.paths import display_path
 from shoal.core.clock import Clock
@@ -54,6 +55,7 @@ class Files:
         self._share_locks: dict[bytes, asyncio.Lock] = {}  # one get of a share at a time
         self._places = Places()
         self._hash_slots = asyncio.Semaphore(ACTIVE_HASHINGS)
+        self._watches = Watches(lambda share: VersionMaker(share).look())
         self._sharing = asyncio.Lock()
         self._getting = asyncio.Lock()
         self._closed = False
@@ -79,22 +81,23 @@ class Files:
         if self._closed:
             return
         self._closed = True
-        tasks = [*self._hashing.values(), *self._running.values()]
+        tasks = [*self._hashing.values(), *self._running.values(), *self._watches.cancel()]
         for task in tasks:
             task.cancel()
         if tasks:
             _, pending = await asyncio.wait(tasks, timeout=CLOSE_TIMEOUT_S)
             if pending:  # a thread that renames or syncs: it may go on until the process ends
                 log.warning("%s share or get did not stop within %s s", len(pending), CLOSE_TIMEOUT_S)
+        await self._watches.close()
         for share in self._shares.values():
             await share.stop()
         self._context.pool.shutdown(wait=False, cancel_futures=True)
 
     # Shares
 
-    async def share(self, paths: list[bytes]) -> ShareStatus:
+    async def share(self, paths: list[bytes], watch: bool | None = None) -> ShareStatus:
         """Share absolute paths and return at once; the same paths give the same share, with a new version if
-        they changed.
+        they changed. `watch`: make versions from now on whenever they change; None leaves that as it is.
 
         Raises: LocalMisuse, Refused, StorageFault, Unavailable.
         """
@@ -105,6 +108,8 @@ class Files:
             share = self._shares.get(row.share_id) if row is not None else None
             if share is not None:
                 await self._come_back(share)
+            if watch:
+                self._watches.check_room(share.share_id if share is not None else None)
             if share is None:
                 share = await create_share(self._context, roots)
                 self._shares[share.share_id] = share
@@ -112,6 +117,9 @@ class Files:
                 share.row = share.row._replace(state=ShareState.HASHING)
             await share.offer()
             self._start_hashing(share)
+            if watch is not None:
+                await share.set_watch(watch)
+                await (self._watches.stop(share.share_id) if not watch else self._watches.start(share))
         return share.status()
 
     def shares(self) -> list[ShareStatus]:
@@ -153,6 +161,7 @@ class Files:
             if task is not None:
                 task.cancel()
                 await asyncio.wait([task])
+            await self._watches.stop(share_id)
             status = share.status()
             await share.forget()
             self._shares.pop(share_id, None)
@@ -256,6 +265,8 @@ class Files:
             share.is_back = True
             try:
                 await self._bring_back_one(share)
+                if share.is_own and share.details.watch:
+                    await self._watches.start(share)
             except ShoalError as error:
                 log.warning("share %s is not served: %s", share.row.name, error)
                 state = ShareState.FAILED if share.row.version == 0 else ShareState.CHANGED

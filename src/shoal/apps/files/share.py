@@ -7,26 +7,35 @@ becomes visible with one transaction: all its feed entries, the closing one incl
 from __future__ import annotations
 
 import asyncio
+import logging
 import os
 import threading
+from enum import Enum
+
+from msgspec import structs
 
 from shoal.apps.files.context import FilesContext, make_row
-from shoal.apps.files.served import ServedShare, ShareDetails
+from shoal.apps.files.served import ServedShare
 from shoal.content.feed import SegmentReference
 from shoal.content.feed_log import FeedWriter
 from shoal.content.keys import cut_seed
 from shoal.content.link import Link
+from shoal.content.manifest import Manifest
 from shoal.content.paths import display_path
 from shoal.core.errors import Refused, ShoalError
 from shoal.identity.operations import Role
 from shoal.identity.secrets import DEFAULT_SPACE
 from shoal.storage.hashing import HashedShare, hash_share
 from shoal.storage.scan import scan
+from shoal.storage.section_hasher import CHANGED
 from shoal.storage.shares import Origin, ShareRow, ShareState
+
+log = logging.getLogger("shoal.files")
 
 READ_KEY_BYTES = 32
 NAME_BYTES = 255
 PROGRESS_S = 0.2  # how often waiting people hear of progress
+UNSETTLED_LIMIT = 5  # looks in a row that wait for a file that is being written; then it is left out
 
 
 async def create_share(context: FilesContext, paths: list[bytes]) -> ServedShare:
@@ -76,6 +85,14 @@ async def create_share(context: FilesContext, paths: list[bytes]) -> ServedShare
     return share
 
 
+class Look(Enum):
+    """What a look at a watched share came to. UNSETTLED: files were being written, look again soon."""
+
+    SAME = "same"
+    PUBLISHED = "published"
+    UNSETTLED = "unsettled"
+
+
 class VersionMaker:
     """Makes the next version of one own share. `run` may be cancelled; then nothing was published."""
 
@@ -90,18 +107,49 @@ class VersionMaker:
         What fails is the share's state afterwards, not an exception.
         """
         share = self._share
-        had_version = share.reader.latest is not None
-        try:
-            await share.update(ShareState.HASHING)
-            hashed = await self._hash()
-            await self._publish(hashed)
-        except ShoalError as error:
-            await share.load_feed()  # what was not stored was not said
-            if not had_version:
-                await share.withdraw()  # nobody should wait for it
-            await share.update(ShareState.CHANGED if had_version else ShareState.FAILED, error)
+        async with share.making:
+            had_version = share.reader.latest is not None
+            try:
+                await share.update(ShareState.HASHING)
+                hashed = await self._hash()
+                await self._publish(hashed)
+            except ShoalError as error:
+                await share.load_feed()  # what was not stored was not said
+                if not had_version:
+                    await share.withdraw()  # nobody should wait for it
+                await share.update(ShareState.CHANGED if had_version else ShareState.FAILED, error)
 
-    async def _hash(self) -> HashedShare:
+    async def look(self) -> Look:
+        """`run` for a share that is watched: in silence, and a version only if the files are not what the
+        latest one says.
+        """
+        share = self._share
+        async with share.making:
+            before = share.manifest
+            if before is None and share.row.state is ShareState.HASHING:
+                return Look.SAME  # the first version is waiting to be made
+            try:
+                hashed = await self._hash(in_silence=True)
+                if any(s.reason == CHANGED for s in hashed.skipped) and share.unsettled < UNSETTLED_LIMIT:
+                    share.unsettled += 1
+                    return Look.UNSETTLED
+                share.unsettled = 0
+                _check_not_emptied(hashed, before)
+                if hashed.built.root.object_id != share.row.content_id:
+                    if before is None:
+                        await share.offer()  # it failed before, and was taken back
+                    await self._publish(hashed)
+                    return Look.PUBLISHED
+                if share.row.state is not ShareState.COMPLETE:  # what had changed is as it was
+                    await share.update(ShareState.COMPLETE)
+            except ShoalError as error:
+                await share.load_feed()
+                if str(error) != share.row.error:
+                    log.warning("share %s: %s", share.row.name, error)
+                    await share.update(ShareState.CHANGED if before else ShareState.FAILED, error)
+        return Look.SAME
+
+    async def _hash(self, *, in_silence: bool = False) -> HashedShare:
         share, context = self._share, self._context
         opening = share.reader.opening
         if opening is None:
@@ -123,6 +171,8 @@ class VersionMaker:
                 cancelled=cancelled,
             )
 
+        if in_silence:
+            return await context.run(work)
         ticker = context.supervisor.spawn("hash progress", self._show_progress())
         try:
             return await context.run(work)
@@ -149,7 +199,9 @@ class VersionMaker:
             await stores.objects.put(share.share_id, pairs)
             time = int(self._context.clock.wall())
             writer = FeedWriter(self._context.network.keys, share.reader)
-            references = [SegmentReference(o.object_id, o.key, 0, len(o.sealed)) for o in built.segments]
+            # a hint for who waits while it is hashed: of no use once all is known, and a feed is not endless
+            hinted = built.segments if latest is None else []
+            references = [SegmentReference(o.object_id, o.key, 0, len(o.sealed)) for o in hinted]
             entries = writer.announce(references, time)
             entries.append(
                 writer.close_version(
@@ -166,6 +218,19 @@ class VersionMaker:
             await stores.entries.append([make_row(entry) for entry in entries], own=True)
         closing = share.reader.latest
         assert closing is not None
-        details = ShareDetails(dict(hashed.roots), [(s.path, s.reason) for s in hashed.skipped])
+        details = structs.replace(
+            share.details, roots=dict(hashed.roots), skipped=[(s.path, s.reason) for s in hashed.skipped]
+        )
         await share.complete(closing, details)
         share.serve(closing, manifest, hashed.roots)
+
+
+def _check_not_emptied(hashed: HashedShare, before: Manifest | None) -> None:
+    """Raises: Refused (code "emptied") for a tree without any file, where there were some."""
+    if before is not None and before.file_count and not hashed.built.manifest.file_count:
+        raise Refused(
+            "No new version was made",
+            cause="all files are gone: the disk may not be there",
+            next_step="share it again by hand if it is meant to be empty",
+            code="emptied",
+        )

@@ -13,7 +13,8 @@ from shoal.storage.transfers import TransferState
 class ShareStatus:
     """A share that this node serves. `state`: hashing, complete, changed, failed; unknown values are None.
 
-    `done_bytes` counts what was hashed of the version in the making, or all once complete.
+    `done_bytes` counts what was hashed of the version in the making, or all once complete. `note` says why
+    changes of a share that is watched are not noticed at once.
     """
 
     link: Link
@@ -30,6 +31,8 @@ class ShareStatus:
     done_bytes: int
     skipped: list[tuple[bytes, str]]  # type: ignore[valid-type]
     error: ShoalError | None = None
+    watching: bool = False
+    note: str = ""
 
 
 @dataclass(frozen=True, slots=True)

@@ -1,0 +1,144 @@
+"""Shares that are watched: their feed follows their files."""
+
+from __future__ import annotations
+
+import asyncio
+import os
+from collections.abc import Callable
+from pathlib import Path
+
+import pytest
+from tests.support.files_nodes import FilesNode, files_world
+
+from shoal.apps.files import watch_pace
+from shoal.apps.files.status import ShareStatus
+from shoal.storage.transfers import TransferState
+from shoal.testing.trees import find_difference
+
+
+@pytest.fixture(autouse=True)
+def quicker(request: pytest.FixtureRequest, monkeypatch: pytest.MonkeyPatch) -> None:
+    """Let looks follow each other sooner where their pace is not the subject."""
+    if "constant" not in request.node.name:
+        monkeypatch.setattr(watch_pace, "INTERVAL_S", 0.4)
+
+
+async def wait_share(
+    node: FilesNode, share_id: bytes, condition: Callable[[ShareStatus], bool], timeout_s: float = 15.0
+) -> ShareStatus:
+    """Wait until a share is as expected."""
+    status = node.files.find_share(share_id)
+    try:
+        async with asyncio.timeout(timeout_s):
+            while status is None or not condition(status):
+                await asyncio.sleep(0.02)
+                status = node.files.find_share(share_id)
+    except TimeoutError:
+        raise AssertionError(f"it did not happen: {status}") from None
+    return status
+
+
+async def watch(node: FilesNode, *paths: Path) -> ShareStatus:
+    """Share and watch; returns once the first version is there and the watch stands."""
+    begun = await node.files.share([os.fsencode(path) for path in paths], watch=True)
+    assert begun.watching
+    return await wait_share(node, begun.share_id, lambda s: s.version == 1 and not s.note)
+
+
+def make_tree(path: Path) -> Path:
+    (path / "folder").mkdir(parents=True)
+    for number in range(20):
+        (path / "folder" / f"file {number}").write_bytes(os.urandom(5000))
+    return path
+
+
+async def test_changes_become_versions_and_a_getter_gets_the_newest(tmp_path: Path) -> None:
+    tree = make_tree(tmp_path / "tree")
+    async with files_world(tmp_path) as world:
+        a, b = await world.add(), await world.add()
+        share = await watch(a, tree)
+        (tree / "folder" / "file 3").write_bytes(b"new")
+        await wait_share(a, share.share_id, lambda s: s.version == 2)
+        (tree / "deep" / "er").mkdir(parents=True)
+        (tree / "deep" / "er" / "file").write_bytes(b"deep")
+        await wait_share(a, share.share_id, lambda s: s.version >= 3 and s.files == 21)
+        (tree / "folder" / "file 4").unlink()
+        (tree / "folder" / "file 5").rename(tree / "moved")
+        last = await wait_share(a, share.share_id, lambda s: s.version >= 4 and s.files == 20)
+        assert last.state == "complete"
+        done = await b.get(share.link, tmp_path / "dest")
+        assert done.state is TransferState.DONE, done.error
+        assert find_difference(tree, tmp_path / "dest" / "tree") is None
+
+
+async def test_a_single_file_that_is_replaced_and_names_that_are_not_text(tmp_path: Path) -> None:
+    file, tree = tmp_path / "notes", make_tree(tmp_path / "tree")
+    file.write_bytes(b"1")
+    async with files_world(tmp_path) as world:
+        a = await world.add()
+        share = await watch(a, file, tree)
+        (tmp_path / "notes.new").write_bytes(b"12")
+        (tmp_path / "notes.new").rename(file)
+        await wait_share(a, share.share_id, lambda s: s.version == 2)
+        with open(os.fsencode(tree) + b"/\xff\xfe", "wb") as other:
+            other.write(b"x")
+        await wait_share(a, share.share_id, lambda s: s.version == 3 and s.files == 22)
+
+
+async def test_constant_change_makes_few_versions(tmp_path: Path) -> None:
+    tree = make_tree(tmp_path / "tree")
+    async with files_world(tmp_path) as world:
+        a = await world.add()
+        share = await watch(a, tree)
+        for number in range(60):
+            (tree / "busy").write_bytes(b"%d" % number)
+            await asyncio.sleep(0.06)
+        status = a.files.find_share(share.share_id)
+        assert status is not None
+        assert 2 <= status.version <= 4, status.version
+        (tree / "busy").write_bytes(b"the last one")
+        size = sum(path.stat().st_size for path in tree.rglob("*") if path.is_file())
+        await wait_share(a, share.share_id, lambda s: s.bytes == size and s.state == "complete")
+
+
+async def test_watching_goes_on_after_a_restart_and_ends_when_it_should(tmp_path: Path) -> None:
+    tree = make_tree(tmp_path / "tree")
+    async with files_world(tmp_path) as world:
+        a = await world.add()
+        share = await watch(a, tree)
+        await world.stop(a)
+        (tree / "while it was down").write_bytes(b"x")
+        a = await world.add(again=a)
+        await wait_share(a, share.share_id, lambda s: s.version == 2 and s.watching and not s.note)
+        (tree / "after it").write_bytes(b"x")
+        await wait_share(a, share.share_id, lambda s: s.version == 3)
+        status = await a.files.share([os.fsencode(tree)], watch=False)
+        assert not status.watching
+        await wait_share(a, share.share_id, lambda s: s.state == "complete")
+        (tree / "not watched").write_bytes(b"x")
+        await asyncio.sleep(1.0)
+        unwatched = a.files.find_share(share.share_id)
+        assert unwatched is not None
+        assert unwatched.version == 3
+        await a.files.share([os.fsencode(tree)], watch=True)
+        await a.files.unshare(share.share_id)
+        assert a.files.shares() == []
+
+
+async def test_an_emptied_or_missing_folder_is_not_published_and_comes_back(tmp_path: Path) -> None:
+    tree = make_tree(tmp_path / "tree")
+    async with files_world(tmp_path) as world:
+        a = await world.add()
+        share = await watch(a, tree)
+        tree.rename(tmp_path / "elsewhere")
+        await wait_share(a, share.share_id, lambda s: s.state == "changed" and s.error is not None)
+        tree.mkdir()  # a disk that is not mounted leaves this
+        emptied = await wait_share(
+            a, share.share_id, lambda s: s.error is not None and s.error.code == "emptied", 40.0
+        )
+        assert emptied.version == 1
+        tree.rmdir()
+        (tmp_path / "elsewhere").rename(tree)
+        back = await wait_share(a, share.share_id, lambda s: s.state == "complete", 40.0)
+        assert back.version == 1
+        assert back.error is None
