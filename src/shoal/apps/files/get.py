@@ -256,6 +256,7 @@ class Get:
         for ordinal in ledger.ordinals():
             self._target.written[ordinal] = 1
         fetch.set_target(self._target, manifest.chunk_length, done)
+        record.count_arriving = lambda: fetch.arriving_bytes
         patience = finder.make_patience()
         clock = self._context.clock
         moved_at = clock.monotonic()
@@ -445,6 +446,7 @@ class Get:
 
     async def _close(self, fetch: ShareFetch) -> None:
         """Leave everything so that the transfer can go on later."""
+        self.record.count_arriving = None
         await self._context.swarm.close_fetch(fetch)
         self._journal.close()
         self._note_elapsed()

@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+from collections.abc import Callable
+
 import msgspec
 
 from shoal.apps.files.context import ChangeSignal, FilesContext
@@ -64,6 +66,7 @@ class TransferRecord:
         self.note = ""
         self.asked_at = context.clock.monotonic()  # when somebody asked for it last
         self.rate_bytes_s = 0.0
+        self.count_arriving: Callable[[], int] | None = None  # bytes of chunks under way, while it fetches
         self.signal = ChangeSignal()
         self._shown: tuple[object, ...] = ()
         self._measured = (0.0, 0)
@@ -79,7 +82,7 @@ class TransferRecord:
             share_id=self.row.share_id,
             state=self.state,
             bytes=self.total_bytes,
-            done_bytes=self.done_bytes,
+            done_bytes=self.shown_bytes,
             rate_bytes_s=self.rate_bytes_s,
             providers=dict(self.providers),
             name=self.options.name,
@@ -89,6 +92,13 @@ class TransferRecord:
             error=self.error,
             result=self.result() if self.state is TransferState.DONE else None,
         )
+
+    @property
+    def shown_bytes(self) -> int:
+        """What is done, and what came of chunks that are not complete: one may take a minute."""
+        if self.count_arriving is None or self.total_bytes is None:
+            return self.done_bytes
+        return max(self.done_bytes, min(self.total_bytes, self.done_bytes + self.count_arriving()))
 
     def result(self) -> GetResult:
         """Return what the transfer did, all its runs together."""
@@ -148,10 +158,10 @@ class TransferRecord:
         """Update the rate, at most twice a second, and wake whoever shows progress if there is some."""
         at, done = self._measured
         if now - at >= 0.5:
-            rate = (self.done_bytes - done) / (now - at) if at else 0.0
+            rate = (self.shown_bytes - done) / (now - at) if at else 0.0
             self.rate_bytes_s += RATE_WEIGHT * (max(0.0, rate) - self.rate_bytes_s) if at else 0.0
-            self._measured = (now, self.done_bytes)
-        shown = (self.done_bytes, self.note, self.state)
+            self._measured = (now, self.shown_bytes)
+        shown = (self.shown_bytes, self.note, self.state)
         if shown != self._shown:
             self._shown = shown
             self.signal.touch()
