@@ -18,6 +18,7 @@ from shoal.identity.operations import Remove, Role, sign_joiner
 from shoal.identity.secrets import DEFAULT_SPACE, SecretKind
 from shoal.identity.ticket import Ticket
 from shoal.membership.events import InviteUsed, JoinFailed, MembershipChanged
+from shoal.membership.inviter import find_free_name
 from shoal.membership.invites import join_knock
 from shoal.membership.join_messages import JOIN_TABLE, JoinAccepted, JoinRefused, JoinRequest
 from shoal.membership.join_proof import export_for_join, make_join_proof
@@ -358,3 +359,20 @@ async def test_a_malformed_request_is_closed_without_an_answer(village: Village)
         with pytest.raises(Unavailable):
             await ask(node, ticket, **changes)
     assert len(owner.network.log) == 1
+
+
+async def test_two_devices_of_one_name_can_be_told_apart(village: Village) -> None:
+    owner = await village.founder()
+    names = []
+    for _ in range(3):
+        node = await village.stranger(ticket := await owner.ticket())
+        await node.join(Ticket.parse(ticket.to_text()), "vm")
+        names.append(node.network.state.members[node.peer_id].name)
+    assert names == ["vm", "vm-2", "vm-3"]
+    assert len({m.name for m in owner.network.state.members.values()}) == 4
+
+
+def test_a_free_name_fits_the_limit_also_of_wide_characters() -> None:
+    long = "ü" * 32
+    assert find_free_name(long, {long}) == "ü" * 31 + "-2"
+    assert find_free_name("vm", {"vm", "vm-2", "vm-3"}) == "vm-4"

@@ -35,6 +35,7 @@ from shoal.membership.network import Network
 from shoal.membership.sync import cut_batches
 from shoal.storage.invites import InviteRow
 from shoal.transport.join_channel import JoinChannel
+from shoal.wire.limits import NAME_BYTES
 
 REQUEST_TIMEOUT_S = 10.0
 RECEIVED_TIMEOUT_S = 30.0  # the joiner makes everything durable before it says so
@@ -67,7 +68,8 @@ class Inviter:
                 await self._serve(channel)
             except (Refused, LocalMisuse) as error:
                 self._note(channel, error)
-                refused = JoinRefused(error.code, error.message, error.cause, error.next_step)
+                free_name = error.free_name if isinstance(error, NameTaken) else ""
+                refused = JoinRefused(error.code, error.message, error.cause, error.next_step, free_name)
                 await self._send_last(channel, refused)
             except ShoalError as error:  # the peer's fault or the network's: nothing to explain to it
                 self._note(channel, error)
@@ -123,6 +125,7 @@ class Inviter:
         if member is not None and member.state == "active":
             return  # the reply was lost, or it has joined by another invite
         network.check_may_admit(Role(row.role))
+        self._check_name(request.name)
         await network.wait_current()  # a restored backup has forgotten what it admitted
         if self._is_used_in_log(row.id):
             raise _refused("invite_used", "another device has joined with it")
@@ -133,6 +136,12 @@ class Inviter:
             await network.invites.release(row.id, request.peer_id)
             raise
         network.events.publish(InviteUsed(row.id, request.peer_id, request.name))
+
+    def _check_name(self, name: str) -> None:
+        """Raises: NameTaken if another active device has this name: people could not tell them apart."""
+        taken = {m.name for m in self._network.state.members.values() if m.state == "active"}
+        if name in taken:
+            raise NameTaken(name, find_free_name(name, taken))
 
     def _is_used_in_log(self, invite_id: bytes) -> bool:
         own = self._network.own_id
@@ -187,6 +196,30 @@ class Inviter:
             await channel.send(JOIN_TABLE, message)
         except Unavailable:
             pass  # it did not wait for the answer
+
+
+class NameTaken(Refused):
+    """Another device has the name. `free_name` is one that nobody has now."""
+
+    def __init__(self, name: str, free_name: str) -> None:
+        super().__init__(
+            "The device was not admitted",
+            cause=f"another device of this network is called {name}",
+            next_step="join again with another name: --name",
+            code="name_taken",
+        )
+        self.free_name = free_name
+
+
+def find_free_name(name: str, taken: set[str]) -> str:
+    """Return `name-2`, `name-3`, ...: the first that is not taken, cut to NAME_BYTES."""
+    number = 2
+    while True:
+        ending = f"-{number}"
+        base = name.encode()[: NAME_BYTES - len(ending)].decode(errors="ignore")
+        if (candidate := base + ending) not in taken:
+            return candidate
+        number += 1  # at most as often as there are members
 
 
 def _removed() -> Refused:

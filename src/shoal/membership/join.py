@@ -44,6 +44,7 @@ NONCE_BYTES = 16  # formats.md, Knock
 DIAL_TIMEOUT_S = 4.0  # for each address of the ticket
 ANSWER_TIMEOUT_S = 30.0  # the inviter writes to its disk and to its log before it answers
 LATER = {"too_often", "try_later"}  # refusals that are about now, not about the ticket
+NAME_TRIES = 3  # with a proposed name; somebody else may take it in between
 LOG_BYTES_LIMIT = 64 * MIB  # 4,096 admissions take 7
 
 
@@ -66,16 +67,34 @@ class Joined:
     contacts: list[bytes]
 
 
+class NameIsTaken(Refused):
+    """The inviter refused a name and proposes another."""
+
+    free_name = ""
+
+
 async def join_network(
     network: Network, transport: JoinDialler, ticket: Ticket, *, name: str, user: str = ""
 ) -> Joined:
     """Join by a ticket; on return everything is durable and `network` is that of a member.
 
+    Where another device has the name already, the one that the inviter proposes is taken ("vm-2").
     `network` has the ticket's id, and is empty or has what a join left that did not come to its end. The
     caller marks the home afterwards. Cancelling is safe: the same ticket works again from this home. Tries
     the ticket's addresses one after the other, 4 s each.
     Raises: LocalMisuse, Refused (by the inviter, with its reason), Unavailable, RemoteFault, StorageFault.
     """
+    for _ in range(NAME_TRIES):
+        try:
+            return await _join_as(network, transport, ticket, name, user)
+        except NameIsTaken as taken:
+            if not is_valid_name(taken.free_name):
+                raise
+            name = taken.free_name
+    return await _join_as(network, transport, ticket, name, user)
+
+
+async def _join_as(network: Network, transport: JoinDialler, ticket: Ticket, name: str, user: str) -> Joined:
     _check(network, ticket, name)
     failures: list[str] = []
     knock_refused = False
@@ -212,10 +231,13 @@ def _make_refusal(refused: JoinRefused) -> ShoalError:
         return "".join(c if c.isprintable() else " " for c in text[:300])
 
     code = clean(refused.code)[:40]
-    kind = Unavailable if code in LATER else Refused
-    return kind(
+    kind = NameIsTaken if code == "name_taken" else Unavailable if code in LATER else Refused
+    error = kind(
         clean(refused.message), cause=clean(refused.cause), next_step=clean(refused.next_step), code=code
     )
+    if isinstance(error, NameIsTaken):
+        error.free_name = refused.free_name
+    return error
 
 
 def _not_joined(network: Network, ticket: Ticket, failures: list[str], knock_refused: bool) -> ShoalError:

@@ -55,12 +55,16 @@ class JoinRequest(Message, frozen=True, array_like=True):
 
 
 class JoinRefused(Message, frozen=True, array_like=True):
-    """The inviter's no. `code` is one of join.REFUSALS; texts are for people."""
+    """The inviter's no. `code` is a stable word, texts are for people.
+
+    With the code `name_taken` comes a `free_name`: the joiner may ask again with it, on a new connection.
+    """
 
     code: str
     message: str
     cause: str
     next_step: str
+    free_name: str = ""
 
 
 class JoinAccepted(Message, frozen=True, array_like=True):
