@@ -199,6 +199,7 @@ class GetResult(Struct, frozen=True):
     resumed: bool
     skipped: list[str]
     providers: dict[str, int]
+    manifest_bytes: int = 0
 
 
 class Transfer(Struct, frozen=True):

@@ -198,6 +198,7 @@ def _transfer_detail(x: TransferStatus) -> s.TransferDetail:
             resumed=result.resumed,
             skipped=[display_path(path) for path, _ in result.skipped],
             providers=_by_peer(result.providers),
+            manifest_bytes=result.manifest_bytes,
         ),
     )
 

@@ -13,8 +13,9 @@ from collections.abc import Iterable, Mapping
 from enum import IntEnum
 from typing import Final
 
+from shoal.content.comparison import NO_ENTRY, is_same_data, pair_entries
 from shoal.content.keys import ChunkKeys
-from shoal.content.manifest import EntryKind
+from shoal.content.manifest import EntryKind, Manifest
 from shoal.content.paths import display_path
 from shoal.content.stream import Piece
 from shoal.core.errors import Refused
@@ -22,6 +23,7 @@ from shoal.core.units import MIB
 from shoal.storage.extents import find_holes
 from shoal.storage.selected_chunks import SelectedChunks
 from shoal.storage.tree_handles import TreeHandles, read_exactly
+from shoal.storage.tree_reader import is_same_time
 
 SHOWN_LIMIT: Final = 5  # conflicting paths that an error names
 COMPARE_BYTES: Final = MIB
@@ -43,8 +45,11 @@ class Place(IntEnum):
 class Destination:
     """The tree at DEST as far as the share has paths there. Not for several threads until it is settled."""
 
-    def __init__(self, base: int, chunks: SelectedChunks, where: str) -> None:
+    def __init__(self, base: int, chunks: SelectedChunks, where: str, owned: Manifest | None = None) -> None:
+        """`owned` is what an earlier get put here: files that are as it left them may be replaced."""
         self.chunks = chunks
+        self.ours = bytearray(len(chunks.manifest))  # they are as the earlier get left them
+        self._owned = owned
         self.manifest = manifest = chunks.manifest
         self.handles = TreeHandles(base=base)
         self.places = bytearray(len(manifest))
@@ -60,7 +65,8 @@ class Destination:
         Raises: Refused (code "exists") for a file that must not be replaced, or for a folder or link where
         a file belongs or the other way round, which is not replaced even with `overwrite`. OSError.
         """
-        manifest = self.manifest
+        manifest, owned = self.manifest, self._owned
+        earlier = pair_entries(manifest, owned) if owned is not None else None
         self.free_tops.clear()
         blocked: list[bytes] = []
         missing = b""  # everything below this path is absent
@@ -79,6 +85,15 @@ class Destination:
                 continue
             self._changed_ns[index] = info.st_ctime_ns
             place = self._judge(index, path, info)
+            self.ours[index] = False
+            if earlier is not None and owned is not None and earlier[index] != NO_ENTRY:
+                self.ours[index] = is_as_recorded(owned, earlier[index], info)
+                if (
+                    place == Place.UNKNOWN
+                    and self.ours[index]
+                    and is_same_data(manifest, index, owned, earlier[index])
+                ):
+                    place = Place.SAME
             if place is None:
                 blocked.append(path)
                 missing = path + b"/"
@@ -99,7 +114,9 @@ class Destination:
     def refuse_different(self) -> None:
         """Raises: Refused if something lies there that would have to be replaced."""
         different = [
-            self.manifest.path(index) for index, place in enumerate(self.places) if place == Place.DIFFERENT
+            self.manifest.path(index)
+            for index, place in enumerate(self.places)
+            if place == Place.DIFFERENT and not self.ours[index]
         ]
         if different:
             raise self._refuse(different, "different from the share", next_step=_OVERWRITE)
@@ -110,15 +127,38 @@ class Destination:
         self._changed_ns[index] = info.st_ctime_ns if info is not None else 0
 
     def refuse_changed(self) -> None:
-        """Raises: Refused if a file that is to be kept is not what was compared any more. OSError."""
+        """Raises: Refused if a file that is kept, or replaced because an earlier get put it there, is not
+        what it was when we looked. OSError.
+        """
         changed: list[bytes] = []
         for index, place in enumerate(self.places):
-            if place == Place.SAME and self.manifest.kind(index) is EntryKind.FILE:
-                info = self.handles.lstat(self.manifest.path(index))
-                if info is None or info.st_ctime_ns != self._changed_ns[index]:
-                    changed.append(self.manifest.path(index))
+            kept = place == Place.SAME and self.manifest.kind(index) is EntryKind.FILE
+            if (kept or (place == Place.DIFFERENT and self.ours[index])) and not self.is_untouched(index):
+                changed.append(self.manifest.path(index))
         if changed:
             raise self._refuse(changed, "not what it was when this began", next_step=_LOOK_AGAIN)
+
+    def is_untouched(self, index: int) -> bool:
+        """Whether what lies there is still what we looked at. Raises: OSError."""
+        info = self.handles.lstat(self.manifest.path(index))
+        return info is not None and info.st_ctime_ns == self._changed_ns[index]
+
+    def find_kept(self) -> set[int]:
+        """Return the chunks all of whose files lie there as an earlier get left them: nothing has to be read.
+
+        Call it before `find_present`.
+        """
+        kept: set[int] = set()
+        if self._owned is None:
+            return kept
+        manifest = self.manifest
+        for index, place in enumerate(self.places):
+            if place == Place.SAME and self.ours[index]:
+                kept.update(manifest.chunks_of(index))
+        for index, place in enumerate(self.places):
+            if (place not in (Place.SAME, Place.OUT)) or not self.ours[index]:
+                kept.difference_update(manifest.chunks_of(index))
+        return kept
 
     def find_present(self, keys: Mapping[int, ChunkKeys], buffer: memoryview) -> set[int]:
         """Hash the files of the right size; return the chunks that are there, mark files that are the same.
@@ -249,3 +289,13 @@ class Destination:
             next_step=next_step,
             code="exists",
         )
+
+
+def is_as_recorded(manifest: Manifest, index: int, info: os.stat_result) -> bool:
+    """Whether what lies there is the file or link that a manifest says, by size and time."""
+    kind, found = manifest.kind(index), stat.S_IFMT(info.st_mode)
+    if not is_same_time(info.st_mtime_ns, manifest.mtime_ns(index)):
+        return False
+    if kind is EntryKind.SYMLINK:
+        return found == stat.S_IFLNK
+    return kind is EntryKind.FILE and found == stat.S_IFREG and info.st_size == manifest.size(index)

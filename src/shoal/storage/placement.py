@@ -106,7 +106,10 @@ class Placement:
                 continue
             if kind is EntryKind.DIR:
                 moved = path + b"/"
-            self._rename(path, replace=overwrite and place == Place.DIFFERENT)
+            replace = place == Place.DIFFERENT and (
+                overwrite or (bool(destination.ours[index]) and destination.is_untouched(index))
+            )
+            self._rename(path, replace=replace)
 
     def _rename(self, path: bytes, *, replace: bool) -> None:
         part, destination = self._part.handles, self._destination.handles

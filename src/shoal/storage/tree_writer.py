@@ -54,14 +54,21 @@ class TreeWriter:
     """
 
     def __init__(
-        self, dest: bytes, part_name: bytes, manifest: Manifest, chunks: SelectedChunks | None = None
+        self,
+        dest: bytes,
+        part_name: bytes,
+        manifest: Manifest,
+        chunks: SelectedChunks | None = None,
+        owned: Manifest | None = None,
     ) -> None:
         """`dest` is an absolute path; `part_name` the name of our folder in it, begins with PART_PREFIX.
 
-        `chunks` says which entries are wanted; without it all of them are.
+        `chunks` says which entries are wanted; without it all of them are. `owned` is an older version that a
+        get put there: files that are as it left them are replaced, or kept without being read.
         """
         self.manifest = manifest
         self._chunks = chunks or SelectedChunks(manifest)
+        self._owned = owned
         self._dest = dest
         self._part_name = part_name
         self._where = display_path(dest)
@@ -92,7 +99,7 @@ class TreeWriter:
                 ) from error
             self._base = os.open(self._dest, os.O_RDONLY | os.O_DIRECTORY | os.O_CLOEXEC)
             self._chunks.open()
-            self._destination = Destination(self._base, self._chunks, self._where)
+            self._destination = Destination(self._base, self._chunks, self._where, self._owned)
             self._destination.survey(overwrite=overwrite)
             self._part = PartTree(self._base, self._part_name, self.manifest)
             self._check_names()
@@ -127,6 +134,7 @@ class TreeWriter:
             return set()
         buffer = memoryview(bytearray(PLAINTEXT_BYTES))
         with self._faults():
+            kept = destination.find_kept()
             present = destination.find_present(keys, buffer)
             for ordinal in sorted(present):
                 _check(cancelled)
@@ -138,7 +146,7 @@ class TreeWriter:
                     self._put(ordinal, view)
                 else:
                     present.discard(ordinal)
-        return present
+        return present | kept
 
     def verify(
         self, ordinals: Iterable[int], keys: Mapping[int, ChunkKeys], cancelled: Event | None = None

@@ -9,7 +9,8 @@ from __future__ import annotations
 import asyncio
 import logging
 import os
-from collections.abc import Iterable
+from collections.abc import Callable, Iterable
+from typing import TypeAlias
 
 from shoal.apps.files.context import FilesContext, make_row
 from shoal.apps.files.finding import ASIDE_S, WATCH_S, Finder, check_may_fetch, find_location
@@ -27,6 +28,7 @@ from shoal.core.errors import ShoalError, StorageFault
 from shoal.identity.entry import parse_entry
 from shoal.identity.secrets import DEFAULT_SPACE
 from shoal.storage.chunk_ledger import ChunkLedger
+from shoal.storage.local_chunks import LocalTree, copy_local_chunks
 from shoal.storage.rows import pack
 from shoal.storage.shares import Origin, ShareRow, ShareState
 from shoal.storage.transfers import TransferState
@@ -39,6 +41,8 @@ log = logging.getLogger("shoal.files")
 
 WRITE_DELAY_NS = 1_000_000_000  # a chunk is on its way to its file so long after it was noted, at most
 
+FindTrees: TypeAlias = Callable[[], list[tuple[bytes, LocalTree]]]  # share id, what lies on this disk
+
 
 class Get:
     """Runs one transfer. `run` returns when it is done, and raises what made it stop; it may be cancelled at
@@ -46,12 +50,18 @@ class Get:
     """
 
     def __init__(
-        self, context: FilesContext, record: TransferRecord, journal_dir: bytes, place: Place
+        self,
+        context: FilesContext,
+        record: TransferRecord,
+        journal_dir: bytes,
+        place: Place,
+        find_trees: FindTrees = list,
     ) -> None:
         self.record = record
         self._place = place
         self.served: ServedShare | None = None
         self._context = context
+        self._find_trees = find_trees
         self._link = record.link
         self._reader = FeedReader(self._link.network_id, self._link.share_id, self._link.read_key)
         self._entries: list[bytes] = []  # verified, not stored yet
@@ -165,7 +175,9 @@ class Get:
         self._place.stand_aside()
 
     async def put(self, objects: Iterable[tuple[bytes, bytes]], *, is_root: bool) -> None:
-        await self._context.stores.objects.put(self._link.share_id, objects, durable=is_root)
+        fetched = list(objects)
+        self.record.options.manifest_bytes += sum(len(data) for _, data in fetched)
+        await self._context.stores.objects.put(self._link.share_id, fetched, durable=is_root)
 
     def find_blocking(self, object_id: bytes) -> bytes | None:
         return self._context.stores.objects.find_blocking(object_id)
@@ -183,7 +195,9 @@ class Get:
             generation: ChunkKeys(context.network.content_secret(generation))
             for generation in manifest.generations() or {self._link.generation}
         }
-        writer = TreeWriter(record.row.dest, self._part_name, manifest)
+        trees = [tree for share, tree in self._find_trees() if share == self._link.share_id]
+        owned = next((tree.manifest for tree in trees if _lies_in(tree, record.row.dest)), None)
+        writer = TreeWriter(record.row.dest, self._part_name, manifest, owned=owned)
         self._writer = writer
         overwrite = record.options.overwrite
         await record.enter(TransferState.VERIFYING)
@@ -205,6 +219,13 @@ class Get:
             unsure = set(range(manifest.chunk_count)) - here
         if unsure:
             here |= await context.run(lambda cancelled: writer.verify(sorted(unsure), keys, cancelled))
+        missing = set(range(manifest.chunk_count)) - here
+        await context.run(lambda _: writer.check_space(missing))
+        trees += [tree for share, tree in self._find_trees() if share != self._link.share_id]
+        reused |= await context.run(
+            lambda cancelled: copy_local_chunks(manifest, sorted(missing), trees, keys, writer, cancelled)
+        )
+        here |= reused
         self._lost = received - here
         record.reused_bytes += sum(manifest.chunk_length(o) for o in reused - received)
         ledger.unmark(recorded - here)
@@ -216,8 +237,6 @@ class Get:
         )
         await ledger.flush()  # before what it replaces is forgotten
         await context.stores.transfers.forget_doubtful(record.id)
-        missing = set(range(manifest.chunk_count)) - here
-        await context.run(lambda _: writer.check_space(missing))
         record.done_bytes = sum(manifest.chunk_length(o) for o in here)
         self._journal.start(self._lost)
         self._manifest = manifest
@@ -368,6 +387,7 @@ class Get:
 
     def on_entries(self, peer: bytes, entries: list[bytes]) -> None:
         for data in entries:
+            self.record.options.manifest_bytes += len(data)
             if self._reader.add(data):
                 self._entries.append(data)
         offer = self._context.swarm.find_offer(self._link.share_id)
@@ -461,3 +481,9 @@ class Get:
             writer = self._writer
             await self._context.run(lambda _: writer.close())
         self._writer = self._ledger = self._source = None
+
+
+def _lies_in(tree: LocalTree, dest: bytes) -> bool:
+    """Whether a get put this tree into `dest`."""
+    real = os.path.realpath(dest)
+    return bool(tree.roots) and all(path == os.path.join(real, name) for name, path in tree.roots.items())

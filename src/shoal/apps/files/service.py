@@ -20,6 +20,7 @@ from shoal.content.paths import display_path
 from shoal.core.clock import Clock
 from shoal.core.errors import LocalMisuse, Refused, ShoalError, StorageFault
 from shoal.core.supervisor import Supervisor
+from shoal.storage.local_chunks import LocalTree
 from shoal.storage.rows import pack
 from shoal.storage.shares import ShareState
 from shoal.storage.transfers import TransferRow, TransferState, make_transfer_id
@@ -342,11 +343,13 @@ class Files:
         task.add_done_callback(lambda _: self._running.pop(record.id, None))
 
     async def _run_get(self, record: TransferRecord) -> None:
-        lock = self._share_locks.setdefault(record.row.share_id, asyncio.Lock())
-        async with lock:
+        async with self.share_lock(record.row.share_id):
             place = Place(self._places)
-            get = Get(self._context, record, self._journal_dir, place)
+            get = Get(self._context, record, self._journal_dir, place, self._find_trees)
+            earlier = self._shares.get(record.row.share_id)
             try:
+                if earlier is not None:
+                    await self._come_back(earlier)  # what it put there is known then
                 await place.take()
                 await get.run()
             except ShoalError as error:
@@ -356,6 +359,14 @@ class Files:
                 place.leave()
             if get.served is not None:
                 await self._adopt(get.served)
+
+    def _find_trees(self) -> list[tuple[bytes, LocalTree]]:
+        """Return what this node serves and where it lies: a get takes from there what it can."""
+        return [
+            (share.share_id, LocalTree(share.manifest, share.details.roots))
+            for share in self._shares.values()
+            if share.manifest is not None and share.details.roots
+        ]
 
     async def _enter_failed(self, record: TransferRecord, error: ShoalError) -> None:
         try:
@@ -385,6 +396,15 @@ class Files:
         if task is not None:
             task.cancel()
             await asyncio.wait([task])
+
+    @property
+    def context(self) -> FilesContext:
+        """What pins work with too."""
+        return self._context
+
+    def share_lock(self, share_id: bytes) -> asyncio.Lock:
+        """Return what whoever fetches a share holds: one at a time."""
+        return self._share_locks.setdefault(share_id, asyncio.Lock())
 
     def _get_share(self, share_id: bytes) -> ServedShare:
         share = self._shares.get(share_id)

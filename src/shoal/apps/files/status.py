@@ -38,7 +38,8 @@ class ShareStatus:
 @dataclass(frozen=True, slots=True)
 class GetResult:
     """What a finished transfer did. `fetched_bytes` came over the network in all its runs; of them
-    `refetched_bytes` had been received before a crash; `reused_bytes` were at DEST already.
+    `refetched_bytes` had been received before a crash; `reused_bytes` were on this disk already. Description
+    (feed and manifest) is counted apart, in `manifest_bytes`.
     """
 
     files: int
@@ -51,6 +52,7 @@ class GetResult:
     skipped: list[tuple[bytes, str]] = field(default_factory=list)  # type: ignore[valid-type]
     providers: dict[bytes, int] = field(default_factory=dict)  # type: ignore[valid-type]
     blamed: list[bytes] = field(default_factory=list)  # type: ignore[valid-type]
+    manifest_bytes: int = 0
 
 
 @dataclass(frozen=True, slots=True)

@@ -41,6 +41,7 @@ class TransferOptions(msgspec.Struct, array_like=True):
     skipped: list[tuple[bytes, str]] = []
     blamed: list[bytes] = []
     collected: bool = False  # somebody was told that it is done, and how
+    manifest_bytes: int = 0  # fetched of feed and manifest
 
 
 class TransferRecord:
@@ -113,6 +114,7 @@ class TransferRecord:
             skipped=list(self.options.skipped),
             providers=dict(self.providers),
             blamed=list(self.options.blamed),
+            manifest_bytes=self.options.manifest_bytes,
         )
 
     async def enter(self, state: TransferState, error: ShoalError | None = None) -> None:
