@@ -11,7 +11,7 @@ help:
 	@echo "make check    format, lint, strict types, fast tests (under a minute)"
 	@echo "make map      the tree, one line a module"
 	@echo "make hostile  kill -9 at random moments; KILLS=100 SEED=1"
-	@echo "make bench    one provider, 1 GiB, beside libtorrent; ROUNDS=5"
+	@echo "make bench    beside libtorrent, magic-wormhole, Syncthing, rsync; ROUNDS=5 ARGS=--help"
 
 $(READY): requirements/dev.lock pyproject.toml tools/setup.py
 	@$(PYTHON) tools/setup.py $(VENV)
@@ -39,12 +39,8 @@ map: $(READY)
 hostile: $(READY)
 	@$(BIN)/python -m tools.hostile --kills $(or $(KILLS),100) --seed $(or $(SEED),1)
 
-$(VENV)/.bench: $(READY) requirements/bench.lock
-	@$(BIN)/python -m pip --disable-pip-version-check install -q --require-hashes -r requirements/bench.lock
-	@touch $@
-
-bench: $(VENV)/.bench
-	@$(BIN)/python -m tools.bench --rounds $(or $(ROUNDS),5)
+bench: $(READY)
+	@$(BIN)/python -m tools.bench --rounds $(or $(ROUNDS),5) $(ARGS)
 
 clean:
-	rm -rf $(VENV) .run build .mypy_cache .ruff_cache .hypothesis
+	rm -rf $(VENV) .venv-bench .run build .mypy_cache .ruff_cache .hypothesis

@@ -13,6 +13,7 @@ ROOT = Path(__file__).resolve().parents[2]
 PACKAGE = "shoal"
 _SKIPPED = {
     ".venv",
+    ".venv-bench",
     ".git",
     ".run",
     "build",

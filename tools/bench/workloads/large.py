@@ -1,0 +1,18 @@
+"""Large: one file of 1 GiB that nothing can shorten, from one provider to one getter."""
+
+from __future__ import annotations
+
+from typing import Any
+
+from shoal.core.units import MIB
+from shoal.testing.trees import write_random_file
+from tools.bench.race import run_race
+from tools.bench.settings import Settings
+
+
+def run(settings: Settings) -> dict[str, Any]:
+    """Let everybody fetch it."""
+    source = settings.place / "offered" / "large.bin"
+    source.parent.mkdir()
+    write_random_file(source, settings.size_mib * MIB)
+    return run_race(settings, source, {"bytes": settings.size_mib * MIB, "files": 1})
