@@ -155,6 +155,7 @@ class Files:
 
     async def unshare(self, share_id: bytes) -> ShareStatus:
         """Stop serving a share and forget it; files are left alone. Raises: LocalMisuse, StorageFault."""
+        await self._wait_ending(share_id)
         async with self._sharing:  # not while the same path is shared again
             share = self._get_share(share_id)
             await self._come_back(share)
@@ -167,6 +168,19 @@ class Files:
             await share.forget()
             self._shares.pop(share_id, None)
         return status
+
+    async def _wait_ending(self, share_id: bytes) -> None:
+        """Wait for gets that are done and about to be served from their final place: else they would come
+        back after the share was forgotten.
+        """
+        ending = [
+            self._running[record.id]
+            for record in self._transfers.values()
+            if record.row.share_id == share_id and record.state.is_end and record.id in self._running
+        ]
+        if ending:
+            await asyncio.wait(ending)
+            await asyncio.sleep(0)  # what they leave behind is done in the next turn
 
     # Transfers
 
@@ -185,9 +199,8 @@ class Files:
         async with self._getting:
             row = await self._context.stores.transfers.find_target(link.to_text(), dest)
             record = self._transfers.get(row.id) if row is not None else None
-            if record is not None and record.state.is_end and record.id in self._running:
-                await asyncio.wait([self._running[record.id]])  # it is just ending
-                await asyncio.sleep(0)
+            if record is not None and record.state.is_end:
+                await self._wait_ending(record.row.share_id)
             if record is None:
                 record = await self._add_transfer(link, dest, overwrite, wait_s)
             elif record.state is TransferState.DONE and not record.options.collected:
