@@ -26,7 +26,8 @@ from shoal.storage.segment_store import NewChunk
 from shoal.storage.store import Store
 
 SIZE = 4096
-SAMPLES = 4000
+SAMPLES = 8000
+BLOCK = 200
 FILL = 256  # chunks a put while filling
 
 
@@ -71,21 +72,24 @@ def report(name: str, times: list[float]) -> dict[str, float]:
     return row
 
 
-def measure(home: str, chunks: int, seed: int) -> dict[str, object]:
-    """Fill, time, release three quarters, collect while reading."""
-    rng = random.Random(seed)
+def open_store(home: str) -> tuple[Database, Store]:
+    """Open a store in a new folder; nothing is fsynced."""
+    os.mkdir(home)
     database = Database(os.path.join(home, "shoal.db"))
     database.open_blocking()
     store = Store(database, os.path.join(home, "store"), durable=False)
     store.open_blocking()
+    return database, store
+
+
+def measure(home: str, chunks: int, seed: int) -> dict[str, object]:
+    """Fill one store, time it beside an empty one, release three quarters, collect while reading."""
+    rng = random.Random(seed)
+    database, store = open_store(os.path.join(home, "full"))
+    small_database, small = open_store(os.path.join(home, "empty"))
     result: dict[str, object] = {"chunks": chunks, "seed": seed}
-    time_puts(store, 0, 200)  # warm
-    result["put_empty"] = report("put, empty", time_puts(store, 200, SAMPLES))
-    own = [200 + n for n in range(SAMPLES)]
-    rng.shuffle(own)
-    result["get_empty"] = report("get, empty", time_reads(store, own))
     began = time.perf_counter()
-    filled = 200 + SAMPLES
+    filled = 0
     while filled < chunks:
         count = min(FILL, chunks - filled)
         store.put_blocking([make_chunk(number) for number in range(filled, filled + count)])
@@ -94,18 +98,28 @@ def measure(home: str, chunks: int, seed: int) -> dict[str, object]:
     index = os.stat(database.path).st_size
     print(f"filled with {filled} chunks in {result['fill_s']} s; index: {index / filled:.0f} bytes each")
     result["index_bytes_a_chunk"] = round(index / filled, 1)
-    result["put_full"] = report("put, full", time_puts(store, filled, SAMPLES))
-    filled += SAMPLES
-    result["get_full"] = report(
-        "get, full", time_reads(store, [rng.randrange(filled) for _ in range(SAMPLES)])
-    )
+    few = 0
+    times: dict[str, list[float]] = {
+        name: [] for name in ("put, empty", "put, full", "get, empty", "get, full")
+    }
+    for _ in range(SAMPLES // BLOCK):  # by turns: what else the machine does hits both
+        times["put, empty"] += time_puts(small, few, BLOCK)
+        few += BLOCK
+        times["put, full"] += time_puts(store, filled, BLOCK)
+        filled += BLOCK
+        times["get, empty"] += time_reads(small, [rng.randrange(few) for _ in range(BLOCK)])
+        times["get, full"] += time_reads(store, [rng.randrange(filled) for _ in range(BLOCK)])
+    for name, found in times.items():
+        result[name.replace(", ", "_")] = report(name, found)
+    small.close_blocking()
+    small_database.close_blocking()
     began = time.perf_counter()
     released = store.release_blocking(2)
     result["release_s"] = round(time.perf_counter() - began, 1)
     print(f"released {released} in {result['release_s']} s")
     kept = range(0, filled, 4)
-    result["get_quiet"] = report("get, before collecting", time_reads(store, rng.choices(kept, k=SAMPLES)))
-    times: list[float] = []
+    quiet = time_reads(store, rng.choices(kept, k=SAMPLES))
+    busy: list[float] = []
     done = threading.Event()
 
     def collect() -> None:
@@ -121,10 +135,12 @@ def measure(home: str, chunks: int, seed: int) -> dict[str, object]:
     worker = threading.Thread(target=collect)
     worker.start()
     while not done.is_set():
-        times += time_reads(store, rng.choices(kept, k=500))
+        busy += time_reads(store, rng.choices(kept, k=500))
     worker.join()
     result["collect_s"] = round(time.perf_counter() - began, 1)
-    result["get_collecting"] = report("get, while collecting", times)
+    quiet += time_reads(store, rng.choices(kept, k=SAMPLES))
+    result["get_quiet"] = report("get, before and after", quiet)
+    result["get_collecting"] = report("get, while collecting", busy)
     use = store.segments.use()
     print(f"collected in {result['collect_s']} s: {use.chunks} chunks, {use.file_bytes >> 20} MiB of files")
     store.close_blocking()

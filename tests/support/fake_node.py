@@ -8,6 +8,7 @@ import threading
 from collections.abc import Iterator
 from contextlib import contextmanager
 
+from shoal.api import pin_schema as p
 from shoal.api import schema as s
 from shoal.api import store_schema as st
 from shoal.api.http import ApiServer
@@ -35,6 +36,40 @@ class FakeNode:
         self.asked.append((name, request))
         if self.fail is not None:
             raise self.fail
+
+    def _pin(self) -> p.Pin:
+        return p.Pin(
+            number=1,
+            share_id=SHARE,
+            name="photos",
+            state="complete",
+            version=1,
+            chunks=2,
+            done=2,
+            bytes=100,
+            done_bytes=100,
+            lease=None,
+            revision=3,
+            note="",
+            error=None,
+            fault=None,
+        )
+
+    async def pin(self, request: p.PinRequest) -> p.Pin:
+        self._note("pin", request)
+        return self._pin()
+
+    async def pin_state(self, request: p.PinWaitRequest) -> p.Pin:
+        self._note("pin_state", request)
+        return self._pin()
+
+    async def pins(self, request: s.Nothing) -> p.Pins:
+        self._note("pins", request)
+        return p.Pins([self._pin()])
+
+    async def unpin(self, request: p.UnpinRequest) -> p.Pins:
+        self._note("unpin", request)
+        return p.Pins([self._pin()])
 
     async def store(self, request: s.Nothing) -> st.StoreState:
         self._note("store", request)

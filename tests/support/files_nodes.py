@@ -14,6 +14,7 @@ from types import SimpleNamespace
 from tests.support.stores import PlainSealer
 from tests.support.transport_nodes import DOOR_KEY, NETWORK, SetView, wait_until
 
+from shoal.apps.files.pins import PinKeeper
 from shoal.apps.files.ports import FileStores
 from shoal.apps.files.service import Files
 from shoal.apps.files.status import ShareStatus, TransferStatus
@@ -26,6 +27,7 @@ from shoal.identity.keys import DeviceKeys
 from shoal.identity.operations import Role
 from shoal.identity.state import MembershipState
 from shoal.storage.database import Connect, Database, connect_sqlite
+from shoal.storage.store import Store
 from shoal.storage.stores import make_stores
 from shoal.swarm.service import SwarmService
 from shoal.transport.address import Address
@@ -146,6 +148,8 @@ class FilesNode:
             supervisor=self.supervisor,
             clock=clock,
         )
+        self.store = Store(self.database, f"{home}/store", segment_bytes=4 * 1024 * 1024)
+        self.pins = PinKeeper(self.files.context, self.store, stores.pins, self.files.share_lock)
 
     @property
     def peer_id(self) -> bytes:
@@ -160,12 +164,16 @@ class FilesNode:
         await self.database.open()
         await self.transport.start()
         await self.files.start()
+        await self.store.open()
+        await self.pins.start()
 
     async def stop(self) -> None:
+        await self.pins.close()
         await self.files.close()
         await self.swarm.close()
         await self.transport.close()
         await self.supervisor.close()
+        await self.store.close()
         await self.database.close()
 
     async def share(self, *paths: Path, timeout_s: float = 60.0) -> ShareStatus:

@@ -50,6 +50,8 @@ def test_flags_win_over_environment_over_file(home: str) -> None:
         ("listen = 'nowhere'", "'listen'"),
         ("listen = ['1.2.3.4:99999']", "'listen'"),
         ("log_level = 'loud'", "'log_level'"),
+        ("store_quota = 'much'", "'store_quota'"),
+        ("store_quota = 5", "'store_quota'"),
         ("name = ", "config.toml"),
         ("name = 'x'\nname = 'y'", "config.toml"),
     ],

@@ -23,6 +23,7 @@ import msgspec
 from msgspec import Struct
 
 from shoal.api import operations as ops
+from shoal.api import pin_schema as p
 from shoal.api import schema as s
 from shoal.api import store_schema as st
 from shoal.api.faults import ErrorReply, make_error
@@ -211,6 +212,33 @@ class Client:
     def control_transfer(self, transfer_id: str, verb: s.TransferVerb) -> s.TransferDetail:
         """Pause, resume or cancel a transfer."""
         return self.call(ops.CONTROL_TRANSFER, s.TransferControlRequest(id=transfer_id, verb=verb))
+
+    def start_pin(self, link: str, *, lease_s: float | None = None, wait_s: float | None = 0.0) -> p.Pin:
+        """Begin to keep a copy of what a link names, or attach to who does so; returns at once."""
+        return self.call(ops.PIN, p.PinRequest(link=link, lease_s=lease_s, wait_s=wait_s))
+
+    def pin(self, link: str, *, lease_s: float | None = None, wait_s: float | None = 0.0) -> p.Pin:
+        """Keep a copy of what a link names and return when it is complete. Raises: what made it fail."""
+        return self.wait_pin(self.start_pin(link, lease_s=lease_s, wait_s=wait_s))
+
+    def wait_pin(self, pin: p.Pin, on_progress: Callable[[p.Pin], None] | None = None) -> p.Pin:
+        """Wait until a pin is complete. Raises: what made it fail."""
+        while pin.state in ("fetching", "repairing"):
+            if on_progress is not None:
+                on_progress(pin)
+            request = p.PinWaitRequest(number=pin.number, revision=pin.revision, wait_s=POLL_S)
+            pin = self.call(ops.PIN_STATE, request)
+        if pin.error is not None:
+            raise make_error(pin.error, pin.fault or "Unavailable")
+        return pin
+
+    def pins(self) -> list[p.Pin]:
+        """Return the copies this node keeps."""
+        return self.call(ops.PINS, s.Nothing()).pins
+
+    def unpin(self, pin: str) -> list[p.Pin]:
+        """Keep a copy no longer: a share id, its beginning, or a link."""
+        return self.call(ops.UNPIN, p.UnpinRequest(pin=pin)).pins
 
     def wait_store_work(
         self, verb: st.StoreVerb, on_progress: Callable[[st.StoreWork], None] | None = None

@@ -12,6 +12,7 @@ from typing import Any, Generic, Protocol, TypeVar
 
 from msgspec import Struct
 
+from shoal.api import pin_schema as p
 from shoal.api import schema as s
 from shoal.api import store_schema as st
 
@@ -37,6 +38,10 @@ class NodeApi(Protocol):
     async def transfer(self, request: s.TransferRequest) -> s.TransferDetail: ...
     async def transfers(self, request: s.Nothing) -> s.Transfers: ...
     async def control_transfer(self, request: s.TransferControlRequest) -> s.TransferDetail: ...
+    async def pin(self, request: p.PinRequest) -> p.Pin: ...
+    async def pin_state(self, request: p.PinWaitRequest) -> p.Pin: ...
+    async def pins(self, request: s.Nothing) -> p.Pins: ...
+    async def unpin(self, request: p.UnpinRequest) -> p.Pins: ...
     async def store(self, request: s.Nothing) -> st.StoreState: ...
     async def store_work(self, request: st.StoreWorkRequest) -> st.StoreWork: ...
     async def limits(self, request: s.LimitsRequest) -> s.Limits: ...
@@ -88,6 +93,12 @@ CONTROL_TRANSFER = Operation(
     "Pause, resume or cancel a transfer.",
     lambda a, q: a.control_transfer(q),
 )
+PIN = Operation("pin", p.PinRequest, p.Pin, "Keep a copy of a share.", lambda a, q: a.pin(q))
+PIN_STATE = Operation(
+    "pin_state", p.PinWaitRequest, p.Pin, "One kept copy, long polling.", lambda a, q: a.pin_state(q)
+)
+PINS = Operation("pins", s.Nothing, p.Pins, "The copies this node keeps.", lambda a, q: a.pins(q))
+UNPIN = Operation("unpin", p.UnpinRequest, p.Pins, "Keep a copy no longer.", lambda a, q: a.unpin(q))
 STORE = Operation("store", s.Nothing, st.StoreState, "What the store holds.", lambda a, q: a.store(q))
 STORE_WORK = Operation(
     "store_work",
@@ -120,6 +131,10 @@ OPERATIONS: tuple[Operation[Any, Any], ...] = (
     TRANSFER,
     TRANSFERS,
     CONTROL_TRANSFER,
+    PIN,
+    PIN_STATE,
+    PINS,
+    UNPIN,
     STORE,
     STORE_WORK,
     LIMITS,

@@ -6,7 +6,7 @@ from typing import Annotated
 
 import typer
 
-from shoal.cli import care, files, limits, people, run, store
+from shoal.cli import care, files, limits, people, pins, run, store
 from shoal.version import __version__
 
 app = typer.Typer(
@@ -57,6 +57,9 @@ app.command("get", rich_help_panel=FILES)(files.get)
 app.command("shares", rich_help_panel=FILES)(files.shares)
 app.command("unshare", rich_help_panel=FILES)(files.unshare)
 app.command("transfers", rich_help_panel=FILES)(files.transfers)
+app.command("pin", rich_help_panel=FILES)(pins.pin)
+app.command("unpin", rich_help_panel=FILES)(pins.unpin)
+app.command("pins", rich_help_panel=FILES)(pins.pins)
 app.add_typer(store.store_app, name="store", rich_help_panel=CARE)
 app.command("limits", rich_help_panel=CARE)(limits.limits)
 app.command("doctor", rich_help_panel=CARE)(care.doctor)

@@ -26,6 +26,12 @@ def share(
         bool | None,
         typer.Option("--watch/--no-watch", help="Publish every change by itself, or stop that."),
     ] = None,
+    copy: Annotated[
+        bool,
+        typer.Option(
+            "--copy", help="Keep a sealed copy too: the files may vanish.", metavar="", show_default=False
+        ),
+    ] = False,
     home: HomeOption = None,
     json: JsonOption = False,
 ) -> None:
@@ -33,11 +39,16 @@ def share(
     face = make_face(home, json)
     with face.connect() as client:
         found = client.share(*paths, watch=watch)
-        if wait and not found.complete:
+        if (wait or copy) and not found.complete:
             from shoal.cli.progress import share_progress
 
             with share_progress(face) as on_progress:
                 found = client.wait_share(found, on_progress)
+        if copy:
+            from shoal.cli.pins import Watcher, describe
+
+            kept = client.wait_pin(client.start_pin(found.link), Watcher(face).tell)
+            face.tell(describe(kept))
         skipped: list[str] = []
         if found.complete and not json:
             skipped = client.call(ops.SHARE_STATE, s.ShareWaitRequest(share_id=found.share_id)).skipped

@@ -88,13 +88,14 @@ def _move_first_options(arguments: list[str]) -> list[str]:
 
 def _name_optional_values(arguments: list[str]) -> list[str]:
     """Make `get --wait` without a duration mean for ever: option values cannot be optional otherwise."""
-    if "get" not in arguments:
+    command = next((word for word in ("get", "pin") if word in arguments[:1]), "get")
+    if command not in arguments:
         return arguments
     result = list(arguments)
     for i, argument in enumerate(arguments):
         if argument == "--":
             break
-        if argument == "--wait" and i > arguments.index("get"):
+        if argument == "--wait" and i > arguments.index(command):
             following = arguments[i + 1] if i + 1 < len(arguments) else ""
             if not following[:1].isdigit() or os.sep in following:
                 result[i] = "--wait=forever"

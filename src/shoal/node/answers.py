@@ -13,6 +13,7 @@ from shoal.identity.ids import format_network_id, format_peer_id
 from shoal.node.answer_files import FileAnswers
 from shoal.node.answer_limits import LimitAnswers
 from shoal.node.answer_people import PeopleAnswers
+from shoal.node.answer_pins import PinAnswers
 from shoal.node.answer_store import StoreAnswers
 from shoal.node.config import NodeConfig
 from shoal.node.diagnosis import diagnose
@@ -22,7 +23,7 @@ from shoal.version import __version__
 STOP_DELAY_S = 0.05  # after `down` is answered, so that the answer leaves first
 
 
-class Answers(LimitAnswers, PeopleAnswers, FileAnswers, StoreAnswers):
+class Answers(LimitAnswers, PeopleAnswers, FileAnswers, PinAnswers, StoreAnswers):
     """Implements `NodeApi`. Raises only `ShoalError`, apart from mistakes."""
 
     def __init__(
@@ -33,6 +34,7 @@ class Answers(LimitAnswers, PeopleAnswers, FileAnswers, StoreAnswers):
         request_stop: Callable[[], None],
     ) -> None:
         super().__init__(parts)
+        PinAnswers.__init__(self, parts)
         StoreAnswers.__init__(self, parts)
         self._config = config
         self._recovery_key = recovery_key

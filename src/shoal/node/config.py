@@ -15,6 +15,7 @@ from collections.abc import Callable, Mapping
 from dataclasses import dataclass, field
 
 from shoal.core.errors import ConfigFault, LocalMisuse, StorageFault
+from shoal.core.units import parse_size
 from shoal.node.limit_settings import LimitSettings, ScheduleEntry, check_limits, check_schedule
 from shoal.node.order import Flags
 from shoal.storage.home import resolve_path, write_private_file
@@ -41,6 +42,7 @@ class NodeConfig:
     lan: bool = True
     interfaces: list[str] = field(default_factory=list)
     log_level: str = "info"
+    store_quota: str = ""
     limits: LimitSettings = field(default_factory=LimitSettings)
     schedule: tuple[ScheduleEntry, ...] = ()
     origins: Mapping[str, str] = field(default_factory=dict)
@@ -54,6 +56,11 @@ class NodeConfig:
     def listen_addresses(self) -> list[Address]:
         """`listen`, parsed; it was checked when it was read."""
         return [Address.parse(text) for text in self.listen]
+
+    @property
+    def store_quota_bytes(self) -> int | None:
+        """What pins may take in the store; None: as much as the disk has."""
+        return parse_size(self.store_quota) if self.store_quota else None
 
     def settings(self) -> dict[str, Plain]:
         """Return every key with its value, in the order of the documentation; tables in words."""
@@ -159,6 +166,7 @@ def _defaults() -> dict[str, Value]:
         "lan": True,
         "interfaces": [],
         "log_level": "info",
+        "store_quota": "",
         "limits": LimitSettings(),
         "schedule": (),
     }
@@ -287,6 +295,18 @@ def _check_level(value: object) -> Plain:
     return value
 
 
+def _check_quota(value: object) -> Plain:
+    allowed = 'a size such as "50 GB" or "200 GiB", or "" for no bound'
+    if not isinstance(value, str):
+        raise _Unfit(allowed)
+    try:
+        if value:
+            parse_size(value)
+    except LocalMisuse as error:
+        raise _Unfit(allowed) from error
+    return value
+
+
 _TABLE_HEADER = re.compile(r"\s*\[\[?\s*[A-Za-z]")  # a list's lines begin with a quote
 _TABLES: dict[str, Callable[[object, str], Value]] = {"limits": check_limits, "schedule": check_schedule}
 _CHECKS: dict[str, Callable[[object], Plain]] = {
@@ -296,4 +316,5 @@ _CHECKS: dict[str, Callable[[object], Plain]] = {
     "lan": _check_bool,
     "interfaces": _check_texts,
     "log_level": _check_level,
+    "store_quota": _check_quota,
 }

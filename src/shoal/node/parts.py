@@ -6,6 +6,7 @@ import random
 from dataclasses import dataclass
 from typing import TYPE_CHECKING
 
+from shoal.apps.files.pins import PinKeeper
 from shoal.apps.files.service import Files
 from shoal.core.clock import Clock
 from shoal.core.events import EventBus
@@ -50,6 +51,7 @@ class Parts:
     overlay: OverlayService
     swarm: SwarmService
     files: Files
+    pins: PinKeeper
     limiter: Limiter
     discovery: Discovery | None
 

@@ -45,6 +45,8 @@ async def run_parts(
     await parts.store.open()
     stack.push_async_callback(parts.files.close)
     await parts.files.start()
+    stack.push_async_callback(parts.pins.close)
+    await parts.pins.start()
     if parts.discovery is not None:
         stack.push_async_callback(parts.discovery.close)
         await parts.discovery.start()

@@ -9,6 +9,7 @@ from __future__ import annotations
 import os
 from typing import TYPE_CHECKING
 
+from shoal.apps.files.pins import PinKeeper
 from shoal.apps.files.ports import FileStores
 from shoal.apps.files.service import Files
 from shoal.identity.keys import DeviceKeys
@@ -102,7 +103,7 @@ def wire(
     for service in (membership, overlay, swarm):
         transport.register(service)
     transport.on_join = Inviter(network, clock, observe).on_join
-    store = Store(stores.database, home.store_path)
+    store = Store(stores.database, home.store_path, quota_bytes=config.store_quota_bytes)
     files = Files(
         network=network,
         swarm=swarm,
@@ -126,6 +127,7 @@ def wire(
         overlay=overlay,
         swarm=swarm,
         files=files,
+        pins=PinKeeper(files.context, store, stores.pins, files.share_lock),
         limiter=limiter,
         discovery=discovery,
     )

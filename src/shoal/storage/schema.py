@@ -139,7 +139,27 @@ CREATE TABLE holds (
 ) WITHOUT ROWID;
 """
 
-MIGRATIONS: tuple[str, ...] = (_FIRST, _STORE)
+_PINS = """
+CREATE TABLE pins (
+    number INTEGER PRIMARY KEY AUTOINCREMENT,  -- the holder of its chunks
+    id BLOB NOT NULL,                     -- 32; what is kept: a share id
+    kind TEXT NOT NULL,                   -- copy
+    space BLOB NOT NULL,                  -- 32
+    lease REAL,                           -- kept until then; NULL: until it is unpinned
+    version INTEGER NOT NULL,             -- of the share; 0 until it is known
+    state TEXT NOT NULL,
+    sealed_link BLOB NOT NULL,
+    name TEXT NOT NULL,
+    chunks INTEGER NOT NULL,
+    size_bytes INTEGER NOT NULL,          -- of the chunks' plaintext
+    created_at REAL NOT NULL,
+    updated_at REAL NOT NULL,
+    error TEXT NOT NULL,
+    feed BLOB NOT NULL                    -- MessagePack list of entries: it serves without any share
+);
+"""
+
+MIGRATIONS: tuple[str, ...] = (_FIRST, _STORE, _PINS)
 
 
 def migrate(connection: sqlite3.Connection, path: str, migrations: tuple[str, ...] = MIGRATIONS) -> None:

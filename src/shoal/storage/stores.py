@@ -9,6 +9,7 @@ from shoal.storage.entries import Entries
 from shoal.storage.invites import Invites
 from shoal.storage.objects import Objects
 from shoal.storage.peers import Peers
+from shoal.storage.pins import Pins
 from shoal.storage.sealer import Sealer
 from shoal.storage.secrets_store import SecretsStore
 from shoal.storage.shares import Shares
@@ -29,6 +30,7 @@ class Stores:
     objects: Objects
     shares: Shares
     transfers: Transfers
+    pins: Pins
 
 
 def make_stores(database: Database, sealer: Sealer) -> Stores:
@@ -43,4 +45,5 @@ def make_stores(database: Database, sealer: Sealer) -> Stores:
         objects=Objects(database),
         shares=Shares(database, sealer),
         transfers=Transfers(database, sealer),
+        pins=Pins(database, sealer),
     )

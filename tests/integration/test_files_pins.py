@@ -1,0 +1,172 @@
+"""Pins over real sessions: a copy in the store that is served when everybody else and the files are gone."""
+
+from __future__ import annotations
+
+import asyncio
+import random
+import shutil
+from collections.abc import Callable
+from pathlib import Path
+
+import pytest
+from tests.support.files_nodes import FilesNode, files_world
+
+from shoal.apps.files.pins import PinStatus
+from shoal.content.link import Link
+from shoal.core.errors import LocalMisuse, Refused
+from shoal.core.units import MIB
+from shoal.storage.transfers import TransferState
+from shoal.testing.trees import find_difference, write_seeded_tree
+
+SEED = 20261122
+
+
+def make_tree(path: Path, size_bytes: int = 6 * MIB) -> Path:
+    write_seeded_tree(path, random.Random(SEED), size_bytes)
+    return path
+
+
+async def wait_pin(
+    node: FilesNode, number: int, condition: Callable[[PinStatus], bool], timeout_s: float = 30.0
+) -> PinStatus:
+    status = await node.pins.wait(number, None, 0.0)
+    try:
+        async with asyncio.timeout(timeout_s):
+            while not condition(status):
+                await asyncio.sleep(0.05)
+                status = await node.pins.wait(number, None, 0.0)
+    except TimeoutError:
+        raise AssertionError(f"it did not happen: {status}") from None
+    return status
+
+
+async def pin(node: FilesNode, link: Link, **options: object) -> PinStatus:
+    status = await node.pins.pin(link, **options)  # type: ignore[arg-type]
+    return await wait_pin(node, status.number, lambda s: s.state in ("complete", "failed"))
+
+
+async def test_a_pin_serves_when_the_sharer_is_gone_and_after_a_restart(tmp_path: Path) -> None:
+    tree = make_tree(tmp_path / "tree")
+    async with files_world(tmp_path) as world:
+        ada, ben = await world.add(), await world.add()
+        share = await ada.share(tree)
+        kept = await pin(ben, share.link)
+        assert kept.state == "complete", kept
+        assert kept.done == kept.chunks > 5
+        assert (await ben.store.use()).chunks == kept.chunks
+        await world.stop(ada)
+        await world.stop(ben)
+        ben = await world.add(again=ben)
+        cem = await world.add()
+        done = await cem.get(share.link, tmp_path / "cem")
+        assert done.state is TransferState.DONE, done.error
+        assert done.result is not None
+        assert set(done.result.providers) == {ben.peer_id}
+        assert find_difference(tree, tmp_path / "cem" / "tree") is None
+        ended = await ben.pins.unpin(share.share_id)
+        assert [p.state for p in ended] == ["ended"]
+        assert (await ben.store.use()).chunks == 0
+        assert ben.swarm.find_offer(share.share_id) is None
+        with pytest.raises(LocalMisuse):
+            await ben.pins.unpin(share.share_id)
+
+
+async def test_a_pin_that_was_cut_goes_on(tmp_path: Path) -> None:
+    tree = make_tree(tmp_path / "tree", 24 * MIB)
+    async with files_world(tmp_path) as world:
+        ada, ben = await world.add(), await world.add()
+        share = await ada.share(tree)
+        begun = await ben.pins.pin(share.link, wait_s=None)
+        part = await wait_pin(ben, begun.number, lambda s: s.done > 2)
+        await world.stop(ben)
+        before = part.done
+        ben = await world.add(again=ben)
+        kept = await wait_pin(ben, begun.number, lambda s: s.state == "complete")
+        assert kept.done == kept.chunks >= before
+        found = await asyncio.to_thread(ben.store.verify_blocking)
+        assert (found.lost, found.missing, found.repaired_rows) == (0, 0, 0)
+
+
+async def test_a_copy_of_an_own_share_outlives_its_files(tmp_path: Path) -> None:
+    tree = make_tree(tmp_path / "tree")
+    shutil.copytree(tree, tmp_path / "same", symlinks=True)
+    async with files_world(tmp_path) as world:
+        ada = await world.add()
+        share = await ada.share(tree)
+        assert (await pin(ada, share.link)).state == "complete"
+        shutil.rmtree(tree)
+        await world.stop(ada)
+        ada = await world.add(again=ada)
+        await asyncio.sleep(1.2)  # the offer of files is replaced
+        ben = await world.add()
+        done = await ben.get(share.link, tmp_path / "ben")
+        assert done.state is TransferState.DONE, done.error
+        assert find_difference(tmp_path / "same", tmp_path / "ben" / "tree") is None
+
+
+async def test_what_rots_is_fetched_again_and_never_served(tmp_path: Path) -> None:
+    tree = make_tree(tmp_path / "tree")
+    async with files_world(tmp_path) as world:
+        ada, ben = await world.add(), await world.add()
+        share = await ada.share(tree)
+        kept = await pin(ben, share.link)
+        path = min((ben.home / "store").iterdir())
+        data = bytearray(path.read_bytes())
+        data[len(data) // 2] ^= 16
+        path.write_bytes(data)
+        found = await asyncio.to_thread(ben.store.verify_blocking)
+        assert found.lost == 1 or found.missing == 1 or (await ben.store.use()).lost == 0
+        healed = await wait_pin(ben, kept.number, lambda s: s.state == "complete" and s.done == s.chunks)
+        assert healed.version == kept.version
+        async with asyncio.timeout(10):
+            while (await ben.store.use()).lost:
+                await asyncio.sleep(0.05)
+        await world.stop(ada)
+        cem = await world.add()
+        done = await cem.get(share.link, tmp_path / "cem")
+        assert done.state is TransferState.DONE, done.error
+        assert find_difference(tree, tmp_path / "cem" / "tree") is None
+
+
+async def test_a_quota_refuses_before_anything_is_fetched(tmp_path: Path) -> None:
+    tree = make_tree(tmp_path / "tree")
+    async with files_world(tmp_path) as world:
+        ada, ben = await world.add(), await world.add()
+        share = await ada.share(tree)
+        ben.store.quota_bytes = 1 * MIB
+        kept = await pin(ben, share.link)
+        assert kept.state == "failed"
+        assert isinstance(kept.error, Refused)
+        assert kept.error.code == "quota"
+        assert (await ben.store.use()).file_bytes == 0
+        ben.store.quota_bytes = 100 * MIB
+        assert (await pin(ben, share.link)).state == "complete"
+
+
+async def test_a_new_version_takes_the_place_of_the_old_one(tmp_path: Path) -> None:
+    tree = make_tree(tmp_path / "tree")
+    async with files_world(tmp_path) as world:
+        ada, ben = await world.add(), await world.add()
+        share = await ada.share(tree)
+        first = await pin(ben, share.link)
+        (tree / "new file").write_bytes(random.Random(2).randbytes(300_000))
+        newer = await ada.share(tree)
+        assert newer.version == 2
+        second = await pin(ben, share.link)
+        assert (second.state, second.version) == ("complete", 2)
+        assert [p.number for p in ben.pins.pins()] == [second.number] != [first.number]
+        use = await ben.store.use()
+        assert use.chunks == second.chunks
+
+
+async def test_a_lease_ends(tmp_path: Path) -> None:
+    tree = make_tree(tmp_path / "tree")
+    async with files_world(tmp_path) as world:
+        ada, ben = await world.add(), await world.add()
+        share = await ada.share(tree)
+        kept = await pin(ben, share.link, lease_s=2.0)
+        assert kept.lease is not None
+        async with asyncio.timeout(10):
+            while ben.pins.pins():
+                await asyncio.sleep(0.1)
+        assert (await ben.store.use()).chunks == 0
