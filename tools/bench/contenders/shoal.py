@@ -33,7 +33,6 @@ class Shoal(Contender):
             assert device.pid is not None
             end.pids.append(device.pid)
         self._link = ""
-        self._name = ""
 
     @property
     def clients(self) -> tuple[Client, Client]:
@@ -52,7 +51,6 @@ class Shoal(Contender):
 
     def offer(self, source: Path) -> None:
         self._link = self._one.run("share", str(source), "--wait", timeout_s=TIMEOUT_S)["link"]
-        self._name = source.name
 
     def index(self, source: Path) -> bool:
         self._clients[0].share(str(source), wait=True)
@@ -63,7 +61,7 @@ class Shoal(Contender):
         get_all(self._clients[1], self._link, into)
 
     def forget(self, into: Path) -> None:
-        self._clients[1].unshare(path=str(into / self._name))
+        self._clients[1].unshare(self._link)
 
     def stages(self) -> tuple[dict[str, float], dict[str, float]]:
         ours, theirs = (client.call(DIAGNOSE, Nothing()).stages for client in self._clients)
