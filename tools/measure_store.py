@@ -107,6 +107,7 @@ def measure(home: str, chunks: int, seed: int) -> dict[str, object]:
         few += BLOCK
         times["put, full"] += time_puts(store, filled, BLOCK)
         filled += BLOCK
+    for _ in range(4 * SAMPLES // BLOCK):
         times["get, empty"] += time_reads(small, [rng.randrange(few) for _ in range(BLOCK)])
         times["get, full"] += time_reads(store, [rng.randrange(filled) for _ in range(BLOCK)])
     for name, found in times.items():

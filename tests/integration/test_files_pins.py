@@ -159,6 +159,26 @@ async def test_a_new_version_takes_the_place_of_the_old_one(tmp_path: Path) -> N
         assert use.chunks == second.chunks
 
 
+async def test_a_pin_of_a_version_that_nobody_has_any_more_takes_the_newest(tmp_path: Path) -> None:
+    tree = make_tree(tmp_path / "tree", 16 * MIB)
+    async with files_world(tmp_path) as world:
+        ada, ben = await world.add(), await world.add()
+        share = await ada.share(tree)
+        begun = await ben.pins.pin(share.link, wait_s=None)
+        await wait_pin(ben, begun.number, lambda s: s.done > 1)
+        await world.stop(ben)
+        for path in list(tree.iterdir())[1:]:
+            shutil.rmtree(path) if path.is_dir() else path.unlink()
+        for number in range(3):  # a sharer serves two versions
+            (tree / "changing").write_bytes(random.Random(number).randbytes(200_000))
+            newest = await ada.share(tree)
+        ben = await world.add(again=ben)
+        kept = await wait_pin(ben, begun.number, lambda s: s.state == "complete")
+        if kept.version != 1:  # else it was complete before the stop
+            assert kept.version == newest.version
+            assert (await ben.store.use()).chunks == kept.chunks
+
+
 async def test_a_lease_ends(tmp_path: Path) -> None:
     tree = make_tree(tmp_path / "tree")
     async with files_world(tmp_path) as world:

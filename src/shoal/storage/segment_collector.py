@@ -108,7 +108,7 @@ class Collector:
     def repair_counts(self) -> int:
         """Compare the index with itself: holds on nothing, wrong numbers of holds, wrong live bytes.
 
-        Repairs all of it, returns how many rows were wrong. Reads both tables; other writes wait meanwhile.
+        Repairs all of it, returns how many rows were wrong. Reads both tables; writes wait only for a repair.
         Raises: StorageFault.
         """
 
@@ -125,10 +125,8 @@ class Collector:
             connection.executemany("UPDATE segments SET live = ?2 WHERE number = ?1", wrong)
             return gone + len(rows) + len(wrong)
 
-        with self._store.lock:
-            if not self._store.index.read(find):
-                return 0
-            return self._store.index.write(repair)
+        # what changes between the two is looked at again inside of the transaction
+        return self._store.index.write(repair) if self._store.index.read(find) else 0
 
     def _live_batches(self, row: SegmentRow) -> Iterator[list[tuple[bytes, int, int]]]:
         """Yield (key, place, size) of what is still at its place in a segment, in steps."""

@@ -102,8 +102,13 @@ class PinRun:
 
         Raises: Refused (code quota: nothing was begun), Unavailable, StorageFault, RemoteFault.
         """
+        check_may_fetch(self._context, self.link)
+        while not await self._attempt():
+            await self._start_over()
+
+    async def _attempt(self) -> bool:
+        """Bring one version in; False if that is not to be had any more, but a newer one is known."""
         context = self._context
-        check_may_fetch(context, self.link)
         self._finished.clear()
         self._fault = None
         fetch = context.swarm.make_fetch(self.link.share_id, self.link.read_key, self)
@@ -142,8 +147,10 @@ class PinRun:
                 if search is None:
                     fetch.start()
                     search = context.supervisor.spawn("search", finder.search())
-                await self._fetch_rest(finder, fetch, target, self.manifest)
+                if not await self._fetch_rest(finder, fetch, target, self.manifest):
+                    return False
             await self._change(PinState.COMPLETE)
+            return True
         finally:
             if search is not None:
                 search.cancel()
@@ -232,7 +239,7 @@ class PinRun:
 
     async def _fetch_rest(
         self, finder: Finder, fetch: ShareFetch, target: PinTarget, manifest: Manifest
-    ) -> None:
+    ) -> bool:
         for ordinal in self.done:
             target.written[ordinal] = 1
         fetch.set_target(target, manifest.chunk_length, to_set(self.done, manifest.chunk_count))
@@ -243,6 +250,10 @@ class PinRun:
                 raise self._fault
             if fetch.is_stuck():
                 self.say("waiting for somebody who has the rest")
+                latest = self.reader.latest
+                is_outdated = latest is not None and latest.version > target.version
+                if is_outdated and not self.link.is_permanent and not fetch.is_searching:
+                    return False
                 finder.give_up_if(patience)
             else:
                 self.say("")
@@ -253,6 +264,15 @@ class PinRun:
             except TimeoutError:
                 continue
         await self.look()
+        return True
+
+    async def _start_over(self) -> None:
+        """Go for the newest version: nobody has the rest of this one, and its ordinals mean other chunks."""
+        await asyncio.to_thread(self._store.release_blocking, self.row.number)
+        self.row = self.row._replace(version=0)
+        self.manifest = self.closing = None
+        self.done, self.done_bytes = set(), 0
+        await self._pins.update(self.row.number, version=0)
 
     async def _change(self, state: PinState, error: str = "") -> None:
         now = self._context.clock.wall()

@@ -138,8 +138,11 @@ class PinKeeper:
                     now,
                     now,
                 )
-                row = row._replace(number=await self._table.add(row))
+                own = [p for p in mine if p.reader.author == self._context.network.own_id]
+                # another's newest version is only known once its feed was read again
+                row = row._replace(number=await self._table.add(row), feed=own[0].row.feed if own else ())
                 pin = self._pins[row.number] = PinRun(self._context, self._store, self._table, row)
+                await pin.load()  # what is known of the feed already
             else:
                 pin.row = pin.row._replace(lease=lease)
                 await self._table.update(pin.row.number, lease=lease)
@@ -269,11 +272,11 @@ class PinKeeper:
         pin.row = pin.row._replace(state=PinState.ENDED)
         self._pins.pop(number, None)
         offer = self._context.swarm.find_offer(pin.link.share_id)
-        if offer is not None and not keep_share:
+        if offer is not None:
             version = offer.versions.get(pin.row.version)
             if version is not None and isinstance(version.source, PinSource):
                 self._context.swarm.withdraw_version(pin.link.share_id, pin.row.version)
-            if self._context.swarm.find_offer(pin.link.share_id) is None:
+            if not keep_share and self._context.swarm.find_offer(pin.link.share_id) is None:
                 await self._context.overlay.withdraw(find_location(self._context, pin.link))
         await self._let_go(pin.row, keep_share=keep_share)
         pin.signal.touch()
