@@ -21,10 +21,13 @@ SEARCH_FACTOR = 1024  # chunks of other shares that are looked at for each one t
 
 
 class LocalTree(NamedTuple):
-    """A version of a share that lies on this disk: what it holds, and where its top names are."""
+    """A version of a share that lies on this disk: what it holds, and where its top names are. Of a part
+    `only` says which one.
+    """
 
     manifest: Manifest
     roots: Mapping[bytes, bytes]
+    only: Sequence[bytes] = ()
 
 
 class ChunkSink(Protocol):

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import asyncio
 import os
+from collections.abc import Sequence
 from enum import Enum
 from typing import Any, NamedTuple, TypedDict, Unpack
 
@@ -94,13 +95,13 @@ class Transfers:
         self._sealer = sealer
         self._boot_id = boot_id or read_boot_id()
 
-    async def add(self, transfer: TransferRow) -> None:
-        """Store a new transfer; durable on return.
+    async def add(self, transfer: TransferRow, only: Sequence[bytes] = ()) -> None:
+        """Store a new transfer, of what the patterns `only` select; durable on return.
 
-        Raises: Refused (code transfer_exists) where the same link is already fetched to the same place, code
+        Raises: Refused (code transfer_exists) where the same is already fetched to the same place, code
         too_many_transfers where TRANSFER_LIMIT are unfinished; StorageFault.
         """
-        values = self._values(transfer)
+        values = self._values(transfer, only)
 
         def run(connection: Connection) -> None:
             _make_room(connection)
@@ -118,9 +119,9 @@ class Transfers:
         rows = await self._select("WHERE id = ?", transfer_id)
         return rows[0] if rows else None
 
-    async def find_target(self, link: str, dest: bytes) -> TransferRow | None:
-        """Return the transfer of this link to this place, or None."""
-        rows = await self._select("WHERE target_key = ?", make_target_key(link, dest))
+    async def find_target(self, link: str, dest: bytes, only: Sequence[bytes] = ()) -> TransferRow | None:
+        """Return the transfer of this link (or of that part of it) to this place, or None."""
+        rows = await self._select("WHERE target_key = ?", make_target_key(link, dest, only))
         return rows[0] if rows else None
 
     async def load(self) -> list[TransferRow]:
@@ -200,10 +201,10 @@ class Transfers:
 
         return await self._database.read(run)
 
-    def _values(self, transfer: TransferRow) -> tuple[Any, ...]:
+    def _values(self, transfer: TransferRow, only: Sequence[bytes]) -> tuple[Any, ...]:
         return (
             transfer.id,
-            make_target_key(transfer.link, transfer.dest),
+            make_target_key(transfer.link, transfer.dest, only),
             transfer.share_id,
             transfer.version,
             self._sealer.seal_value(transfer.link.encode()),
@@ -251,9 +252,13 @@ _SELECT = (
 )
 
 
-def make_target_key(link: str, dest: bytes) -> bytes:
-    """Return the hash that says which get this is. A link has 256 random bits: nothing is guessed from it."""
-    return blake3(pack([link, dest]), derive_key_context="shoal v1 local transfer").digest()
+def make_target_key(link: str, dest: bytes, only: Sequence[bytes] = ()) -> bytes:
+    """Return the hash that says which get this is. A link has 256 random bits: nothing is guessed from it.
+
+    `only` are the patterns of a get of a part, sorted; without them the key is that of a get of all.
+    """
+    target = [link, dest, list(only)] if only else [link, dest]
+    return blake3(pack(target), derive_key_context="shoal v1 local transfer").digest()
 
 
 def _columns(changes: dict[str, Any]) -> dict[str, Any]:

@@ -7,6 +7,7 @@ it offers what it has. Every way out leaves a state from which the same get goes
 from __future__ import annotations
 
 import asyncio
+import contextlib
 import logging
 import os
 from collections.abc import Callable, Iterable
@@ -16,24 +17,27 @@ from shoal.apps.files.context import FilesContext, make_row
 from shoal.apps.files.finding import ASIDE_S, WATCH_S, Finder, check_may_fetch, find_location
 from shoal.apps.files.journal import ReceiptJournal
 from shoal.apps.files.places import Place
-from shoal.apps.files.served import ServedShare, ShareDetails, make_offer
+from shoal.apps.files.served import ServedShare, ShareDetails, join_parts, make_offer
 from shoal.apps.files.target import MovingSource, VersionTarget
 from shoal.apps.files.transfer_state import TransferRecord
+from shoal.apps.files.wanted import Wanted, find_wanted
 from shoal.content.feed import Closing
 from shoal.content.feed_log import FeedReader
 from shoal.content.keys import ChunkKeys
 from shoal.content.manifest import Manifest, ManifestHeader
 from shoal.content.paths import PART_PREFIX, display_path
+from shoal.content.selection import refuse_empty
 from shoal.core.errors import ShoalError, StorageFault
 from shoal.identity.entry import parse_entry
 from shoal.identity.secrets import DEFAULT_SPACE
 from shoal.storage.chunk_ledger import ChunkLedger
 from shoal.storage.local_chunks import LocalTree, copy_local_chunks
-from shoal.storage.rows import pack
+from shoal.storage.rows import pack, unpack
+from shoal.storage.selected_chunks import SelectedChunks
 from shoal.storage.shares import Origin, ShareRow, ShareState
 from shoal.storage.transfers import TransferState
 from shoal.storage.tree_writer import TreeWriter
-from shoal.swarm.chunk_set import to_set
+from shoal.swarm.chunk_set import bits, to_set
 from shoal.swarm.fetch import ShareFetch
 from shoal.swarm.offer import OfferedVersion
 
@@ -71,8 +75,10 @@ class Get:
         self._writer: TreeWriter | None = None
         self._ledger: ChunkLedger | None = None
         self._journal = ReceiptJournal(os.path.join(journal_dir, record.id.hex().encode() + b".journal"))
+        self._notes_path = os.path.join(journal_dir, record.id.hex().encode() + b".pieces")
         self._part_name = PART_PREFIX + record.id.hex().encode()
         self._manifest: Manifest | None = None
+        self._wanted = Wanted(Manifest(ManifestHeader(DEFAULT_SPACE, 0)))
         self._source: MovingSource | None = None
         self._outdated = 0  # a version that nobody has whole any more
         self._lost: set[int] = set()  # received before a crash, and gone
@@ -128,8 +134,10 @@ class Get:
             await self._close(fetch)
 
     async def discard(self) -> None:
-        """Delete part files and journal of a transfer that is not running; it cannot resume then."""
+        """Delete part files and journals of a transfer that is not running; it cannot resume then."""
         self._journal.remove()
+        with contextlib.suppress(FileNotFoundError):
+            os.unlink(self._notes_path)
         nothing = Manifest(ManifestHeader(DEFAULT_SPACE, 0))
         writer = TreeWriter(self.record.row.dest, self._part_name, nothing)
         await self._context.run(lambda _: writer.discard())
@@ -148,10 +156,15 @@ class Get:
         assert self._finder is not None
         await self._store_entries()
         manifest = await self._finder.describe(closing, self)
+        options = self.record.options
+        wanted = self._wanted = await find_wanted(self._context, manifest, options.only)
+        if wanted.selection is not None:
+            refuse_empty(wanted.selection, options.only)
+            options.unmatched = wanted.selection.unmatched
         self.record.version = closing.version
-        self.record.total_bytes = manifest.stream_bytes
-        self.record.options.files = manifest.file_count
-        self.record.options.total_bytes = manifest.total_bytes
+        self.record.total_bytes = wanted.stream_bytes
+        options.files = wanted.files
+        options.total_bytes = wanted.total_bytes
         return manifest
 
     # What a finder asks of us (Seeker, Shelf)
@@ -197,7 +210,8 @@ class Get:
         }
         trees = [tree for share, tree in self._find_trees() if share == self._link.share_id]
         owned = next((tree.manifest for tree in trees if _lies_in(tree, record.row.dest)), None)
-        writer = TreeWriter(record.row.dest, self._part_name, manifest, owned=owned)
+        chunks = SelectedChunks(manifest, self._wanted.selection, self._notes_path)
+        writer = TreeWriter(record.row.dest, self._part_name, manifest, chunks, owned)
         self._writer = writer
         overwrite = record.options.overwrite
         await record.enter(TransferState.VERIFYING)
@@ -216,10 +230,10 @@ class Get:
         here = reused | await context.run(lambda _: writer.find_trusted(recorded, since_ns))
         unsure = received - here
         if planned not in (0, closing.version):
-            unsure = set(range(manifest.chunk_count)) - here
+            unsure = set(self._wanted.ordinals) - here
         if unsure:
             here |= await context.run(lambda cancelled: writer.verify(sorted(unsure), keys, cancelled))
-        missing = set(range(manifest.chunk_count)) - here
+        missing = set(self._wanted.ordinals) - here
         await context.run(lambda _: writer.check_space(missing))
         trees += [tree for share, tree in self._find_trees() if share != self._link.share_id]
         reused |= await context.run(
@@ -253,7 +267,7 @@ class Get:
         if offer is None:
             offer = make_offer(self._context, self._link, self._reader, self._on_read_fault)
             swarm.offer(offer)
-        have = int.from_bytes(ledger.bits(), "little")
+        have = int.from_bytes(ledger.bits(), "little") & self._wanted.servable
         offer.entries = self._reader.next_seq
         served = offer.versions.get(closing.version)
         if served is None or not served.is_complete:  # else it lies whole at an earlier DEST
@@ -271,8 +285,8 @@ class Get:
         assert finder is not None
         assert ledger is not None
         await record.enter(TransferState.FETCHING)
-        done = to_set(ledger.ordinals(), manifest.chunk_count)
-        for ordinal in ledger.ordinals():
+        done = to_set(ledger.ordinals(), manifest.chunk_count) | self._wanted.left_out
+        for ordinal in bits(done):
             self._target.written[ordinal] = 1
         fetch.set_target(self._target, manifest.chunk_length, done)
         record.count_arriving = lambda: fetch.arriving_bytes
@@ -332,51 +346,68 @@ class Get:
             roots, skipped = await context.run(lambda _: finish())
         except StorageFault as fault:
             if fault.code == "sync":
-                await self._start_over(manifest)
+                await self._start_over()
             raise
         record.options.skipped = skipped
         self._note_elapsed()
-        served = await self._keep_share(closing, roots, skipped)
-        source.switch(served.serve(closing, manifest, roots))
-        self._source = None
-        self.served = served
-        record.done_bytes = manifest.stream_bytes
+        served = await self._keep_share(closing, manifest, roots, skipped)
+        if served is not None:
+            here = await find_wanted(context, manifest, served.details.only)
+            source.switch(served.serve(closing, manifest, served.details.roots, here.servable))
+            self._source = None
+            self.served = served
+        record.done_bytes = self._wanted.stream_bytes
         self._journal.remove()
         await context.stores.transfers.forget_chunks(record.id)
         await record.enter(TransferState.DONE)
 
-    async def _start_over(self, manifest: Manifest) -> None:
+    async def _start_over(self) -> None:
         """Trust nothing of what was received: the disk did not save it."""
         writer = self._writer
         assert writer is not None
-        self._journal.start(range(manifest.chunk_count))  # all of it counts as fetched again
+        self._journal.start(self._wanted.ordinals)  # all of it counts as fetched again
         await self._context.stores.transfers.forget_chunks(self.record.id)
         await self._context.run(lambda _: writer.discard())
         self.record.done_bytes = 0
 
     async def _keep_share(
-        self, closing: Closing, roots: dict[bytes, bytes], skipped: list[tuple[bytes, str]]
-    ) -> ServedShare:
-        """Note, durably, that this node serves the share from its final place."""
+        self,
+        closing: Closing,
+        manifest: Manifest,
+        roots: dict[bytes, bytes],
+        skipped: list[tuple[bytes, str]],
+    ) -> ServedShare | None:
+        """Note, durably, that this node serves the share from its final place; None if it goes on serving
+        all of it from an earlier one, of which this is a part.
+        """
         context = self._context
+        details = ShareDetails(roots, skipped, only=self.record.options.only)
+        known = await context.stores.shares.find(self._link.share_id)
+        if known is not None and known.version == closing.version and known.details:
+            joined = join_parts(details, unpack(ShareDetails, known.details, "shares.details"))
+            if joined is None:
+                return None
+            details = joined
         await self._store_entries()
         now = context.clock.wall()
         row = ShareRow(
             share_id=self._link.share_id,
             origin=Origin.FETCHED,
             link=self._link.pinned(None).to_text(),
-            roots=tuple(roots.values()),
+            roots=tuple(details.roots.values()),
             name=self.record.options.name,
             state=ShareState.COMPLETE,
             created_at=now,
             updated_at=now,
         )
-        if await context.stores.shares.find(row.share_id) is not None:
+        if known is not None:
             await context.stores.shares.drop(row.share_id)
         await context.stores.shares.add(row)
         served = ServedShare(context, row)
         served.reader = self._reader
-        await served.complete(closing, ShareDetails(roots, skipped))
+        here = await find_wanted(context, manifest, details.only)
+        part = (here.files, here.total_bytes) if details.only else None
+        await served.complete(closing, details, part)
         return served
 
     # What the fetch tells (FetchOwner)
@@ -415,7 +446,8 @@ class Get:
             providers=record.providers,
             options=self._note_elapsed(),
         )
-        self._context.swarm.add_chunks(self._link.share_id, self._target.version, ordinals)
+        servable = self._wanted.pick_servable(ordinals)
+        self._context.swarm.add_chunks(self._link.share_id, self._target.version, servable)
 
     def on_blamed(self, peer: bytes) -> None:
         if peer not in self.record.options.blamed:
@@ -484,6 +516,10 @@ class Get:
 
 
 def _lies_in(tree: LocalTree, dest: bytes) -> bool:
-    """Whether a get put this tree into `dest`."""
+    """Whether a get put all of this tree into `dest`."""
     real = os.path.realpath(dest)
-    return bool(tree.roots) and all(path == os.path.join(real, name) for name, path in tree.roots.items())
+    return (
+        bool(tree.roots)
+        and not tree.only
+        and all(path == os.path.join(real, name) for name, path in tree.roots.items())
+    )

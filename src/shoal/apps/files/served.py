@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import asyncio
 import logging
+import os
 from collections.abc import Callable, Mapping
 from typing import TypeAlias
 
@@ -18,6 +19,7 @@ from shoal.content.keys import location_key
 from shoal.content.link import Link
 from shoal.content.manifest import Manifest
 from shoal.content.manifest_loader import load_manifest
+from shoal.content.selection import PATTERN_LIMIT
 from shoal.core.errors import ShoalError, StorageFault
 from shoal.storage.rows import pack, unpack
 from shoal.storage.shares import Origin, ShareRow, ShareState
@@ -36,6 +38,7 @@ class ShareDetails(msgspec.Struct, array_like=True):
     roots: dict[bytes, bytes] = {}
     skipped: list[tuple[bytes, str]] = []
     watch: bool = False  # an own share: make a version whenever the files change
+    only: list[bytes] = []  # a fetched one: the patterns that say which part of it is here; else all of it is
 
 
 class ServedShare:
@@ -88,6 +91,7 @@ class ServedShare:
             error=self.error,
             watching=self.details.watch,
             note=self.watch_note,
+            only=list(self.details.only),
         )
 
     async def load_feed(self) -> None:
@@ -124,8 +128,14 @@ class ServedShare:
         """Return the key under which the share is announced. Raises: Unavailable without the secret."""
         return location_key(self.context.network.content_secret(self.link.generation), self.share_id)
 
-    def serve(self, closing: Closing, manifest: Manifest, roots: Mapping[bytes, bytes]) -> ChunkSource:
-        """Serve a complete version from final places; returns where it is read.
+    def serve(
+        self,
+        closing: Closing,
+        manifest: Manifest,
+        roots: Mapping[bytes, bytes],
+        have: int | None = None,
+    ) -> ChunkSource:
+        """Serve a version from final places, all of it or the chunks `have`; returns where it is read.
 
         The version before goes on being served, as far as its files did not change, for those who are just
         getting it.
@@ -138,8 +148,8 @@ class ServedShare:
             offer = make_offer(self.context, self.link, self.reader, self.on_fault)
             offer.versions.update(earlier.versions)
             total = manifest.chunk_count
-            everything = (1 << total) - 1
-            offer.put_version(OfferedVersion(closing.version, total, self._files, everything))
+            there = (1 << total) - 1 if have is None else have
+            offer.put_version(OfferedVersion(closing.version, total, self._files, there))
             self.context.swarm.offer(offer)
         if self._earlier is not None:
             self._earlier.close()
@@ -166,8 +176,10 @@ class ServedShare:
         self.signal.touch()
         await self.context.stores.shares.update(self.share_id, state=state, error=text, updated_at=now)
 
-    async def complete(self, closing: Closing, details: ShareDetails) -> None:
-        """Note a complete version, durably."""
+    async def complete(
+        self, closing: Closing, details: ShareDetails, part: tuple[int, int] | None = None
+    ) -> None:
+        """Note a complete version, durably; of a part of it `part` are its files and their bytes."""
         self.error = None
         self.details = details
         self.done_bytes = closing.stream_bytes
@@ -176,8 +188,8 @@ class ServedShare:
             updated_at=self.context.clock.wall(),
             version=closing.version,
             content_id=closing.content_id,
-            files=closing.files,
-            total_bytes=closing.total_bytes,
+            files=closing.files if part is None else part[0],
+            total_bytes=closing.total_bytes if part is None else part[1],
             error="",
             details=pack(details),
         )
@@ -233,6 +245,23 @@ class ServedShare:
         await stores.objects.drop_share(self.share_id)
         await stores.entries.drop_log(self.share_id)
         self.signal.touch()
+
+
+def join_parts(new: ShareDetails, known: ShareDetails) -> ShareDetails | None:
+    """Return what is here of a version once something of it was got again: all, or two parts in one place.
+
+    None if all of it lies somewhere else and the new part adds nothing. What lies in another place is given
+    up for the new one.
+    """
+    if not new.only:
+        return new
+    if not known.only:
+        return known if new.roots.items() <= known.roots.items() else None
+    roots = {**known.roots, **new.roots}
+    only = sorted({*known.only, *new.only})
+    if len({os.path.dirname(path) for path in roots.values()}) > 1 or len(only) > PATTERN_LIMIT:
+        return new
+    return structs.replace(new, roots=roots, only=only, skipped=sorted({*known.skipped, *new.skipped}))
 
 
 def make_offer(context: FilesContext, link: Link, reader: FeedReader, on_fault: OnFault) -> Offer:

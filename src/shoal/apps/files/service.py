@@ -5,6 +5,7 @@ from __future__ import annotations
 import asyncio
 import logging
 import os
+from collections.abc import Sequence
 
 from shoal.apps.files.context import FilesContext
 from shoal.apps.files.get import Get
@@ -14,9 +15,11 @@ from shoal.apps.files.served import ServedShare
 from shoal.apps.files.share import VersionMaker, create_share
 from shoal.apps.files.status import ShareStatus, TransferStatus
 from shoal.apps.files.transfer_state import TransferOptions, TransferRecord
+from shoal.apps.files.wanted import find_wanted
 from shoal.apps.files.watch import Watches
 from shoal.content.link import Link
 from shoal.content.paths import display_path
+from shoal.content.selection import check_patterns
 from shoal.core.clock import Clock
 from shoal.core.errors import LocalMisuse, Refused, ShoalError, StorageFault
 from shoal.core.supervisor import Supervisor
@@ -185,24 +188,31 @@ class Files:
     # Transfers
 
     async def get(
-        self, link: Link, dest: bytes, overwrite: bool = False, wait_s: float | None = 0.0
+        self,
+        link: Link,
+        dest: bytes,
+        overwrite: bool = False,
+        wait_s: float | None = 0.0,
+        only: Sequence[bytes] = (),
     ) -> TransferStatus:
         """Fetch what a link names into the absolute folder `dest`, or attach to the transfer that does.
 
+        `only` are patterns (content/selection.py) for a part of it; other patterns are another transfer.
         A transfer that went on by itself after a restart, and was done before anybody asked, is handed over
         once; asking again after that looks for a newer version and checks what is there.
 
         Raises: Refused, LocalMisuse, StorageFault. What fails later is in the transfer's status.
         """
         dest = os.path.normpath(dest)
+        only = check_patterns(only)
         self._check_get(link, dest)
         async with self._getting:
-            row = await self._context.stores.transfers.find_target(link.to_text(), dest)
+            row = await self._context.stores.transfers.find_target(link.to_text(), dest, only)
             record = self._transfers.get(row.id) if row is not None else None
             if record is not None and record.state.is_end:
                 await self._wait_ending(record.row.share_id)
             if record is None:
-                record = await self._add_transfer(link, dest, overwrite, wait_s)
+                record = await self._add_transfer(link, dest, TransferOptions(overwrite, wait_s, only=only))
             elif record.state is TransferState.DONE and not record.options.collected:
                 return await record.collect()
             elif record.id not in self._running:
@@ -303,7 +313,8 @@ class Files:
             if self._shares.get(share.share_id) is not share:
                 return  # a transfer was faster
             share.done_bytes = closing.stream_bytes
-            share.serve(closing, manifest, share.details.roots)
+            here = await find_wanted(self._context, manifest, share.details.only)
+            share.serve(closing, manifest, share.details.roots, here.servable)
         if share.is_own and share.row.state is ShareState.HASHING:
             self._start_hashing(share)
 
@@ -318,9 +329,7 @@ class Files:
         async with self._hash_slots:
             await VersionMaker(share).run()
 
-    async def _add_transfer(
-        self, link: Link, dest: bytes, overwrite: bool, wait_s: float | None
-    ) -> TransferRecord:
+    async def _add_transfer(self, link: Link, dest: bytes, options: TransferOptions) -> TransferRecord:
         now = self._context.clock.wall()
         row = TransferRow(
             id=make_transfer_id(),
@@ -329,9 +338,9 @@ class Files:
             dest=dest,
             created_at=now,
             updated_at=now,
-            options=pack(TransferOptions(overwrite=overwrite, wait_s=wait_s)),
+            options=pack(options),
         )
-        await self._context.stores.transfers.add(row)
+        await self._context.stores.transfers.add(row, options.only)
         record = TransferRecord(self._context, row)
         self._transfers[record.id] = record
         return record
@@ -343,7 +352,7 @@ class Files:
             record.version = 0
             record.resumed = False
             record.providers = {}
-            record.options = TransferOptions(name=record.options.name)
+            record.options = TransferOptions(name=record.options.name, only=record.options.only)
         record.error = None
         record.state = TransferState.QUEUED
 
@@ -376,7 +385,7 @@ class Files:
     def _find_trees(self) -> list[tuple[bytes, LocalTree]]:
         """Return what this node serves and where it lies: a get takes from there what it can."""
         return [
-            (share.share_id, LocalTree(share.manifest, share.details.roots))
+            (share.share_id, LocalTree(share.manifest, share.details.roots, share.details.only))
             for share in self._shares.values()
             if share.manifest is not None and share.details.roots
         ]

@@ -14,7 +14,8 @@ class ShareStatus:
     """A share that this node serves. `state`: hashing, complete, changed, failed; unknown values are None.
 
     `done_bytes` counts what was hashed of the version in the making, or all once complete. `note` says why
-    changes of a share that is watched are not noticed at once.
+    changes of a share that is watched are not noticed at once. `only` are the patterns of a fetched share of
+    which a part is here; `files` and `bytes` are those of the part then.
     """
 
     link: Link
@@ -33,6 +34,7 @@ class ShareStatus:
     error: ShoalError | None = None
     watching: bool = False
     note: str = ""
+    only: list[bytes] = field(default_factory=list)  # type: ignore[valid-type]
 
 
 @dataclass(frozen=True, slots=True)
@@ -53,6 +55,7 @@ class GetResult:
     providers: dict[bytes, int] = field(default_factory=dict)  # type: ignore[valid-type]
     blamed: list[bytes] = field(default_factory=list)  # type: ignore[valid-type]
     manifest_bytes: int = 0
+    unmatched: list[bytes] = field(default_factory=list)  # type: ignore[valid-type]  # patterns without effect
 
 
 @dataclass(frozen=True, slots=True)

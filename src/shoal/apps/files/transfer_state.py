@@ -42,6 +42,8 @@ class TransferOptions(msgspec.Struct, array_like=True):
     blamed: list[bytes] = []
     collected: bool = False  # somebody was told that it is done, and how
     manifest_bytes: int = 0  # fetched of feed and manifest
+    only: list[bytes] = []  # patterns that say which part is wanted, sorted; all of it without any
+    unmatched: list[bytes] = []  # those of them that selected nothing
 
 
 class TransferRecord:
@@ -114,6 +116,7 @@ class TransferRecord:
             skipped=list(self.options.skipped),
             providers=dict(self.providers),
             blamed=list(self.options.blamed),
+            unmatched=list(self.options.unmatched),
             manifest_bytes=self.options.manifest_bytes,
         )
 
