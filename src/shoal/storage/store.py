@@ -33,6 +33,7 @@ GROUP_BYTES = 8 * MIB  # put with one fsync; also what waits in memory
 COLLECT_EVERY_S = 60.0
 SCRUB_BYTES_S = 1 * MIB  # 100 GiB are read again in 28 hours; wild guess
 SCRUB_STEP_S = 0.25  # at least between two steps
+SCRUB_EVERY_S = 3600.0  # between the end of a round and the next one
 REST = 1.0  # pause after a step of a collection, in its own time: half of the disk is left to others
 CLOSE_TIMEOUT_S = 2.0
 
@@ -241,24 +242,26 @@ class Store:
 
     def _care(self) -> None:
         """The other thread: collect now and then, scrub all the time, slowly."""
-        after, next_collection = b"", time.monotonic() + COLLECT_EVERY_S
-        pause = SCRUB_STEP_S
-        while not self._closing.wait(pause):
-            pause = SCRUB_STEP_S
+        after = b""
+        scrub_at = time.monotonic() + SCRUB_STEP_S
+        collect_at = time.monotonic() + COLLECT_EVERY_S
+        while not self._closing.wait(max(0.0, min(scrub_at, collect_at) - time.monotonic())):
             try:
-                if time.monotonic() >= next_collection:
-                    next_collection = time.monotonic() + COLLECT_EVERY_S
+                if time.monotonic() >= collect_at:
+                    collect_at = time.monotonic() + COLLECT_EVERY_S
                     self.collect_blocking(rest=REST)
-                checked = self._collector.check(after)
-                pause = max(SCRUB_STEP_S, checked.size_bytes / self._scrub_bytes_s)
-                after = checked.next_key
-                if not after:
-                    self.scrubs += 1
-                    self._collector.repair_counts()
-                    pause = max(pause, COLLECT_EVERY_S if not checked.chunks else pause)
+                if time.monotonic() >= scrub_at:
+                    checked = self._collector.check(after)
+                    after = checked.next_key
+                    pause = max(SCRUB_STEP_S, checked.size_bytes / self._scrub_bytes_s)
+                    if not after:
+                        self.scrubs += 1
+                        self._collector.repair_counts()
+                        pause = SCRUB_EVERY_S
+                    scrub_at = time.monotonic() + pause
             except (StorageFault, Unavailable) as error:
                 log.warning("taking care of the store: %s", error)
-                pause = COLLECT_EVERY_S
+                scrub_at = collect_at = time.monotonic() + COLLECT_EVERY_S
 
     def _paced(self, steps: Iterator[T], rest: float) -> Iterator[T]:
         """Pass steps on, with pauses in between."""
