@@ -34,6 +34,7 @@ GET_KEYS = {
     "resumed",
     "skipped",
     "providers",
+    "manifest_bytes",
 }
 
 

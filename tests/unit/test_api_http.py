@@ -135,6 +135,7 @@ def test_requests_are_strict_and_results_are_the_interface() -> None:
             "resumed",
             "skipped",
             "providers",
+            "manifest_bytes",
         },
     }
     for kind, expected in fields.items():

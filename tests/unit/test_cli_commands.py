@@ -84,6 +84,7 @@ def test_interface_of_get(node: FakeNode, capsys: Captured) -> None:
         "resumed": False,
         "skipped": [],
         "providers": {OTHER: 90},
+        "manifest_bytes": 0,
     }
 
 

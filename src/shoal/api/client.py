@@ -262,6 +262,30 @@ class Client:
         """Return the limits in force, after setting some: `10 MB/s`, `unlimited`, or `default` to end it."""
         return self.call(ops.LIMITS, s.LimitsRequest(upload=upload, download=download, peer=peer))
 
+    def follow(
+        self,
+        link: str,
+        dest: AnyPath = ".",
+        *,
+        overwrite: bool = False,
+        keep_s: float = 30 * 86400.0,
+        keep_count: int = 100,
+    ) -> s.Follow:
+        """Keep a copy of a share current from now on; returns at once."""
+        request = s.FollowRequest(
+            link=link, dest=resolve_path(dest), overwrite=overwrite, keep_s=keep_s, keep_count=keep_count
+        )
+        return self.call(ops.FOLLOW, request)
+
+    def follows(self) -> list[s.Follow]:
+        """Return all copies that follow their share."""
+        return self.call(ops.FOLLOWS, s.Nothing()).follows
+
+    def unfollow(self, follow: str | None = None, *, path: AnyPath | None = None) -> s.Follow:
+        """End a follow, by share id or link, or by its folder."""
+        value = resolve_path(path) if path is not None else None
+        return self.call(ops.UNFOLLOW, s.UnfollowRequest(follow=follow, path=value))
+
     def diagnose(self) -> s.Report:
         """Return what the running node finds about itself."""
         return self.call(ops.DIAGNOSE, s.Nothing())

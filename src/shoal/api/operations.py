@@ -45,6 +45,9 @@ class NodeApi(Protocol):
     async def store(self, request: s.Nothing) -> st.StoreState: ...
     async def store_work(self, request: st.StoreWorkRequest) -> st.StoreWork: ...
     async def limits(self, request: s.LimitsRequest) -> s.Limits: ...
+    async def follow(self, request: s.FollowRequest) -> s.Follow: ...
+    async def follows(self, request: s.Nothing) -> s.Follows: ...
+    async def unfollow(self, request: s.UnfollowRequest) -> s.Follow: ...
     async def diagnose(self, request: s.Nothing) -> s.Report: ...
     async def down(self, request: s.Nothing) -> s.Stopping: ...
 
@@ -110,6 +113,9 @@ STORE_WORK = Operation(
 LIMITS = Operation(
     "limits", s.LimitsRequest, s.Limits, "Show and change what bulk data may take.", lambda a, q: a.limits(q)
 )
+FOLLOW = Operation("follow", s.FollowRequest, s.Follow, "Keep a copy current.", lambda a, q: a.follow(q))
+FOLLOWS = Operation("follows", s.Nothing, s.Follows, "Copies that follow.", lambda a, q: a.follows(q))
+UNFOLLOW = Operation("unfollow", s.UnfollowRequest, s.Follow, "End a follow.", lambda a, q: a.unfollow(q))
 DIAGNOSE = Operation(
     "diagnose", s.Nothing, s.Report, "Findings only the running node has.", lambda a, q: a.diagnose(q)
 )
@@ -138,6 +144,9 @@ OPERATIONS: tuple[Operation[Any, Any], ...] = (
     STORE,
     STORE_WORK,
     LIMITS,
+    FOLLOW,
+    FOLLOWS,
+    UNFOLLOW,
     DIAGNOSE,
     DOWN,
 )

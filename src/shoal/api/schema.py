@@ -254,6 +254,46 @@ class TransferControlRequest(Request, frozen=True, kw_only=True):
     verb: TransferVerb
 
 
+class FollowRequest(Request, frozen=True, kw_only=True):
+    """Keep a copy of a share at its newest version. What the copy replaces or removes is kept in
+    DEST/.shoal-versions for `keep_s`, and at most `keep_count` times. Asked again it changes these bounds.
+    """
+
+    link: str
+    dest: PathValue
+    overwrite: bool = False
+    keep_s: float = 30 * 86400.0
+    keep_count: int = 100
+
+
+class Follow(Struct, frozen=True, kw_only=True):
+    """A copy that follows its share. `version` lies at DEST, `newest` was heard of; `lag_s`: how long there
+    has been a newer one; `why`: what keeps it from going on.
+    """
+
+    share_id: str
+    name: str
+    dest: str
+    state: Literal["current", "fetching", "waiting", "failed", "refused"]
+    version: int
+    newest: int
+    lag_s: float
+    why: str
+
+
+class Follows(Struct, frozen=True):
+    """All copies that follow."""
+
+    follows: list[Follow]
+
+
+class UnfollowRequest(Request, frozen=True, kw_only=True):
+    """End a follow: a share id or the beginning of one, a link, or the folder it was told to write into."""
+
+    follow: str | None = None
+    path: PathValue | None = None
+
+
 class PeerRequest(Request, frozen=True, kw_only=True):
     """Name a member: its peer id, the beginning of it, or its name where only one has it."""
 

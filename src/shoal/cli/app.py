@@ -6,7 +6,7 @@ from typing import Annotated
 
 import typer
 
-from shoal.cli import care, files, limits, people, pins, run, store
+from shoal.cli import care, files, follows, limits, people, pins, run, store
 from shoal.version import __version__
 
 app = typer.Typer(
@@ -62,5 +62,8 @@ app.command("unpin", rich_help_panel=FILES)(pins.unpin)
 app.command("pins", rich_help_panel=FILES)(pins.pins)
 app.add_typer(store.store_app, name="store", rich_help_panel=CARE)
 app.command("limits", rich_help_panel=CARE)(limits.limits)
+app.command("follow", rich_help_panel=FILES)(follows.follow)
+app.command("follows", rich_help_panel=FILES)(follows.follows)
+app.command("unfollow", rich_help_panel=FILES)(follows.unfollow)
 app.command("doctor", rich_help_panel=CARE)(care.doctor)
 app.add_typer(care.config_app, name="config", rich_help_panel=CARE)

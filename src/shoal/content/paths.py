@@ -15,6 +15,7 @@ TARGET_BYTES = 4095  # of a symbolic link, as Linux
 
 # A getter writes into DEST/<this prefix><transfer id> until all is verified; such folders are never shared.
 PART_PREFIX = b".shoal-part-"
+VERSIONS_NAME = b".shoal-versions"  # what a follow copy keeps of what it replaced; never shared either
 
 
 def find_path_problem(path: bytes) -> str | None:

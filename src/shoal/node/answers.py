@@ -11,6 +11,7 @@ import msgspec
 from shoal.api import schema as s
 from shoal.identity.ids import format_network_id, format_peer_id
 from shoal.node.answer_files import FileAnswers
+from shoal.node.answer_follows import FollowAnswers
 from shoal.node.answer_limits import LimitAnswers
 from shoal.node.answer_people import PeopleAnswers
 from shoal.node.answer_pins import PinAnswers
@@ -23,7 +24,7 @@ from shoal.version import __version__
 STOP_DELAY_S = 0.05  # after `down` is answered, so that the answer leaves first
 
 
-class Answers(LimitAnswers, PeopleAnswers, FileAnswers, PinAnswers, StoreAnswers):
+class Answers(LimitAnswers, PeopleAnswers, FileAnswers, PinAnswers, StoreAnswers, FollowAnswers):
     """Implements `NodeApi`. Raises only `ShoalError`, apart from mistakes."""
 
     def __init__(

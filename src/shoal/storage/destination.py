@@ -59,8 +59,8 @@ class Destination:
         self.free_tops: set[bytes] = set()  # top names that nothing lies at: renamed as a whole
         self._where = where
 
-    def survey(self, *, overwrite: bool) -> None:
-        """Look at every path of the share once.
+    def survey(self, *, overwrite: bool, displace: bool = False) -> None:
+        """Look at every path of the share once. `displace`: everything gives way, for it is kept elsewhere.
 
         Raises: Refused (code "exists") for a file that must not be replaced, or for a folder or link where
         a file belongs or the other way round, which is not replaced even with `overwrite`. OSError.
@@ -94,7 +94,10 @@ class Destination:
                     and is_same_data(manifest, index, owned, earlier[index])
                 ):
                     place = Place.SAME
-            if place is None:
+            if place is None and displace:
+                self.places[index] = Place.DIFFERENT
+                missing = path + b"/"
+            elif place is None:
                 blocked.append(path)
                 missing = path + b"/"
             else:

@@ -7,11 +7,13 @@ in the way (folders that may not be written to). Running it again after a crash 
 
 from __future__ import annotations
 
+import errno
 import os
 import stat
 from typing import Final
 
-from shoal.content.manifest import EntryKind, FileEntry
+from shoal.content.comparison import iter_gone
+from shoal.content.manifest import EntryKind, FileEntry, Manifest
 from shoal.content.paths import display_path, find_target_problem, top_name
 from shoal.core.errors import Refused
 from shoal.storage.destination import Destination, Place
@@ -21,6 +23,7 @@ from shoal.storage.scan import SKIPPED_LIMIT, Skipped
 from shoal.storage.selected_chunks import SelectedChunks
 from shoal.storage.tree_handles import DIRECTORY_FLAGS, READ_FLAGS, TreeHandles
 from shoal.storage.tree_reader import is_same_time
+from shoal.storage.versions_folder import VersionsFolder
 
 SYNC_EACH_LIMIT: Final = 32  # with more files than this one sync of the whole file system is faster
 
@@ -28,12 +31,23 @@ SYNC_EACH_LIMIT: Final = 32  # with more files than this one sync of the whole f
 class Placement:
     """Finishes one transfer. One thread; nothing may be written to the part tree meanwhile."""
 
-    def __init__(self, chunks: SelectedChunks, part: PartTree, destination: Destination, base: int) -> None:
+    def __init__(
+        self,
+        chunks: SelectedChunks,
+        part: PartTree,
+        destination: Destination,
+        base: int,
+        versions: VersionsFolder | None = None,
+        owned: Manifest | None = None,
+    ) -> None:
+        """With `versions` what is replaced moves there, and what only `owned`, the version before, has."""
         self._chunks = chunks
         self._manifest = chunks.manifest
         self._part = part
         self._destination = destination
         self._base = base
+        self._versions = versions
+        self._owned = owned
         self.skipped: list[Skipped] = []
 
     def run(self, *, overwrite: bool) -> None:
@@ -46,6 +60,7 @@ class Placement:
                 sync_file_system(self._part.fd)
         self._dress_folders(self._part.handles, free=True)
         self._rename_all(overwrite=overwrite)
+        self._remove_gone()
         self._dress_folders(self._destination.handles, free=False)
         self._dress_kept()
         os.fsync(self._base) if self._syncs_each else sync_file_system(self._base)
@@ -117,7 +132,14 @@ class Placement:
             if source is None or target is None:  # both trees have a base
                 raise AssertionError
             try:
-                if replace:
+                if replace and self._versions is not None:
+                    try:
+                        self._versions.move(path, name, target)
+                    except FileNotFoundError:
+                        pass  # it is gone by itself
+                    destination.forget(path)
+                    rename_new(name, name, source_dir=source, target_dir=target)
+                elif replace:
                     os.rename(name, name, src_dir_fd=source, dst_dir_fd=target)
                 else:
                     rename_new(name, name, source_dir=source, target_dir=target)
@@ -129,6 +151,28 @@ class Placement:
                     code="exists",
                 ) from error
         part.forget(path)
+
+    def _remove_gone(self) -> None:
+        """Move what the earlier version had and this one has not to the versions folder; folders that are
+        empty then are removed, others hold what is not ours.
+        """
+        if self._versions is None or self._owned is None:
+            return
+        owned, handles = self._owned, self._destination.handles
+        for index in iter_gone(owned, self._manifest):
+            path = owned.path(index)
+            try:
+                with handles.parent_of(path) as (parent, name):
+                    if parent is None:
+                        raise AssertionError
+                    if owned.kind(index) is EntryKind.DIR:
+                        handles.forget(path)
+                        os.rmdir(name, dir_fd=parent)
+                    else:
+                        self._versions.move(path, name, parent)
+            except OSError as error:
+                if error.errno not in (errno.ENOENT, errno.ENOTDIR, errno.ENOTEMPTY, errno.EEXIST):
+                    raise
 
     def _dress_folders(self, handles: TreeHandles, *, free: bool) -> None:
         """Give folders mode and time, deepest first: before the rename those that are renamed as part of a

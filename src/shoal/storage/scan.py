@@ -15,7 +15,7 @@ from dataclasses import dataclass, field
 from typing import Final, NamedTuple
 
 from shoal.content.manifest import ENTRY_LIMIT, EntryKind, permissions
-from shoal.content.paths import COMPONENT_BYTES, PART_PREFIX, display_path, find_path_problem
+from shoal.content.paths import COMPONENT_BYTES, PART_PREFIX, VERSIONS_NAME, display_path, find_path_problem
 from shoal.core.errors import LocalMisuse, Unavailable
 from shoal.storage.extents import find_extents
 from shoal.storage.faults import fault_of_os_error
@@ -147,6 +147,8 @@ class _Scanner:
                         self._result.skip(child_path, "it is Shoal's own home, with its keys")
                     elif child.startswith(PART_PREFIX):
                         self._result.skip(child_path, "it is an unfinished transfer of Shoal's")
+                    elif child == VERSIONS_NAME:
+                        self._result.skip(child_path, "it holds what a follow copy replaced")
                     else:
                         self._add_directory(child_path, child, fd, child_info, depth + 1)
                 elif stat.S_ISREG(child_info.st_mode):

@@ -35,6 +35,7 @@ from shoal.storage.placement import SYNC_EACH_LIMIT, Placement
 from shoal.storage.scan import Skipped
 from shoal.storage.selected_chunks import SelectedChunks
 from shoal.storage.tree_reader import TreeReader
+from shoal.storage.versions_folder import VersionsFolder
 
 
 @dataclass(frozen=True)
@@ -60,15 +61,19 @@ class TreeWriter:
         manifest: Manifest,
         chunks: SelectedChunks | None = None,
         owned: Manifest | None = None,
+        versions_at: float | None = None,
     ) -> None:
         """`dest` is an absolute path; `part_name` the name of our folder in it, begins with PART_PREFIX.
 
         `chunks` says which entries are wanted; without it all of them are. `owned` is an older version that a
-        get put there: files that are as it left them are replaced, or kept without being read.
+        get put there: files that are as it left them are replaced, or kept without being read. With
+        `versions_at` (the wall time) DEST is made what the share is: what is replaced or removed moves to its
+        versions folder, whoever wrote it.
         """
         self.manifest = manifest
         self._chunks = chunks or SelectedChunks(manifest)
         self._owned = owned
+        self._versions_at = versions_at
         self._dest = dest
         self._part_name = part_name
         self._where = display_path(dest)
@@ -100,7 +105,7 @@ class TreeWriter:
             self._base = os.open(self._dest, os.O_RDONLY | os.O_DIRECTORY | os.O_CLOEXEC)
             self._chunks.open()
             self._destination = Destination(self._base, self._chunks, self._where, self._owned)
-            self._destination.survey(overwrite=overwrite)
+            self._destination.survey(overwrite=overwrite, displace=self._versions_at is not None)
             self._part = PartTree(self._base, self._part_name, self.manifest)
             self._check_names()
             self._part.remove_strangers()
@@ -251,8 +256,15 @@ class TreeWriter:
         """
         destination, part = self._get_destination(), self._get_part()
         with self._faults():
-            placement = Placement(self._chunks, part, destination, self._base)
-            placement.run(overwrite=overwrite)
+            versions = None
+            if self._versions_at is not None:
+                versions = VersionsFolder(self._base, self._versions_at)
+            placement = Placement(self._chunks, part, destination, self._base, versions, self._owned)
+            try:
+                placement.run(overwrite=overwrite)
+            finally:
+                if versions is not None:
+                    versions.close()
             real = os.path.realpath(self._dest)
             names = [path for i, path in enumerate(self.manifest.files.paths()) if self._is_top(i, path)]
             roots = {name: os.path.join(real, name) for name in names}

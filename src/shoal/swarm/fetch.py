@@ -65,7 +65,10 @@ class FetchOwner(Protocol):
         ...
 
     def on_entries(self, peer: bytes, entries: list[bytes]) -> None:
-        """Take feed entries, the first of number `entry_count`. Raises: RemoteFault if they do not verify."""
+        """Take feed entries, the first of number `entry_count`, or one that is known, to be compared.
+
+        Raises: RemoteFault if they do not verify.
+        """
         ...
 
     def on_chunks(self, peer: bytes, ordinals: list[int], size_bytes: int) -> None:
@@ -362,6 +365,12 @@ class ShareFetch:
             provider.standing = Standing.ASKING
             await provider.join(session, self._own_id, self._network_id, self._read_key)
             self.add_peers(provider.others)
+        if provider.entries and self._owner.entry_count:
+            # the last one that both have is compared: a feed with two histories shows itself there
+            last = min(provider.entries, self._owner.entry_count) - 1
+            compared, provider.compared = provider.compared, last
+            if compared < last:
+                self._owner.on_entries(provider.peer, (await provider.read_feed(last))[:1])
         if provider.entries > self._owner.entry_count:
             first = self._owner.entry_count
             entries = await provider.read_feed(first)

@@ -73,6 +73,7 @@ class Provider:
     why: str = ""
     joined: Session | None = None
     entries: int = 0
+    compared: int = -1  # the last entry that was found to be the same at both ends
     version: int = 0
     others: tuple[bytes, ...] = ()
     have: int = 0

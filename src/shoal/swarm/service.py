@@ -89,6 +89,7 @@ class SwarmService(BaseService):
         self._fetches: dict[bytes, ShareFetch] = {}
         self._senders: dict[tuple[Session, bytes], LaneSender] = {}
         self._stages: dict[str, float] = {}
+        self._listeners: dict[bytes, Callable[[int], None]] = {}
         self._news: asyncio.TimerHandle | None = None
         self._closed = False
         self.uploads = Throttle(clock.monotonic)
@@ -176,6 +177,15 @@ class SwarmService(BaseService):
         )
         self._fetches[share_id] = fetch
         return fetch
+
+    def listen(self, share_id: bytes, on_news: Callable[[int], None] | None) -> None:
+        """Call `on_news(entries)` when a peer that we fetched a share from has other entries, and with 0 when
+        any session comes up; None ends it.
+        """
+        if on_news is None:
+            self._listeners.pop(share_id, None)
+        else:
+            self._listeners[share_id] = on_news
 
     async def close_fetch(self, fetch: ShareFetch) -> None:
         """End a fetch: after it nothing is written any more. Idempotent; at most 4 s."""
@@ -299,6 +309,8 @@ class SwarmService(BaseService):
                     fetch.on_have(session.peer_id, message)
             case Changed():
                 message.check()
+                if (listener := self._listeners.get(message.share_id)) is not None:
+                    listener(message.entries)
                 if (fetch := self._fetches.get(message.share_id)) is not None:
                     fetch.on_changed(session.peer_id, message)
             case Gone():
@@ -347,6 +359,8 @@ class SwarmService(BaseService):
     # Sessions and lanes
 
     def on_session_up(self, session: Session) -> None:
+        for listener in list(self._listeners.values()):
+            listener(0)
         for fetch in self._fetches.values():
             fetch.on_session_up(session.peer_id)
 

@@ -27,7 +27,7 @@ from shoal.content.keys import ChunkKeys
 from shoal.content.manifest import Manifest, ManifestHeader
 from shoal.content.paths import PART_PREFIX, display_path
 from shoal.content.selection import refuse_empty
-from shoal.core.errors import ShoalError, StorageFault
+from shoal.core.errors import RemoteFault, ShoalError, StorageFault
 from shoal.identity.entry import parse_entry
 from shoal.identity.secrets import DEFAULT_SPACE
 from shoal.storage.chunk_ledger import ChunkLedger
@@ -43,6 +43,7 @@ from shoal.swarm.offer import OfferedVersion
 
 log = logging.getLogger("shoal.files")
 
+COMPARE_S = 2.0  # a follow hears out all who are asked, at most this long
 WRITE_DELAY_NS = 1_000_000_000  # a chunk is on its way to its file so long after it was noted, at most
 
 FindTrees: TypeAlias = Callable[[], list[tuple[bytes, LocalTree]]]  # share id, what lies on this disk
@@ -82,6 +83,8 @@ class Get:
         self._source: MovingSource | None = None
         self._outdated = 0  # a version that nobody has whole any more
         self._lost: set[int] = set()  # received before a crash, and gone
+        self.fork: RemoteFault | None = None  # proof that the share has two histories
+        self.went_back = False  # its author has fewer entries than we
         self._offered = False  # the version that is served is ours
         self._finished = asyncio.Event()
         self._fault: StorageFault | None = None
@@ -116,6 +119,17 @@ class Get:
             closing = await finder.find_version(self._find_closing, record.version)
             if self._reader.opening is not None:
                 record.options.name = display_path(self._reader.opening.name)
+            follow = record.options.follow
+            asked_until = context.clock.monotonic() + COMPARE_S
+            while follow is not None and follow.version == closing.version and fetch.is_searching:
+                if context.clock.monotonic() > asked_until:
+                    break
+                await fetch.wait_change(WATCH_S)  # feeds are on their way, and compared
+                closing = self._find_closing() or closing
+            record.newest = closing.version
+            if follow is not None and follow.version == closing.version and not record.looks_at_all:
+                await record.enter(TransferState.DONE)
+                return True
             await self._place.take()
             planned = record.version
             manifest = await self._describe(closing)
@@ -167,6 +181,12 @@ class Get:
         options.total_bytes = wanted.total_bytes
         return manifest
 
+    @property
+    def _mirrors(self) -> bool:
+        """Whether DEST is made what the share is: a follow that has begun, or was allowed to replace."""
+        follow = self.record.options.follow
+        return follow is not None and (follow.version > 0 or self.record.options.overwrite)
+
     # What a finder asks of us (Seeker, Shelf)
 
     @property
@@ -211,9 +231,10 @@ class Get:
         trees = [tree for share, tree in self._find_trees() if share == self._link.share_id]
         owned = next((tree.manifest for tree in trees if _lies_in(tree, record.row.dest)), None)
         chunks = SelectedChunks(manifest, self._wanted.selection, self._notes_path)
-        writer = TreeWriter(record.row.dest, self._part_name, manifest, chunks, owned)
+        at = context.clock.wall() if self._mirrors else None
+        writer = TreeWriter(record.row.dest, self._part_name, manifest, chunks, owned, at)
         self._writer = writer
-        overwrite = record.options.overwrite
+        overwrite = record.options.overwrite or self._mirrors
         await record.enter(TransferState.VERIFYING)
         await context.run(lambda _: writer.prepare(overwrite=overwrite))
         ledger = await context.stores.transfers.open_ledger(record.id, closing.version, manifest.chunk_count)
@@ -331,7 +352,7 @@ class Get:
         assert self._ledger is not None
         await self._ledger.close()
         await record.enter(TransferState.FINISHING)
-        overwrite = record.options.overwrite
+        overwrite = record.options.overwrite or self._mirrors
 
         def finish() -> tuple[dict[bytes, bytes], list[tuple[bytes, str]]]:
             source.hold()
@@ -349,6 +370,8 @@ class Get:
                 await self._start_over()
             raise
         record.options.skipped = skipped
+        if record.options.follow is not None:
+            record.options.follow.version = closing.version
         self._note_elapsed()
         served = await self._keep_share(closing, manifest, roots, skipped)
         if served is not None:
@@ -417,10 +440,20 @@ class Get:
         return self._reader.next_seq
 
     def on_entries(self, peer: bytes, entries: list[bytes]) -> None:
+        known = self._reader.next_seq
         for data in entries:
             self.record.options.manifest_bytes += len(data)
-            if self._reader.add(data):
+            try:
+                is_new = self._reader.add(data)
+            except RemoteFault as fault:
+                if fault.code == "equivocation":
+                    self.fork = fault
+                raise
+            if is_new:
                 self._entries.append(data)
+        if entries and peer == self._reader.author and parse_entry(entries[-1]).seq + 1 < known:
+            log.warning("%s has lost entries of its own feed", self._context.name_peer(peer))
+            self.went_back = True
         offer = self._context.swarm.find_offer(self._link.share_id)
         if offer is not None and self._manifest is not None:
             self._context.supervisor.spawn("feed", self._store_entries())

@@ -8,6 +8,7 @@ import os
 from collections.abc import Sequence
 
 from shoal.apps.files.context import FilesContext
+from shoal.apps.files.follows import Follows
 from shoal.apps.files.get import Get
 from shoal.apps.files.places import Place, Places
 from shoal.apps.files.ports import FilesNetwork, FilesOverlay, FileStores
@@ -58,6 +59,9 @@ class Files:
         self._running: dict[bytes, asyncio.Task[None]] = {}
         self._share_locks: dict[bytes, asyncio.Lock] = {}  # one get of a share at a time
         self._places = Places()
+        self.follows = Follows(
+            self._context, self._shares, self._run_get, self._claim_transfer, self.cancel, self._check_get
+        )
         self._hash_slots = asyncio.Semaphore(ACTIVE_HASHINGS)
         self._watches = Watches(lambda share: VersionMaker(share).look())
         self._sharing = asyncio.Lock()
@@ -75,7 +79,9 @@ class Files:
             share.is_back = False
         self._context.supervisor.spawn("shares", self._bring_back())
         for record in list(self._transfers.values()):
-            if not record.state.is_end and record.state is not TransferState.PAUSED:
+            if record.options.follow is not None:
+                self.follows.start(record)
+            elif not record.state.is_end and record.state is not TransferState.PAUSED:
                 record.resumed = True
                 record.options.wait_s = None  # nobody stands there waiting; it goes on when it can
                 self._start_get(record)
@@ -86,6 +92,7 @@ class Files:
             return
         self._closed = True
         tasks = [*self._hashing.values(), *self._running.values(), *self._watches.cancel()]
+        tasks += self.follows.cancel()
         for task in tasks:
             task.cancel()
         if tasks:
@@ -161,6 +168,7 @@ class Files:
         await self._wait_ending(share_id)
         async with self._sharing:  # not while the same path is shared again
             share = self._get_share(share_id)
+            self.follows.refuse_if_followed(share_id)
             await self._come_back(share)
             task = self._hashing.get(share_id)
             if task is not None:
@@ -207,6 +215,7 @@ class Files:
         only = check_patterns(only)
         self._check_get(link, dest)
         async with self._getting:
+            self.follows.refuse_if_followed(link.share_id)
             row = await self._context.stores.transfers.find_target(link.to_text(), dest, only)
             record = self._transfers.get(row.id) if row is not None else None
             if record is not None and record.state.is_end:
@@ -246,6 +255,7 @@ class Files:
     async def pause(self, transfer_id: bytes) -> TransferStatus:
         """Stop a transfer until `resume`, also across restarts. Raises: LocalMisuse, StorageFault."""
         record = self._get_transfer(transfer_id)
+        self.follows.refuse_if_followed(record.row.share_id)
         await self._stop_get(record)
         if not record.state.is_end:
             await record.enter(TransferState.PAUSED)
@@ -254,6 +264,7 @@ class Files:
     async def resume(self, transfer_id: bytes) -> TransferStatus:
         """Go on with a transfer that is paused or failed. Raises: LocalMisuse."""
         record = self._get_transfer(transfer_id)
+        self.follows.refuse_if_followed(record.row.share_id)
         if record.id not in self._running and record.state is not TransferState.DONE:
             self._start_get(record)
         return record.status()
@@ -264,6 +275,7 @@ class Files:
         Raises: LocalMisuse, StorageFault.
         """
         record = self._get_transfer(transfer_id)
+        self.follows.refuse_if_followed(record.row.share_id)
         await self._stop_get(record)
         status = record.status()
         if record.state is not TransferState.DONE:
@@ -329,6 +341,16 @@ class Files:
         async with self._hash_slots:
             await VersionMaker(share).run()
 
+    async def _claim_transfer(self, link: Link, dest: bytes) -> TransferRecord:
+        """Return the transfer of a link to a place for a follow to use, stopped."""
+        async with self._getting:
+            row = await self._context.stores.transfers.find_target(link.to_text(), dest, [])
+            record = self._transfers.get(row.id) if row is not None else None
+            if record is None:
+                return await self._add_transfer(link, dest, TransferOptions())
+            await self._stop_get(record)
+            return record
+
     async def _add_transfer(self, link: Link, dest: bytes, options: TransferOptions) -> TransferRecord:
         now = self._context.clock.wall()
         row = TransferRow(
@@ -364,7 +386,7 @@ class Files:
         self._running[record.id] = task
         task.add_done_callback(lambda _: self._running.pop(record.id, None))
 
-    async def _run_get(self, record: TransferRecord) -> None:
+    async def _run_get(self, record: TransferRecord) -> Get:
         async with self.share_lock(record.row.share_id):
             place = Place(self._places)
             get = Get(self._context, record, self._journal_dir, place, self._find_trees)
@@ -381,6 +403,7 @@ class Files:
                 place.leave()
             if get.served is not None:
                 await self._adopt(get.served)
+        return get
 
     def _find_trees(self) -> list[tuple[bytes, LocalTree]]:
         """Return what this node serves and where it lies: a get takes from there what it can."""

@@ -3,10 +3,13 @@
 from __future__ import annotations
 
 from dataclasses import dataclass, field
+from typing import Literal, TypeAlias
 
 from shoal.content.link import Link
 from shoal.core.errors import ShoalError
 from shoal.storage.transfers import TransferState
+
+FollowState: TypeAlias = Literal["current", "fetching", "waiting", "failed", "refused"]
 
 
 @dataclass(frozen=True, slots=True)
@@ -56,6 +59,23 @@ class GetResult:
     blamed: list[bytes] = field(default_factory=list)  # type: ignore[valid-type]
     manifest_bytes: int = 0
     unmatched: list[bytes] = field(default_factory=list)  # type: ignore[valid-type]  # patterns without effect
+
+
+@dataclass(frozen=True, slots=True)
+class FollowStatus:
+    """A follow. `state`: current, fetching, waiting, failed, refused. `version` lies at DEST, `newest` was
+    heard of; `lag_s` is how long there has been a newer one. `why` says what keeps it from going on.
+    """
+
+    id: bytes
+    share_id: bytes
+    name: str
+    dest: bytes
+    state: FollowState
+    version: int
+    newest: int
+    lag_s: float
+    why: str
 
 
 @dataclass(frozen=True, slots=True)

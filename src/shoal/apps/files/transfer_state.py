@@ -29,6 +29,15 @@ _FAULTS: dict[str, type[ShoalError]] = {
 }
 
 
+class FollowOptions(msgspec.Struct, array_like=True):
+    """What makes a transfer a follow: it goes on with every version. `version` lies at DEST, 0 for none."""
+
+    keep_s: float
+    keep_count: int
+    version: int = 0
+    refused: str = ""  # why its feed is not believed any more
+
+
 class TransferOptions(msgspec.Struct, array_like=True):
     """What the transfers table keeps for us: what was asked for, and of the result what has no column."""
 
@@ -44,6 +53,7 @@ class TransferOptions(msgspec.Struct, array_like=True):
     manifest_bytes: int = 0  # fetched of feed and manifest
     only: list[bytes] = []  # patterns that say which part is wanted, sorted; all of it without any
     unmatched: list[bytes] = []  # those of them that selected nothing
+    follow: FollowOptions | None = None
 
 
 class TransferRecord:
@@ -70,6 +80,8 @@ class TransferRecord:
         self.asked_at = context.clock.monotonic()  # when somebody asked for it last
         self.rate_bytes_s = 0.0
         self.count_arriving: Callable[[], int] | None = None  # bytes of chunks under way, while it fetches
+        self.looks_at_all = True  # a follow: compare DEST with the version that lies there, too
+        self.newest = 0  # version that was heard of
         self.signal = ChangeSignal()
         self._shown: tuple[object, ...] = ()
         self._measured = (0.0, 0)
