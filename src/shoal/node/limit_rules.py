@@ -24,6 +24,7 @@ from shoal.node.limit_settings import (
     format_minute,
 )
 
+BY_HAND = "set by hand, until it is set to default"
 Direction = Literal["upload", "download"]
 DIRECTIONS: tuple[Direction, Direction] = ("upload", "download")
 
@@ -77,8 +78,7 @@ class LimitRules:
         told: int | None = getattr(order, direction)
         entry = self._find_entry(direction, minute)
         if told is not None:
-            why = "by shoal limits; back to settings and schedule: --" + direction + " default"
-            return InForce(told, Source.COMMAND, why)
+            return InForce(told, Source.COMMAND, BY_HAND)
         if entry is not None:
             rate: int = getattr(entry.rates, direction)
             return InForce(rate, Source.SCHEDULE, entry.describe())
@@ -88,8 +88,7 @@ class LimitRules:
         """Return the limit of one peer, named in the settings by `names` (the later one counts)."""
         told: int | None = getattr(order, direction)
         if told is not None:
-            why = f"by shoal limits; back to settings: --peer NAME --{direction} default"
-            return InForce(told, Source.COMMAND, why)
+            return InForce(told, Source.COMMAND, BY_HAND)
         found = InForce(NO_LIMIT, Source.DEFAULT, "nothing is set")
         for name in names:
             one = _from_config(self.settings.peers[name], direction, f"limits.peers.{name}.{direction}")

@@ -16,7 +16,7 @@ from shoal.transport.lane import Lane
 
 LOOK_S = 0.05  # how often is looked whether foreground lanes move that need not ask
 WINDOW_S = 0.25  # of a lane's share, that the peer may send ahead: a round trip, and 2.5 % of a 10 s window
-WINDOW_MIN_BYTES = 64 * 1024
+WINDOW_MIN_BYTES = 256 * 1024  # four segments of loopback: with fewer it sends some of them twice
 
 
 class LanePace:

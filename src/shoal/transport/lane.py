@@ -320,8 +320,8 @@ class Lane:
             if self._clamped_bytes:
                 self._clamp(0)
             return wanted_bytes
-        if not self.sends and pace.window_bytes != self._clamped_bytes:
-            self._clamp(pace.window_bytes)
+        if not self.sends:
+            self._clamp(pace.window_bytes)  # each time: the kernel's own tuning raises it again
         began = time.monotonic()
         granted = pace.take(wanted_bytes)
         if window is not None:
