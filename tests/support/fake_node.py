@@ -8,6 +8,7 @@ import threading
 from collections.abc import Iterator
 from contextlib import contextmanager
 
+from shoal.api import content_schema as c
 from shoal.api import pin_schema as p
 from shoal.api import schema as s
 from shoal.api import store_schema as st
@@ -199,6 +200,31 @@ class FakeNode:
     async def get(self, request: s.GetRequest) -> s.TransferDetail:
         self._note("get", request)
         return self._transfer(str(request.dest))
+
+    async def ls(self, request: c.ListRequest) -> c.ListPage:
+        self._note("ls", request)
+        entries = [
+            c.ListedEntry(
+                path="photos", kind="folder", bytes=None, mtime="2026-11-22T10:58:00Z", mode="drwxr-xr-x"
+            ),
+            c.ListedEntry(
+                path="photos/a\\x1b[2J",
+                kind="file",
+                bytes=2048,
+                mtime="2026-11-22T10:58:00Z",
+                mode="-rw-r--r--",
+            ),
+        ]
+        return c.ListPage(
+            share_id=SHARE,
+            name="photos",
+            version=1,
+            content_id="shc1x",
+            files=3,
+            bytes=9,
+            entries=entries,
+            more=2,
+        )
 
     async def transfer(self, request: s.TransferRequest) -> s.TransferDetail:
         self._note("transfer", request)

@@ -10,6 +10,7 @@ import pytest
 from tests.support.fake_node import FAULTS, LINK, OTHER, FakeNode, serve
 
 from shoal.api import schema as s
+from shoal.api.paths import BytesPath
 from shoal.cli.face import columns, printable
 from shoal.cli.main import main
 from shoal.core.errors import ShoalError
@@ -48,6 +49,9 @@ def run_json(capsys: Captured, *arguments: str) -> dict[str, object]:
         ("shares",),
         ("unshare", "/tmp"),
         ("get", LINK),
+        ("get", LINK, "--only", "*.jpg", "--only", "2024"),
+        ("ls", LINK),
+        ("ls", LINK, "photos", "--long"),
         ("transfers",),
         ("down",),
         ("pin", LINK),
@@ -86,6 +90,25 @@ def test_interface_of_get(node: FakeNode, capsys: Captured) -> None:
         "providers": {OTHER: 90},
         "manifest_bytes": 0,
     }
+
+
+def test_a_part_is_asked_for(node: FakeNode, capsys: Captured) -> None:
+    run_json(capsys, "get", LINK, "/tmp", "--only", "*.jpg", "--only", "p\udcff")
+    request = node.asked[0][1]
+    assert isinstance(request, s.GetRequest)
+    assert request.only == ["*.jpg", BytesPath("cP8=")]
+
+
+def test_a_listing_for_people(node: FakeNode, capsys: Captured) -> None:
+    assert main(["ls", LINK]) == 0
+    out, err = capsys.readouterr()
+    assert out == "photos/\nphotos/a\\x1b[2J\n"
+    assert "2 more entries are not shown" in err
+    assert main(["ls", LINK, "photos", "-l", "--limit", "5"]) == 0
+    lines = capsys.readouterr().out.splitlines()
+    assert lines[0].split() == ["drwxr-xr-x", "-", "2026-11-22", "10:58", "photos/"]
+    assert lines[1].split() == ["-rw-r--r--", "2.0", "KiB", "2026-11-22", "10:58", "photos/a\\x1b[2J"]
+    assert [getattr(request, "limit", 0) for name, request in node.asked if name == "ls"] == [1000, 5]
 
 
 def test_share_is_null_until_complete_and_wait_fills_it(node: FakeNode, capsys: Captured) -> None:

@@ -14,7 +14,7 @@ from __future__ import annotations
 import math
 import os
 import time
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from types import TracebackType
 from typing import TypeVar
 
@@ -22,13 +22,14 @@ import httpx
 import msgspec
 from msgspec import Struct
 
+from shoal.api import content_schema as c
 from shoal.api import operations as ops
 from shoal.api import pin_schema as p
 from shoal.api import schema as s
 from shoal.api import store_schema as st
 from shoal.api.faults import ErrorReply, make_error
 from shoal.api.operations import Operation
-from shoal.api.paths import AnyPath, default_home, resolve_path
+from shoal.api.paths import AnyPath, default_home, encode_path, resolve_path
 from shoal.core.errors import Refused, RemoteFault, Unavailable
 from shoal.storage.home import Home, find_socket_path
 
@@ -170,11 +171,27 @@ class Client:
         value = resolve_path(path) if path is not None else None
         return self.call(ops.UNSHARE, s.UnshareRequest(share=share, path=value))
 
+    def ls(self, link: str, path: str | bytes = "", *, limit: int = c.LIST_LIMIT) -> c.ListPage:
+        """Return what a link names: the entries at `path`, or those whose paths begin with it."""
+        return self.call(ops.LS, c.ListRequest(link=link, path=encode_path(path), limit=limit))
+
     def start_get(
-        self, link: str, dest: AnyPath = ".", *, overwrite: bool = False, wait_s: float | None = 0.0
+        self,
+        link: str,
+        dest: AnyPath = ".",
+        *,
+        overwrite: bool = False,
+        wait_s: float | None = 0.0,
+        only: Sequence[AnyPath] = (),
     ) -> s.TransferDetail:
         """Start a transfer, or attach to the one that runs; returns at once."""
-        request = s.GetRequest(link=link, dest=resolve_path(dest), overwrite=overwrite, wait_s=wait_s)
+        request = s.GetRequest(
+            link=link,
+            dest=resolve_path(dest),
+            overwrite=overwrite,
+            wait_s=wait_s,
+            only=[encode_path(pattern) for pattern in only],
+        )
         return self.call(ops.GET, request)
 
     def get(
@@ -184,13 +201,15 @@ class Client:
         *,
         overwrite: bool = False,
         wait_s: float | None = 0.0,
+        only: Sequence[AnyPath] = (),
         on_progress: Callable[[s.TransferDetail], None] | None = None,
     ) -> s.GetResult:
         """Fetch what a link names and return when it is there. Interrupting leaves the transfer running.
 
-        `wait_s`: seconds to wait for absent providers, None for ever. Raises: what made the transfer fail.
+        `wait_s`: seconds to wait for absent providers, None for ever. `only`: gitignore-like patterns for the
+        part that is wanted. Raises: what made the transfer fail.
         """
-        started = self.start_get(link, dest, overwrite=overwrite, wait_s=wait_s)
+        started = self.start_get(link, dest, overwrite=overwrite, wait_s=wait_s, only=only)
         return self.wait_transfer(started, on_progress)
 
     def wait_transfer(

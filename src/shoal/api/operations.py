@@ -12,6 +12,7 @@ from typing import Any, Generic, Protocol, TypeVar
 
 from msgspec import Struct
 
+from shoal.api import content_schema as c
 from shoal.api import pin_schema as p
 from shoal.api import schema as s
 from shoal.api import store_schema as st
@@ -35,6 +36,7 @@ class NodeApi(Protocol):
     async def shares(self, request: s.Nothing) -> s.Shares: ...
     async def unshare(self, request: s.UnshareRequest) -> s.Unshared: ...
     async def get(self, request: s.GetRequest) -> s.TransferDetail: ...
+    async def ls(self, request: c.ListRequest) -> c.ListPage: ...
     async def transfer(self, request: s.TransferRequest) -> s.TransferDetail: ...
     async def transfers(self, request: s.Nothing) -> s.Transfers: ...
     async def control_transfer(self, request: s.TransferControlRequest) -> s.TransferDetail: ...
@@ -85,6 +87,7 @@ UNSHARE = Operation("unshare", s.UnshareRequest, s.Unshared, "Stop serving.", la
 GET = Operation(
     "get", s.GetRequest, s.TransferDetail, "Start or attach to a transfer.", lambda a, q: a.get(q)
 )
+LS = Operation("ls", c.ListRequest, c.ListPage, "What a link names, no content.", lambda a, q: a.ls(q))
 TRANSFER = Operation(
     "transfer", s.TransferRequest, s.TransferDetail, "One transfer, long polling.", lambda a, q: a.transfer(q)
 )
@@ -134,6 +137,7 @@ OPERATIONS: tuple[Operation[Any, Any], ...] = (
     SHARES,
     UNSHARE,
     GET,
+    LS,
     TRANSFER,
     TRANSFERS,
     CONTROL_TRANSFER,

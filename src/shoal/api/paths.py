@@ -40,10 +40,7 @@ def decode_path(value: PathValue) -> bytes:
     if isinstance(value, str):
         raw = value.encode("utf-8", "surrogateescape")
     else:
-        try:
-            raw = base64.b64decode(value.base64, validate=True)
-        except (binascii.Error, ValueError) as error:
-            raise LocalMisuse("The path cannot be read", cause="its base64 is damaged") from error
+        raw = _decode_base64(value)
     if not raw.startswith(b"/") or b"\0" in raw:
         raise LocalMisuse(
             "The path cannot be used",
@@ -53,6 +50,16 @@ def decode_path(value: PathValue) -> bytes:
     if len(raw) > PATH_BYTES:
         raise LocalMisuse("The path cannot be used", cause=f"it is longer than {PATH_BYTES} bytes")
     return os.path.normpath(raw)
+
+
+def decode_name(value: PathValue) -> bytes:
+    """Read a path inside a share, or a pattern for some, as any bytes without NUL. Raises: LocalMisuse."""
+    raw = value.encode("utf-8", "surrogateescape") if isinstance(value, str) else _decode_base64(value)
+    if b"\0" in raw or len(raw) > PATH_BYTES:
+        raise LocalMisuse(
+            "The path cannot be used", cause=f"it has a NUL byte, or more than {PATH_BYTES} bytes"
+        )
+    return raw
 
 
 def resolve_path(path: AnyPath) -> PathValue:
@@ -68,6 +75,13 @@ def resolve_path(path: AnyPath) -> PathValue:
     if raw.startswith(b"~"):
         raw = os.path.expanduser(raw)
     return encode_path(os.path.normpath(os.path.join(os.getcwdb(), raw)))
+
+
+def _decode_base64(value: BytesPath) -> bytes:
+    try:
+        return base64.b64decode(value.base64, validate=True)
+    except (binascii.Error, ValueError) as error:
+        raise LocalMisuse("The path cannot be read", cause="its base64 is damaged") from error
 
 
 def default_home() -> str:

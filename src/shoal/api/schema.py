@@ -134,7 +134,7 @@ class Share(Struct, frozen=True):
 
 
 class ShareDetail(Struct, frozen=True, kw_only=True):
-    """A share as the node that serves it knows it."""
+    """A share as the node that serves it knows it. `only`: the part of a fetched one that is here."""
 
     link: str
     share_id: str
@@ -153,6 +153,7 @@ class ShareDetail(Struct, frozen=True, kw_only=True):
     fault: str | None = None
     watching: bool = False
     note: str = ""
+    only: list[str] = []
 
 
 class Shares(Struct, frozen=True):
@@ -178,17 +179,19 @@ class Unshared(Struct, frozen=True):
 class GetRequest(Request, frozen=True, kw_only=True):
     """Fetch what a link names into a folder; the same request again attaches to the running transfer.
 
-    `wait_s`: how long to wait for absent providers; null waits for ever, 0 as long as a search takes.
+    `wait_s`: how long to wait for absent providers; null waits for ever, 0 as long as a search takes. `only`:
+    gitignore-like patterns for the part that is wanted; another part is another transfer.
     """
 
     link: str
     dest: PathValue
     overwrite: bool = False
     wait_s: float | None = 0.0
+    only: list[PathValue] = []
 
 
 class GetResult(Struct, frozen=True):
-    """What a finished transfer did."""
+    """What a finished transfer did. `unmatched` are patterns that selected nothing, if there are some."""
 
     files: int
     bytes: int
@@ -200,6 +203,7 @@ class GetResult(Struct, frozen=True):
     skipped: list[str]
     providers: dict[str, int]
     manifest_bytes: int = 0
+    unmatched: list[str] | UnsetType = UNSET
 
 
 class Transfer(Struct, frozen=True):
@@ -231,6 +235,7 @@ class TransferDetail(Struct, frozen=True, kw_only=True):
     error: ErrorBody | None
     fault: str | None
     result: GetResult | None
+    only: list[str] = []
 
 
 class TransferRequest(Request, frozen=True, kw_only=True):

@@ -6,7 +6,7 @@ from typing import Annotated
 
 import typer
 
-from shoal.cli import care, files, follows, limits, people, pins, run, store
+from shoal.cli import care, files, follows, limits, listing, people, pins, run, store
 from shoal.version import __version__
 
 app = typer.Typer(
@@ -54,6 +54,7 @@ app.command("remove", rich_help_panel=PEOPLE)(people.remove)
 app.command("leave", rich_help_panel=PEOPLE)(people.leave)
 app.command("share", rich_help_panel=FILES)(files.share)
 app.command("get", rich_help_panel=FILES)(files.get)
+app.command("ls", rich_help_panel=FILES)(listing.ls)
 app.command("shares", rich_help_panel=FILES)(files.shares)
 app.command("unshare", rich_help_panel=FILES)(files.unshare)
 app.command("transfers", rich_help_panel=FILES)(files.transfers)

@@ -71,6 +71,10 @@ def get(
         str | None,
         typer.Option("--wait", metavar="[D]", help="Wait for absent providers, for ever or as long as 10m."),
     ] = None,
+    only: Annotated[
+        list[str] | None,
+        typer.Option("--only", metavar="PATTERN", help="Just these files and folders. Repeatable."),
+    ] = None,
     home: HomeOption = None,
     json: JsonOption = False,
 ) -> None:
@@ -84,7 +88,7 @@ def get(
     with face.connect() as client:
         from shoal.cli.progress import transfer_progress
 
-        started = client.start_get(text, dest, overwrite=overwrite, wait_s=wait_s)
+        started = client.start_get(text, dest, overwrite=overwrite, wait_s=wait_s, only=only or ())
         try:
             with transfer_progress(face, lambda: _names(face)) as on_progress:
                 result = client.wait_transfer(started, on_progress)
@@ -105,7 +109,7 @@ def shares(home: HomeOption = None, json: JsonOption = False) -> None:
     rows = [
         [
             x.share_id[:ID_SHOWN],
-            "watched" if x.watching else "own" if x.own else "fetched",
+            "watched" if x.watching else "own" if x.own else "a part" if x.only else "fetched",
             x.state,
             str(x.files) if x.files is not None else "-",
             format_size(x.bytes) if x.bytes is not None else "-",
@@ -179,7 +183,7 @@ def transfers(
             f"{x.done_bytes / x.bytes:.0%}" if x.bytes else "-",
             format_size(x.bytes) if x.bytes is not None else "-",
             f"{format_size(x.rate_bytes_s)}/s" if x.rate_bytes_s else "-",
-            f"{x.name or '?'} in {x.dest}",
+            f"{'a part of ' if x.only else ''}{x.name or '?'} in {x.dest}",
         ]
         for x in details
     ]
@@ -222,4 +226,6 @@ def _describe(result: s.GetResult, transfer: s.TransferDetail) -> list[str]:
         + (", resumed" if result.resumed else ""),
     ]
     lines += [f"skipped: {printable(path)}" for path in result.skipped]
+    if isinstance(result.unmatched, list):
+        lines += [f"nothing matches: {printable(pattern)}" for pattern in result.unmatched]
     return lines

@@ -141,6 +141,11 @@ class Manifest:
 
     def find_file(self, path: bytes) -> int | None:
         """Return the index of the entry at `path`, or None."""
+        index = self.find_first(path)
+        return index if index < len(self) and self.path(index) == path else None
+
+    def find_first(self, path: bytes) -> int:
+        """Return the index of the first entry that is not before `path`; the number of entries if all are."""
         wanted, low, high = order_key(path), 0, len(self)
         while low < high:
             middle = (low + high) // 2
@@ -148,7 +153,18 @@ class Manifest:
                 low = middle + 1
             else:
                 high = middle
-        return low if low < len(self) and self.path(low) == path else None
+        return low
+
+    def find_end(self, prefix: bytes, first: int) -> int:
+        """Return where the run of paths ends that begin with `prefix`, which begins at `first` if at all."""
+        low, high = first, len(self)
+        while low < high:
+            middle = (low + high) // 2
+            if self.path(middle).startswith(prefix):
+                low = middle + 1
+            else:
+                high = middle
+        return low
 
     def chunk(self, ordinal: int) -> tuple[int, int, bytes]:
         """Return a chunk's (stream offset, length, key). Raises: IndexError."""

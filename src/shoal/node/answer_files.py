@@ -2,9 +2,11 @@
 
 from __future__ import annotations
 
+from msgspec import UNSET
+
 from shoal.api import schema as s
 from shoal.api.faults import find_fault, make_body
-from shoal.api.paths import decode_path
+from shoal.api.paths import decode_name, decode_path
 from shoal.apps.files.status import ShareStatus, TransferStatus
 from shoal.content.link import Link
 from shoal.content.paths import display_path
@@ -61,7 +63,11 @@ class FileAnswers:
             )
         wait_s = request.wait_s if request.wait_s is None else max(0.0, request.wait_s)
         status = await self._parts.files.get(
-            link, decode_path(request.dest), overwrite=request.overwrite, wait_s=wait_s
+            link,
+            decode_path(request.dest),
+            overwrite=request.overwrite,
+            wait_s=wait_s,
+            only=[decode_name(pattern) for pattern in request.only],
         )
         return _transfer_detail(status)
 
@@ -163,6 +169,7 @@ def _share_detail(x: ShareStatus) -> s.ShareDetail:
         fault=find_fault(x.error) if x.error is not None else None,
         watching=x.watching,
         note=x.note,
+        only=[display_path(pattern) for pattern in x.only],
     )
 
 
@@ -199,7 +206,9 @@ def _transfer_detail(x: TransferStatus) -> s.TransferDetail:
             skipped=[display_path(path) for path, _ in result.skipped],
             providers=_by_peer(result.providers),
             manifest_bytes=result.manifest_bytes,
+            unmatched=[display_path(pattern) for pattern in result.unmatched] or UNSET,
         ),
+        only=[display_path(pattern) for pattern in x.only],
     )
 
 

@@ -10,6 +10,7 @@ import msgspec
 
 from shoal.api import schema as s
 from shoal.identity.ids import format_network_id, format_peer_id
+from shoal.node.answer_content import ContentAnswers
 from shoal.node.answer_files import FileAnswers
 from shoal.node.answer_follows import FollowAnswers
 from shoal.node.answer_limits import LimitAnswers
@@ -24,7 +25,9 @@ from shoal.version import __version__
 STOP_DELAY_S = 0.05  # after `down` is answered, so that the answer leaves first
 
 
-class Answers(LimitAnswers, PeopleAnswers, FileAnswers, PinAnswers, StoreAnswers, FollowAnswers):
+class Answers(
+    LimitAnswers, PeopleAnswers, FileAnswers, ContentAnswers, PinAnswers, StoreAnswers, FollowAnswers
+):
     """Implements `NodeApi`. Raises only `ShoalError`, apart from mistakes."""
 
     def __init__(

@@ -31,6 +31,9 @@ ASIDE_S = 3.0  # what stands still this long lets others have its place
 NEIGHBOURS = 32  # up to so many connected peers are simply all asked
 WATCH_S = 0.2
 OBJECTS_IN_MEMORY = 64  # sealed objects fetched before they are stored
+ADVICE = (
+    "start a device that has it and run the same get again, or wait with --wait: what was received is kept"
+)
 
 
 class Seeker(Protocol):
@@ -76,8 +79,16 @@ class Finder:
     """Finds one share for a seeker, by means of a fetch that was started. Loop thread only."""
 
     def __init__(
-        self, context: FilesContext, link: Link, reader: FeedReader, fetch: ShareFetch, seeker: Seeker
+        self,
+        context: FilesContext,
+        link: Link,
+        reader: FeedReader,
+        fetch: ShareFetch,
+        seeker: Seeker,
+        advice: str = ADVICE,
     ) -> None:
+        """`advice`: what to do when nobody can deliver."""
+        self._advice = advice
         self._context = context
         self._link = link
         self._reader = reader
@@ -185,8 +196,7 @@ class Finder:
         raise Unavailable(
             "Nobody who is connected can deliver this share now",
             cause=f"{error.cause or error.message}; {cause}" if error is not None else cause,
-            next_step="start a device that has it and run the same get again, or wait with --wait: "
-            "what was received is kept",
+            next_step=self._advice,
             code="no_provider",
         )
 

@@ -10,6 +10,7 @@ from collections.abc import Sequence
 from shoal.apps.files.context import FilesContext
 from shoal.apps.files.follows import Follows
 from shoal.apps.files.get import Get
+from shoal.apps.files.listing import LIST_LIMIT, Lister, Listing
 from shoal.apps.files.places import Place, Places
 from shoal.apps.files.ports import FilesNetwork, FilesOverlay, FileStores
 from shoal.apps.files.served import ServedShare
@@ -64,6 +65,7 @@ class Files:
         )
         self._hash_slots = asyncio.Semaphore(ACTIVE_HASHINGS)
         self._watches = Watches(lambda share: VersionMaker(share).look())
+        self._lister = Lister(self._context)
         self._sharing = asyncio.Lock()
         self._getting = asyncio.Lock()
         self._closed = False
@@ -232,6 +234,13 @@ class Files:
             if record.id not in self._running:
                 self._start_get(record)
         return record.status()
+
+    async def ls(self, link: Link, path: bytes = b"", limit: int = LIST_LIMIT) -> Listing:
+        """Return what lies at a path of what a link names. Raises: as `Lister.ls`."""
+        share = self._shares.get(link.share_id)
+        if share is not None:
+            await self._come_back(share)
+        return await self._lister.ls(link, share, self.share_lock(link.share_id), path, limit)
 
     def transfers(self) -> list[TransferStatus]:
         """Return all transfers, oldest first."""

@@ -95,3 +95,4 @@ class TransferStatus:
     note: str
     error: ShoalError | None
     result: GetResult | None
+    only: list[bytes] = field(default_factory=list)  # type: ignore[valid-type]

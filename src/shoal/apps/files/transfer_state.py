@@ -106,6 +106,7 @@ class TransferRecord:
             note=self.note,
             error=self.error,
             result=self.result() if self.state is TransferState.DONE else None,
+            only=list(self.options.only),
         )
 
     @property

@@ -1,0 +1,58 @@
+"""Answers about content: what a share holds, and pipes into and out of shares."""
+
+from __future__ import annotations
+
+import stat
+
+from msgspec import UNSET
+
+from shoal.api import content_schema as c
+from shoal.api.paths import decode_name, encode_path
+from shoal.content.link import Link
+from shoal.content.manifest import EntryKind, FileEntry
+from shoal.content.paths import display_path
+from shoal.core.units import format_time
+from shoal.identity.ids import format_content_id, format_share_id
+from shoal.node.parts import Parts
+
+_KINDS: dict[EntryKind, c.EntryKindName] = {
+    EntryKind.FILE: "file",
+    EntryKind.DIR: "folder",
+    EntryKind.SYMLINK: "link",
+}
+_TYPES = {EntryKind.FILE: stat.S_IFREG, EntryKind.DIR: stat.S_IFDIR, EntryKind.SYMLINK: stat.S_IFLNK}
+_SECOND_NS = 1_000_000_000
+
+
+class ContentAnswers:
+    """The part of `NodeApi` that is about what shares hold."""
+
+    _parts: Parts
+
+    async def ls(self, request: c.ListRequest) -> c.ListPage:
+        """List what a share holds."""
+        limit = min(max(1, request.limit), c.LIST_MOST)
+        found = await self._parts.files.ls(Link.parse(request.link), decode_name(request.path), limit)
+        return c.ListPage(
+            share_id=format_share_id(found.share_id),
+            name=found.name,
+            version=found.version,
+            content_id=format_content_id(found.content_id),
+            files=found.files,
+            bytes=found.bytes,
+            entries=[_entry(entry) for entry in found.entries],
+            more=found.total - len(found.entries),
+        )
+
+
+def _entry(x: FileEntry) -> c.ListedEntry:
+    shown = display_path(x.path)
+    return c.ListedEntry(
+        path=shown,
+        kind=_KINDS[x.kind],
+        bytes=x.size if x.kind is EntryKind.FILE else None,
+        mtime=format_time(x.mtime_ns / _SECOND_NS),
+        mode=stat.filemode(_TYPES[x.kind] | x.mode),
+        target=display_path(x.target) if x.target else UNSET,
+        raw=UNSET if shown.encode() == x.path else encode_path(x.path),
+    )
