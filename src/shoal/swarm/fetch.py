@@ -370,7 +370,7 @@ class ShareFetch:
             last = min(provider.entries, self._owner.entry_count) - 1
             compared, provider.compared = provider.compared, last
             if compared < last:
-                self._owner.on_entries(provider.peer, (await provider.read_feed(last))[:1])
+                self._owner.on_entries(provider.peer, await provider.read_feed(last))
         if provider.entries > self._owner.entry_count:
             first = self._owner.entry_count
             entries = await provider.read_feed(first)

@@ -58,6 +58,10 @@ class Follower:
             self._task.cancel()
         return self._task
 
+    def look_again(self) -> None:
+        """Run once more soon: what was heard has to be confirmed."""
+        self._wake.set()
+
     def status(self) -> FollowStatus:
         """Return a snapshot."""
         record, follow = self.record, self.record.options.follow

@@ -40,6 +40,7 @@ class Follows:
         self._check_get = check_get
         self._followers: dict[bytes, Follower] = {}  # by share
         self._changing = asyncio.Lock()
+        self._doubts: dict[bytes, int] = {}  # runs in a row in which an author had fewer entries than we
 
     def start(self, record: TransferRecord) -> Follower:
         """Go on with a follow that is kept."""
@@ -137,8 +138,13 @@ class Follows:
         renew_follow(record)
         record.asked_at = self._context.clock.monotonic()
         get = await self._run_get(record)
+        if get.went_back:
+            follower = self._followers.get(record.row.share_id)
+            if follower is not None:
+                follower.look_again()
         if get.fork is not None:
             return "the share has two histories: its author signed two entries with one number"
-        if get.went_back:
+        doubts = self._doubts[record.id] = self._doubts.get(record.id, 0) + 1 if get.went_back else 0
+        if doubts > 1:  # once may be an answer that a newer version overtook
             return "its author has lost versions that it had published, as from an old backup"
         return ""
