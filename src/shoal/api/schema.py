@@ -154,6 +154,7 @@ class ShareDetail(Struct, frozen=True, kw_only=True):
     watching: bool = False
     note: str = ""
     only: list[str] = []
+    ignored: int = 0
 
 
 class Shares(Struct, frozen=True):

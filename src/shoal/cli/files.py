@@ -50,10 +50,13 @@ def share(
             kept = client.wait_pin(client.start_pin(found.link), Watcher(face).tell)
             face.tell(describe(kept))
         skipped: list[str] = []
+        ignored = 0
         if found.complete and not json:
-            skipped = client.call(ops.SHARE_STATE, s.ShareWaitRequest(share_id=found.share_id)).skipped
+            detail = client.call(ops.SHARE_STATE, s.ShareWaitRequest(share_id=found.share_id))
+            skipped, ignored = detail.skipped, detail.ignored
     if found.complete and found.files is not None and found.bytes is not None:
-        face.tell(f"{_files(found.files)}, {format_size(found.bytes)}, complete")
+        left_out = f", {ignored} left out by .shoalignore" if ignored else ""
+        face.tell(f"{_files(found.files)}, {format_size(found.bytes)}, complete{left_out}")
         for path in skipped:
             face.tell(f"skipped: {printable(path)}")
     else:

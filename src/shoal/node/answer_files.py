@@ -170,6 +170,7 @@ def _share_detail(x: ShareStatus) -> s.ShareDetail:
         watching=x.watching,
         note=x.note,
         only=[display_path(pattern) for pattern in x.only],
+        ignored=x.ignored,
     )
 
 

@@ -34,6 +34,7 @@ class HashedShare:
     roots: dict[bytes, bytes]
     skipped: list[Skipped]
     skipped_count: int
+    ignored_count: int
     read_bytes: int
 
 
@@ -98,7 +99,8 @@ def hash_share(
             next_step="check that the files are still there and may be read, then share them again",
             code="changed",
         )
-    return HashedShare(builder.build(), dict(scanned.roots), skipped, count, work.read_bytes)
+    ignored = scanned.ignored_count
+    return HashedShare(builder.build(), dict(scanned.roots), skipped, count, ignored, work.read_bytes)
 
 
 class _Work:

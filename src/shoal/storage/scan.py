@@ -2,7 +2,7 @@
 
 Symbolic links are listed, never followed, except that a path given by the person may be one. What cannot be
 shared (sockets, devices, unreadable folders, what vanishes meanwhile, Shoal's own folders) is listed as
-skipped with the reason.
+skipped with the reason; what `.shoalignore` files leave out (ignore.py) is counted.
 """
 
 from __future__ import annotations
@@ -19,6 +19,7 @@ from shoal.content.paths import COMPONENT_BYTES, PART_PREFIX, VERSIONS_NAME, dis
 from shoal.core.errors import LocalMisuse, Unavailable
 from shoal.storage.extents import find_extents
 from shoal.storage.faults import fault_of_os_error
+from shoal.storage.ignore import IgnoreRules, read_rules
 from shoal.storage.tree_handles import DIRECTORY_FLAGS, READ_FLAGS
 
 SKIPPED_LIMIT: Final = 10_000  # listed; more are counted
@@ -53,6 +54,7 @@ class ScanResult:
     entries: list[ScannedEntry] = field(default_factory=list)
     skipped: list[Skipped] = field(default_factory=list)
     skipped_count: int = 0
+    ignored_count: int = 0  # a folder counts once, whatever is in it
     total_bytes: int = 0
     data_bytes: int = 0
 
@@ -110,7 +112,7 @@ class _Scanner:
             if stat.S_ISDIR(info.st_mode):
                 if (info.st_dev, info.st_ino) in self._avoid:
                     raise LocalMisuse(what, cause="it is Shoal's own home, with its keys")
-                self._add_directory(name, real, None, info, depth=0)
+                self._add_directory(name, real, None, info, 0, None)
                 return
             if not stat.S_ISREG(info.st_mode):
                 raise LocalMisuse(what, cause="it is neither a file nor a folder")
@@ -124,7 +126,13 @@ class _Scanner:
         self._add_file(name, real, None, info)
 
     def _add_directory(
-        self, path: bytes, name: bytes, parent: int | None, info: os.stat_result, depth: int
+        self,
+        path: bytes,
+        name: bytes,
+        parent: int | None,
+        info: os.stat_result,
+        depth: int,
+        above: IgnoreRules | None,
     ) -> None:
         if self._cancelled.is_set():
             raise Unavailable("Scanning was stopped", code="cancelled")
@@ -136,12 +144,22 @@ class _Scanner:
             self._result.skip(path, reason_of(error))
             return
         try:
+            try:
+                rules = read_rules(fd, path, above)
+            except (LocalMisuse, OSError) as error:
+                if depth == 0:
+                    raise
+                cause = reason_of(error) if isinstance(error, OSError) else error.cause
+                self._result.skip(path, f"what to leave out of it is not known: {cause}")
+                return
             self._append(ScannedEntry(path, EntryKind.DIR, permissions(info.st_mode), info.st_mtime_ns))
             for child, child_info in self._list(path, fd):
                 child_path = path + b"/" + child
                 problem = find_path_problem(child_path)
                 if problem is not None:
                     self._result.skip(child_path, problem)
+                elif rules is not None and rules.ignores(child_path, stat.S_ISDIR(child_info.st_mode)):
+                    self._result.ignored_count += 1
                 elif stat.S_ISDIR(child_info.st_mode):
                     if (child_info.st_dev, child_info.st_ino) in self._avoid:
                         self._result.skip(child_path, "it is Shoal's own home, with its keys")
@@ -150,7 +168,7 @@ class _Scanner:
                     elif child == VERSIONS_NAME:
                         self._result.skip(child_path, "it holds what a follow copy replaced")
                     else:
-                        self._add_directory(child_path, child, fd, child_info, depth + 1)
+                        self._add_directory(child_path, child, fd, child_info, depth + 1, rules)
                 elif stat.S_ISREG(child_info.st_mode):
                     self._add_file(child_path, child, fd, child_info)
                 elif stat.S_ISLNK(child_info.st_mode):

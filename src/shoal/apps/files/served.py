@@ -39,6 +39,7 @@ class ShareDetails(msgspec.Struct, array_like=True):
     skipped: list[tuple[bytes, str]] = []
     watch: bool = False  # an own share: make a version whenever the files change
     only: list[bytes] = []  # a fetched one: the patterns that say which part of it is here; else all of it is
+    ignored: int = 0  # what .shoalignore files left out; a folder counts once
 
 
 class ServedShare:
@@ -92,6 +93,7 @@ class ServedShare:
             watching=self.details.watch,
             note=self.watch_note,
             only=list(self.details.only),
+            ignored=self.details.ignored,
         )
 
     async def load_feed(self) -> None:

@@ -219,7 +219,10 @@ class VersionMaker:
         closing = share.reader.latest
         assert closing is not None
         details = structs.replace(
-            share.details, roots=dict(hashed.roots), skipped=[(s.path, s.reason) for s in hashed.skipped]
+            share.details,
+            roots=dict(hashed.roots),
+            skipped=[(s.path, s.reason) for s in hashed.skipped],
+            ignored=hashed.ignored_count,
         )
         await share.complete(closing, details)
         share.serve(closing, manifest, hashed.roots)

@@ -18,7 +18,8 @@ class ShareStatus:
 
     `done_bytes` counts what was hashed of the version in the making, or all once complete. `note` says why
     changes of a share that is watched are not noticed at once. `only` are the patterns of a fetched share of
-    which a part is here; `files` and `bytes` are those of the part then.
+    which a part is here; `files` and `bytes` are those of the part then. `ignored` counts what .shoalignore
+    files left out.
     """
 
     link: Link
@@ -38,6 +39,7 @@ class ShareStatus:
     watching: bool = False
     note: str = ""
     only: list[bytes] = field(default_factory=list)  # type: ignore[valid-type]
+    ignored: int = 0
 
 
 @dataclass(frozen=True, slots=True)
