@@ -14,6 +14,7 @@ from shoal.swarm.offer import make_runs
 from shoal.swarm.scheduler import (
     BAD_LIMIT,
     ENDGAME_AGE_S,
+    ORDERED_RUN_CHUNKS,
     STALL_LAST_S,
     STALL_MIN_S,
     WINDOW_MAX_CHUNKS,
@@ -34,6 +35,7 @@ from shoal.swarm.scheduler_events import (
     Paced,
     ProviderDown,
     ProviderUp,
+    Reached,
     Tick,
     Want,
 )
@@ -48,6 +50,52 @@ def make(total: int, done: int = 0, seed: int = 1) -> Scheduler:
 
 def wanted(effects: list[Effect], peer: bytes) -> list[int]:
     return [o for e in effects if isinstance(e, Want) and e.peer == peer for o in e.ordinals]
+
+
+def make_ordered(total: int, ahead: int, done: int = 0) -> Scheduler:
+    return Scheduler(total, lambda _: CHUNK, random.Random(1), done, ahead)
+
+
+def test_in_order_the_first_are_asked_first_and_none_too_far_ahead() -> None:
+    scheduler = make_ordered(100, ahead=12, done=to_set(range(20), 100))
+    asked = wanted(scheduler.step(0.0, ProviderUp(A, None)), A)
+    other = wanted(scheduler.step(0.0, ProviderUp(B, None)), B)
+    assert asked[0] == 20
+    assert sorted(asked + other) == list(range(20, 32))
+    assert all(b - a == 1 for a, b in pairwise(asked[:ORDERED_RUN_CHUNKS]))
+    done = scheduler.step(0.1, ChunksDone(A, tuple(asked))) + scheduler.step(0.1, ChunksDone(B, tuple(other)))
+    assert not wanted(done, A) + wanted(done, B)
+    assert not scheduler.is_stuck()  # it is the reader who is waited for
+    effects = scheduler.step(0.2, Reached(23))
+    assert sorted(wanted(effects, A) + wanted(effects, B)) == [32, 33, 34]
+
+
+def test_in_order_what_nobody_has_is_waited_for_at_once() -> None:
+    scheduler = make_ordered(100, ahead=4)
+    assert wanted(scheduler.step(0.0, ProviderUp(A, to_set([2, 3, 50], 100))), A) == [2, 3]
+    scheduler.step(0.1, ChunksDone(A, (2, 3)))
+    assert scheduler.is_stuck()
+    assert wanted(scheduler.step(0.2, Have(A, to_set([0, 1], 100))), A) == [0, 1]
+    assert not scheduler.is_stuck()
+
+
+def test_in_order_a_slow_first_chunk_is_asked_twice() -> None:
+    scheduler = make_ordered(100, ahead=4)
+    assert wanted(scheduler.step(0.0, ProviderUp(A, None)), A) == [0, 1, 2, 3]
+    scheduler.step(0.1, ProviderUp(B, None))
+    assert wanted(scheduler.step(0.2 + ENDGAME_AGE_S, Tick()), B) == [0, 1, 2, 3]
+
+
+def test_in_order_to_the_end() -> None:
+    scheduler = make_ordered(10, ahead=3)
+    scheduler.step(0.0, ProviderUp(A, None))
+    reached, now = 0, 0.0
+    while reached < 10:
+        now += 0.1
+        effects = scheduler.step(now, ChunksDone(A, (reached,)))
+        reached += 1
+        effects += scheduler.step(now, Reached(reached))
+    assert Finished() in effects
 
 
 def test_sets_are_integers() -> None:

@@ -38,6 +38,7 @@ from shoal.swarm.scheduler_events import (
     Paced,
     ProviderDown,
     ProviderUp,
+    Reached,
     Tick,
     Want,
 )
@@ -158,15 +159,23 @@ class ShareFetch:
                 provider.retry_at = min(provider.retry_at, self._clock.monotonic() + RETRY_FIRST_S)
         self._advance()
 
-    def set_target(self, target: ChunkTarget, length_of: Callable[[int], int], done: int) -> None:
-        """Begin to fetch the chunks of a version that are not in `done`."""
+    def set_target(
+        self, target: ChunkTarget, length_of: Callable[[int], int], done: int, ahead: int | None = None
+    ) -> None:
+        """Begin to fetch the chunks of a version that are not in `done`; with `ahead` in order, and only so
+        many before what was `reached`.
+        """
         self._target = target
-        self._scheduler = Scheduler(target.total, length_of, self._random, done)
+        self._scheduler = Scheduler(target.total, length_of, self._random, done, ahead)
         for provider in self._providers.values():
             provider.have = 0
             provider.retry_at = 0.0
         self._step(Tick())
         self._advance()
+
+    def reached(self, ordinal: int) -> None:
+        """Note that all chunks before `ordinal` were taken out of the target, by who reads in order."""
+        self._step(Reached(ordinal))
 
     async def get_objects(self, ids: list[bytes]) -> dict[bytes, bytes]:
         """Return sealed objects from whoever has them, verified by id.

@@ -31,11 +31,13 @@ from shoal.swarm.scheduler_events import (
     Peer,
     ProviderDown,
     ProviderUp,
+    Reached,
     Tick,
     Want,
 )
 
 RUN_CHUNKS = 16  # neighbours in one run: 8 MiB on average; wild guess
+ORDERED_RUN_CHUNKS = 4  # where the order counts: several providers work on what is read next
 RARITY_LEVELS = 4  # held by 1, 2, 3 providers, or more: beyond that rarity does not matter
 RARITY_AGE_S = 0.5  # availability is counted again at most this often
 WINDOW_FIRST_BYTES = 4 * MIB
@@ -83,16 +85,27 @@ class Scheduler:
 
     Expects `length_of(ordinal)` to be cheap. `done` is the set of chunks that are there already. Inputs about
     unknown peers and ordinals out of range are ignored: they race with the peer's end.
+
+    With `ahead` somebody reads the chunks in order, and tells by `Reached` how far: the first ones that are
+    missing are asked for first, and none that is `ahead` or more before the reader.
     """
 
     def __init__(
-        self, total: int, length_of: Callable[[int], int], rng: random.Random, done: int = 0
+        self,
+        total: int,
+        length_of: Callable[[int], int],
+        rng: random.Random,
+        done: int = 0,
+        ahead: int | None = None,
     ) -> None:
         self.total = total
         self._length_of = length_of
         self._random = rng
         self._all = (1 << total) - 1
         self._needed = self._all & ~done
+        self._ahead = ahead
+        self._open = self._all  # what may be asked now
+        self._move_window((self._needed & -self._needed).bit_length() - 1)
         self._asked: dict[int, list[Peer]] = {}
         self._providers: dict[Peer, _Provider] = {}
         self._blamed: set[Peer] = set()  # bounded by the members of the network
@@ -129,9 +142,10 @@ class Scheduler:
 
     def is_stuck(self) -> bool:
         """Whether nobody owes a chunk and nobody has one that is needed: only a new provider can help."""
-        if self._asked or not self._left:
+        needed = self._needed & self._open
+        if self._asked or not self._left or not needed:  # none needed now: the reader is slow
             return False
-        return not any(p.usable & self._needed for p in self._providers.values())
+        return not any(p.usable & needed for p in self._providers.values())
 
     def step(self, now: float, event: Input) -> list[Effect]:
         """Take one input, return what to do, in order."""
@@ -157,6 +171,9 @@ class Scheduler:
                 self._on_arriving(now, peer)
             case Paced(peer, rate_bytes_s):
                 self._on_paced(now, peer, rate_bytes_s, effects)
+            case Reached(ordinal):
+                self._move_window(ordinal)
+                self._fill_all(now, effects)
             case Tick():
                 self._on_tick(now, effects)
         if not self._left and not self._finished:
@@ -376,16 +393,17 @@ class Scheduler:
         provider.owed_bytes += self._length_of(ordinal)
 
     def _pick_run(self, now: float, provider: _Provider, room: int) -> list[int]:
-        """Return up to `room` neighbours, the rarest the provider has, from a random position on."""
-        candidates = self._needed & provider.usable
+        """Return up to `room` neighbours, the rarest the provider has, from a random position on; the first
+        ones where the order counts.
+        """
+        candidates = self._needed & self._open & provider.usable
         if not candidates:
             return []
-        self._count_rarity(now)
-        for level in self._levels:
-            if rare := candidates & level:
-                candidates = rare
-                break
-        start = self._random.randrange(self.total)
+        if self._ahead is not None:
+            start, room = 0, min(room, ORDERED_RUN_CHUNKS)
+        else:
+            candidates = self._pick_rarest(now, candidates)
+            start = self._random.randrange(self.total)
         tail = candidates >> start
         if not tail:
             start, tail = 0, candidates
@@ -397,9 +415,21 @@ class Scheduler:
             run.append(first + len(run))
         return run
 
+    def _pick_rarest(self, now: float, candidates: int) -> int:
+        self._count_rarity(now)
+        for level in self._levels:
+            if rare := candidates & level:
+                return rare
+        return candidates
+
+    def _move_window(self, ordinal: int) -> None:
+        if self._ahead is not None:
+            self._open = (1 << min(self.total, max(0, ordinal) + self._ahead)) - 1
+
     def _pick_endgame(self, now: float, provider: _Provider) -> list[int]:
         """Ask for what others owe, oldest first, if nothing that is needed can be had from anybody."""
-        if any(p.usable & self._needed for p in self._providers.values() if not p.stalled):
+        needed = self._needed & self._open
+        if any(p.usable & needed for p in self._providers.values() if not p.stalled):
             return []
         picked: list[int] = []
         for ordinal, askers in self._asked.items():

@@ -77,12 +77,28 @@ class Paced:
 
 
 @dataclass(frozen=True, slots=True)
+class Reached:
+    """Somebody who reads in order has taken all chunks before `ordinal`. Only where the order counts."""
+
+    ordinal: int
+
+
+@dataclass(frozen=True, slots=True)
 class Tick:
     """Time has passed; the driver sends one about every 100 ms."""
 
 
 Input: TypeAlias = (
-    ProviderUp | Have | ChunksDone | ChunkBad | ChunkMissing | ProviderDown | Arriving | Paced | Tick
+    ProviderUp
+    | Have
+    | ChunksDone
+    | ChunkBad
+    | ChunkMissing
+    | ProviderDown
+    | Arriving
+    | Paced
+    | Reached
+    | Tick
 )
 
 
