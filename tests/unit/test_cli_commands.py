@@ -245,3 +245,13 @@ def test_printable_shows_any_bytes() -> None:
 
 def test_columns_align() -> None:
     assert columns([["a", "bb"], ["ccc", "d"]], ["X", "Y"]) == ["X    Y", "a    bb", "ccc  d"]
+
+
+def test_background_is_asked_for(node: FakeNode, capsys: Captured) -> None:
+    run_json(capsys, "share", "--background", "a")
+    run_json(capsys, "get", LINK, "--background")
+    share, get = (r for name, r in node.asked if name in ("share", "get"))
+    assert isinstance(share, s.ShareRequest)
+    assert isinstance(get, s.GetRequest)
+    assert share.background
+    assert get.background

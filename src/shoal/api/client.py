@@ -135,12 +135,15 @@ class Client:
         """Say how a peer is reached."""
         return self.call(ops.PING, s.PeerRequest(peer=peer))
 
-    def share(self, *paths: AnyPath, wait: bool = False, watch: bool | None = None) -> s.Share:
+    def share(
+        self, *paths: AnyPath, wait: bool = False, watch: bool | None = None, background: bool = False
+    ) -> s.Share:
         """Share files and folders; returns at once, or with `wait` when the share is complete.
 
-        `watch`: whether changes of the files become versions by themselves; None leaves that as it is.
+        `watch`: whether changes of the files become versions by themselves; None leaves that as it is. In the
+        `background` reading and sending them gives way to whatever else the node does.
         """
-        request = s.ShareRequest(paths=[resolve_path(p) for p in paths], watch=watch)
+        request = s.ShareRequest(paths=[resolve_path(p) for p in paths], watch=watch, background=background)
         found = self.call(ops.SHARE, request)
         return self.wait_share(found) if wait else found
 
@@ -183,6 +186,7 @@ class Client:
         overwrite: bool = False,
         wait_s: float | None = 0.0,
         only: Sequence[AnyPath] = (),
+        background: bool = False,
     ) -> s.TransferDetail:
         """Start a transfer, or attach to the one that runs; returns at once."""
         request = s.GetRequest(
@@ -191,6 +195,7 @@ class Client:
             overwrite=overwrite,
             wait_s=wait_s,
             only=[encode_path(pattern) for pattern in only],
+            background=background,
         )
         return self.call(ops.GET, request)
 
@@ -202,14 +207,18 @@ class Client:
         overwrite: bool = False,
         wait_s: float | None = 0.0,
         only: Sequence[AnyPath] = (),
+        background: bool = False,
         on_progress: Callable[[s.TransferDetail], None] | None = None,
     ) -> s.GetResult:
         """Fetch what a link names and return when it is there. Interrupting leaves the transfer running.
 
         `wait_s`: seconds to wait for absent providers, None for ever. `only`: gitignore-like patterns for the
-        part that is wanted. Raises: what made the transfer fail.
+        part that is wanted. In the `background` it moves what other transfers leave. Raises: what made the
+        transfer fail.
         """
-        started = self.start_get(link, dest, overwrite=overwrite, wait_s=wait_s, only=only)
+        started = self.start_get(
+            link, dest, overwrite=overwrite, wait_s=wait_s, only=only, background=background
+        )
         return self.wait_transfer(started, on_progress)
 
     def wait_transfer(

@@ -107,11 +107,13 @@ class Members(Struct, frozen=True):
 class ShareRequest(Request, frozen=True, kw_only=True):
     """Share files and folders as one share. The same paths give the same share again.
 
-    `watch`: whether it becomes a new version whenever they change; null leaves that as it is.
+    `watch`: whether it becomes a new version whenever they change; null leaves that as it is. `background`:
+    reading and sending them gives way to whatever else the node does.
     """
 
     paths: list[PathValue]
     watch: bool | None = None
+    background: bool = False
 
 
 class ShareWaitRequest(Request, frozen=True, kw_only=True):
@@ -155,6 +157,7 @@ class ShareDetail(Struct, frozen=True, kw_only=True):
     note: str = ""
     only: list[str] = []
     ignored: int = 0
+    background: bool = False
 
 
 class Shares(Struct, frozen=True):
@@ -181,7 +184,8 @@ class GetRequest(Request, frozen=True, kw_only=True):
     """Fetch what a link names into a folder; the same request again attaches to the running transfer.
 
     `wait_s`: how long to wait for absent providers; null waits for ever, 0 as long as a search takes. `only`:
-    gitignore-like patterns for the part that is wanted; another part is another transfer.
+    gitignore-like patterns for the part that is wanted; another part is another transfer. `background`: it
+    moves what other transfers leave.
     """
 
     link: str
@@ -189,6 +193,7 @@ class GetRequest(Request, frozen=True, kw_only=True):
     overwrite: bool = False
     wait_s: float | None = 0.0
     only: list[PathValue] = []
+    background: bool = False
 
 
 class GetResult(Struct, frozen=True):
@@ -237,6 +242,7 @@ class TransferDetail(Struct, frozen=True, kw_only=True):
     fault: str | None
     result: GetResult | None
     only: list[str] = []
+    background: bool = False
 
 
 class TransferRequest(Request, frozen=True, kw_only=True):

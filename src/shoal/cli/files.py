@@ -12,6 +12,12 @@ from shoal.cli.face import Face, HomeOption, JsonOption, columns, make_face, pri
 from shoal.core.errors import LocalMisuse
 from shoal.core.units import format_duration, format_size, parse_duration
 
+BackgroundOption = Annotated[
+    bool,
+    typer.Option(
+        "--background", help="Give way to whatever else the node does.", metavar="", show_default=False
+    ),
+]
 ID_SHOWN = 12  # characters of an id: enough for people to tell it from others, and for the node to find it
 
 
@@ -32,13 +38,14 @@ def share(
             "--copy", help="Keep a sealed copy too: the files may vanish.", metavar="", show_default=False
         ),
     ] = False,
+    background: BackgroundOption = False,
     home: HomeOption = None,
     json: JsonOption = False,
 ) -> None:
     """Share files and folders with the network and print their link at once."""
     face = make_face(home, json)
     with face.connect() as client:
-        found = client.share(*paths, watch=watch)
+        found = client.share(*paths, watch=watch, background=background)
         if (wait or copy) and not found.complete:
             from shoal.cli.progress import share_progress
 
@@ -78,6 +85,7 @@ def get(
         list[str] | None,
         typer.Option("--only", metavar="PATTERN", help="Just these files and folders. Repeatable."),
     ] = None,
+    background: BackgroundOption = False,
     home: HomeOption = None,
     json: JsonOption = False,
 ) -> None:
@@ -91,7 +99,9 @@ def get(
     with face.connect() as client:
         from shoal.cli.progress import transfer_progress
 
-        started = client.start_get(text, dest, overwrite=overwrite, wait_s=wait_s, only=only or ())
+        started = client.start_get(
+            text, dest, overwrite=overwrite, wait_s=wait_s, only=only or (), background=background
+        )
         try:
             with transfer_progress(face, lambda: _names(face)) as on_progress:
                 result = client.wait_transfer(started, on_progress)

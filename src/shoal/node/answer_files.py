@@ -33,7 +33,7 @@ class FileAnswers:
                 code="bad_paths",
             )
         paths = [decode_path(path) for path in request.paths]
-        status = await self._parts.files.share(paths, watch=request.watch)
+        status = await self._parts.files.share(paths, watch=request.watch, background=request.background)
         return s.Share(*_share_core(status))
 
     async def share_state(self, request: s.ShareWaitRequest) -> s.ShareDetail:
@@ -68,6 +68,7 @@ class FileAnswers:
             overwrite=request.overwrite,
             wait_s=wait_s,
             only=[decode_name(pattern) for pattern in request.only],
+            background=request.background,
         )
         return _transfer_detail(status)
 
@@ -171,6 +172,7 @@ def _share_detail(x: ShareStatus) -> s.ShareDetail:
         note=x.note,
         only=[display_path(pattern) for pattern in x.only],
         ignored=x.ignored,
+        background=x.background,
     )
 
 
@@ -210,6 +212,7 @@ def _transfer_detail(x: TransferStatus) -> s.TransferDetail:
             unmatched=[display_path(pattern) for pattern in result.unmatched] or UNSET,
         ),
         only=[display_path(pattern) for pattern in x.only],
+        background=x.background,
     )
 
 

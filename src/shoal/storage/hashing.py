@@ -17,8 +17,9 @@ from shoal.content.manifest import EntryKind, Manifest, ManifestHeader
 from shoal.content.manifest_builder import BuiltManifest, ManifestBuilder
 from shoal.content.stream import iter_sections
 from shoal.core.errors import StorageFault, Unavailable
+from shoal.core.thread_priority import lower_thread_priority
 from shoal.storage.scan import SKIPPED_LIMIT, ScannedEntry, ScanResult, Skipped
-from shoal.storage.section_hasher import HashedEntry, Section, SectionHasher
+from shoal.storage.section_hasher import HashedEntry, Section, SectionHasher, WaitTurn
 from shoal.storage.tree_handles import TreeHandles
 
 HASH_THREADS: Final = 2
@@ -50,19 +51,24 @@ def hash_share(
     progress: Progress | None = None,
     cancelled: threading.Event | None = None,
     threads: int = HASH_THREADS,
+    wait_turn: WaitTurn | None = None,
 ) -> HashedShare:
     """Read everything that `scan` found and return the manifest with its sealed segments. Use a thread.
 
     `previous` is the manifest of the version before, whose rows are taken over for files with the same size
-    and time. A file that vanished, may not be read or changes all the time is skipped and listed. Raises:
-    StorageFault if nothing is left, Unavailable (code "cancelled") soon after `cancelled` is set.
+    and time. With `wait_turn` this is work in the background: it is called before each buffer of 8 MiB, and
+    the threads have low priority. A file that vanished, may not be read or changes all the time is skipped
+    and listed. Raises: StorageFault if nothing is left, Unavailable (code "cancelled") soon after `cancelled`
+    is set.
     """
     work = _Work(scanned, progress, cancelled or threading.Event())
     keys = ChunkKeys(content_secret)
     handles = TreeHandles(roots=scanned.roots)
 
     def run() -> None:
-        hasher = SectionHasher(handles, cut_seed, keys, generation, work.report, work.cancelled)
+        if wait_turn is not None:
+            lower_thread_priority()
+        hasher = SectionHasher(handles, cut_seed, keys, generation, work.report, work.cancelled, wait_turn)
         reuse = _Reuse(previous) if previous is not None else None
         while (item := work.take()) is not None:
             number, entries = item

@@ -29,6 +29,9 @@ REPORT_BYTES: Final = 16 * MIB  # between two calls of `progress`
 CHANGED: Final = "it changed while it was read"
 
 
+WaitTurn = Callable[[threading.Event], None]  # blocks while others go first; ends soon once the event is set
+
+
 class HashedEntry(NamedTuple):
     """What goes into the manifest for an entry; `extents` None means that all of the file is data."""
 
@@ -70,8 +73,10 @@ class SectionHasher:
         generation: int,
         report: Callable[[int, int], None],
         cancelled: threading.Event,
+        wait_turn: WaitTurn | None = None,
     ) -> None:
         self._handles = handles
+        self._wait_turn = wait_turn
         self._cutter = Cutter(cut_seed)
         self._key = chunk_keys.key
         self._generation = generation
@@ -178,6 +183,8 @@ class SectionHasher:
 
     def _cut(self, *, final: bool) -> None:
         """Cut and hash what is certain in the buffer; what is not moves to its front (less than a chunk)."""
+        if self._wait_turn is not None:
+            self._wait_turn(self._cancelled)
         if self._cancelled.is_set():
             raise Unavailable("Hashing was stopped", code="cancelled")
         section, buffer, filled = self._section, self._buffer, self._filled

@@ -6,12 +6,14 @@ import asyncio
 import threading
 from collections.abc import Callable
 from concurrent.futures import ThreadPoolExecutor
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 from typing import TypeVar
 
+from shoal.apps.files.courtesy import Courtesy
 from shoal.apps.files.ports import FilesNetwork, FilesOverlay, FileStores
 from shoal.core.clock import Clock
 from shoal.core.supervisor import Supervisor
+from shoal.core.thread_priority import lower_thread_priority
 from shoal.identity.entry import Entry
 from shoal.identity.ids import short_peer_id
 from shoal.storage.entries import EntryRow
@@ -19,6 +21,7 @@ from shoal.swarm.service import SwarmService
 
 T = TypeVar("T")
 
+BACKGROUND_THREADS = 2
 THREADS = 4  # for hashing, verifying, finishing; each of them is disk-bound and long
 
 
@@ -33,9 +36,25 @@ class FilesContext:
     home: bytes
     supervisor: Supervisor
     clock: Clock
+    courtesy: Courtesy
     pool: ThreadPoolExecutor = field(
         default_factory=lambda: ThreadPoolExecutor(THREADS, thread_name_prefix="shoal-files")
     )
+
+    background_pool: ThreadPoolExecutor = field(
+        default_factory=lambda: ThreadPoolExecutor(
+            BACKGROUND_THREADS, thread_name_prefix="shoal-back", initializer=lower_thread_priority
+        )
+    )
+
+    def choose(self, *, background: bool) -> FilesContext:
+        """Return this context, or the one whose threads stand back."""
+        return replace(self, pool=self.background_pool) if background else self
+
+    def close(self) -> None:
+        """Let the threads end; what they do now they may finish."""
+        for pool in (self.pool, self.background_pool):
+            pool.shutdown(wait=False, cancel_futures=True)
 
     async def run(self, work: Callable[[threading.Event], T]) -> T:
         """Run `work(cancelled)` in a thread. Cancelling sets the event and waits until the work noticed:

@@ -106,7 +106,8 @@ class Get:
         """Get one version; False if that is not to be had any more, but a newer one is known."""
         record, context = self.record, self._context
         search: asyncio.Task[None] | None = None
-        fetch = context.swarm.make_fetch(self._link.share_id, self._link.read_key, self)
+        behind = record.options.background
+        fetch = context.swarm.make_fetch(self._link.share_id, self._link.read_key, self, background=behind)
         self._fetch = fetch
         finder = self._finder = Finder(context, self._link, self._reader, fetch, self)
         try:

@@ -5,6 +5,7 @@ from __future__ import annotations
 import asyncio
 
 ACTIVE_TRANSFERS = 3  # others are queued: a lane a provider each, and a peer may have eight
+BACKGROUND_TRANSFERS = 2  # besides those; they move what the others leave
 STANDING_TRANSFERS = 64  # that wait for somebody without a place; each of them searches. Wild guess
 
 
@@ -13,21 +14,23 @@ class Places:
 
     def __init__(self) -> None:
         self.free = asyncio.Semaphore(ACTIVE_TRANSFERS)
+        self.free_behind = asyncio.Semaphore(BACKGROUND_TRANSFERS)
         self.standing = 0
 
 
 class Place:
     """One transfer's place: `take` it to work, `stand_aside` while nobody can help, `leave` at the end."""
 
-    def __init__(self, places: Places) -> None:
+    def __init__(self, places: Places, *, background: bool = False) -> None:
         self._places = places
+        self._free = places.free_behind if background else places.free
         self._taken = False
         self.is_aside = False
 
     async def take(self) -> None:
         """Wait for a place, unless it has one. Safe to cancel."""
         if not self._taken:
-            await self._places.free.acquire()
+            await self._free.acquire()
             self._taken = True
         self._come_back()
 
@@ -35,7 +38,7 @@ class Place:
         """Give the place to others while this transfer waits, unless too many do already."""
         if self._taken and self._places.standing < STANDING_TRANSFERS:
             self._taken = False
-            self._places.free.release()
+            self._free.release()
             self._places.standing += 1
             self.is_aside = True
 
@@ -43,7 +46,7 @@ class Place:
         """The transfer ends; idempotent."""
         if self._taken:
             self._taken = False
-            self._places.free.release()
+            self._free.release()
         self._come_back()
 
     def _come_back(self) -> None:

@@ -40,6 +40,7 @@ class ShareDetails(msgspec.Struct, array_like=True):
     watch: bool = False  # an own share: make a version whenever the files change
     only: list[bytes] = []  # a fetched one: the patterns that say which part of it is here; else all of it is
     ignored: int = 0  # what .shoalignore files left out; a folder counts once
+    background: bool = False  # hashing and serving it give way to others
 
 
 class ServedShare:
@@ -94,6 +95,7 @@ class ServedShare:
             note=self.watch_note,
             only=list(self.details.only),
             ignored=self.details.ignored,
+            background=self.details.background,
         )
 
     async def load_feed(self) -> None:
@@ -123,7 +125,7 @@ class ServedShare:
         """Serve the feed, and what versions are there; announce the share to the network."""
         swarm = self.context.swarm
         if swarm.find_offer(self.share_id) is None:
-            swarm.offer(make_offer(self.context, self.link, self.reader, self.on_fault))
+            swarm.offer(self._make_offer())
         await self.context.overlay.publish(self.location())
 
     def location(self) -> bytes:
@@ -147,7 +149,7 @@ class ServedShare:
         earlier = self.context.swarm.find_offer(self.share_id)
         if earlier is not None:
             # an offer of our own: the one that is there may be a get's, which ends now
-            offer = make_offer(self.context, self.link, self.reader, self.on_fault)
+            offer = self._make_offer()
             offer.versions.update(earlier.versions)
             total = manifest.chunk_count
             there = (1 << total) - 1 if have is None else have
@@ -216,6 +218,21 @@ class ServedShare:
         self.details = structs.replace(self.details, watch=watch)
         await self.context.stores.shares.update(self.share_id, details=pack(self.details))
         self.signal.touch()
+
+    async def set_background(self, background: bool) -> None:
+        """Note whether hashing and serving give way to others, durably; open lanes stay as they are."""
+        if background == self.details.background:
+            return
+        self.details = structs.replace(self.details, background=background)
+        if (offer := self.context.swarm.find_offer(self.share_id)) is not None:
+            offer.background = background
+        await self.context.stores.shares.update(self.share_id, details=pack(self.details))
+        self.signal.touch()
+
+    def _make_offer(self) -> Offer:
+        offer = make_offer(self.context, self.link, self.reader, self.on_fault)
+        offer.background = self.details.background
+        return offer
 
     def on_fault(self, version: int, ordinal: int, error: StorageFault) -> None:
         """A chunk could not be read: mark the share, once."""

@@ -8,6 +8,7 @@ import os
 from collections.abc import Sequence
 
 from shoal.apps.files.context import FilesContext
+from shoal.apps.files.courtesy import Courtesy
 from shoal.apps.files.follows import Follows
 from shoal.apps.files.get import Get
 from shoal.apps.files.listing import LIST_LIMIT, Lister, Listing
@@ -52,7 +53,8 @@ class Files:
         supervisor: Supervisor,
         clock: Clock,
     ) -> None:
-        self._context = FilesContext(network, swarm, overlay, stores, home, supervisor, clock)
+        courtesy = Courtesy(swarm.activity.is_busy)
+        self._context = FilesContext(network, swarm, overlay, stores, home, supervisor, clock, courtesy)
         self._journal_dir = os.path.join(home, JOURNAL_DIR)
         self._shares: dict[bytes, ServedShare] = {}
         self._transfers: dict[bytes, TransferRecord] = {}
@@ -64,6 +66,7 @@ class Files:
             self._context, self._shares, self._run_get, self._claim_transfer, self.cancel, self._check_get
         )
         self._hash_slots = asyncio.Semaphore(ACTIVE_HASHINGS)
+        self._background_hash_slots = asyncio.Semaphore(ACTIVE_HASHINGS)
         self._watches = Watches(lambda share: VersionMaker(share).look())
         self._lister = Lister(self._context)
         self._sharing = asyncio.Lock()
@@ -104,13 +107,16 @@ class Files:
         await self._watches.close()
         for share in self._shares.values():
             await share.stop()
-        self._context.pool.shutdown(wait=False, cancel_futures=True)
+        self._context.close()
 
     # Shares
 
-    async def share(self, paths: list[bytes], watch: bool | None = None) -> ShareStatus:
+    async def share(
+        self, paths: list[bytes], watch: bool | None = None, *, background: bool = False
+    ) -> ShareStatus:
         """Share absolute paths and return at once; the same paths give the same share, with a new version if
-        they changed. `watch`: make versions from now on whenever they change; None leaves that as it is.
+        they changed. `watch`: make versions from now on whenever they change; None leaves that as it is. In
+        the `background` hashing and serving give way to others.
 
         Raises: LocalMisuse, Refused, StorageFault, Unavailable.
         """
@@ -128,6 +134,7 @@ class Files:
                 self._shares[share.share_id] = share
             elif share.share_id not in self._hashing:
                 share.row = share.row._replace(state=ShareState.HASHING)
+            await share.set_background(background)
             await share.offer()
             self._start_hashing(share)
             if watch is not None:
@@ -204,12 +211,15 @@ class Files:
         overwrite: bool = False,
         wait_s: float | None = 0.0,
         only: Sequence[bytes] = (),
+        *,
+        background: bool = False,
     ) -> TransferStatus:
         """Fetch what a link names into the absolute folder `dest`, or attach to the transfer that does.
 
         `only` are patterns (content/selection.py) for a part of it; other patterns are another transfer.
         A transfer that went on by itself after a restart, and was done before anybody asked, is handed over
-        once; asking again after that looks for a newer version and checks what is there.
+        once; asking again after that looks for a newer version and checks what is there. In the `background`
+        it moves what other transfers leave; asking again without brings it to the others.
 
         Raises: Refused, LocalMisuse, StorageFault. What fails later is in the transfer's status.
         """
@@ -228,6 +238,9 @@ class Files:
                 return await record.collect()
             elif record.id not in self._running:
                 self._renew(record)
+            elif record.options.background != background:
+                await self._stop_get(record)  # its lanes and threads are of the other kind
+            record.options.background = background
             record.options.overwrite = overwrite
             record.options.wait_s = wait_s
             record.asked_at = self._context.clock.monotonic()
@@ -347,7 +360,7 @@ class Files:
         task.add_done_callback(lambda _: self._hashing.pop(share.share_id, None))
 
     async def _hash(self, share: ServedShare) -> None:
-        async with self._hash_slots:
+        async with self._background_hash_slots if share.details.background else self._hash_slots:
             await VersionMaker(share).run()
 
     async def _claim_transfer(self, link: Link, dest: bytes) -> TransferRecord:
@@ -397,8 +410,10 @@ class Files:
 
     async def _run_get(self, record: TransferRecord) -> Get:
         async with self.share_lock(record.row.share_id):
-            place = Place(self._places)
-            get = Get(self._context, record, self._journal_dir, place, self._find_trees)
+            background = record.options.background
+            place = Place(self._places, background=background)
+            context = self._context.choose(background=background)
+            get = Get(context, record, self._journal_dir, place, self._find_trees)
             earlier = self._shares.get(record.row.share_id)
             try:
                 if earlier is not None:

@@ -10,6 +10,7 @@ import asyncio
 import logging
 import os
 import threading
+from contextlib import nullcontext
 from enum import Enum
 
 from msgspec import structs
@@ -169,15 +170,23 @@ class VersionMaker:
                 previous=previous,
                 progress=self._on_progress,
                 cancelled=cancelled,
+                wait_turn=self._wait_turn if background else None,
             )
 
-        if in_silence:
-            return await context.run(work)
-        ticker = context.supervisor.spawn("hash progress", self._show_progress())
-        try:
-            return await context.run(work)
-        finally:
-            ticker.cancel()
+        background = share.details.background
+        with nullcontext() if background else context.courtesy.foreground():
+            if in_silence:
+                return await context.choose(background=background).run(work)
+            ticker = context.supervisor.spawn("hash progress", self._show_progress())
+            try:
+                return await context.choose(background=background).run(work)
+            finally:
+                ticker.cancel()
+
+    def _wait_turn(self, cancelled: threading.Event) -> None:
+        """Stand back, in a hashing thread, unless the share was brought to the foreground meanwhile."""
+        if self._share.details.background:
+            self._context.courtesy.wait_turn(cancelled)
 
     def _on_progress(self, size_bytes: int, files: int) -> None:
         self._hashed_bytes = size_bytes  # from hashing threads; shown by the ticker

@@ -40,6 +40,7 @@ class ShareStatus:
     note: str = ""
     only: list[bytes] = field(default_factory=list)  # type: ignore[valid-type]
     ignored: int = 0
+    background: bool = False
 
 
 @dataclass(frozen=True, slots=True)
@@ -98,3 +99,4 @@ class TransferStatus:
     error: ShoalError | None
     result: GetResult | None
     only: list[bytes] = field(default_factory=list)  # type: ignore[valid-type]
+    background: bool = False

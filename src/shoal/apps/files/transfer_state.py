@@ -54,6 +54,7 @@ class TransferOptions(msgspec.Struct, array_like=True):
     only: list[bytes] = []  # patterns that say which part is wanted, sorted; all of it without any
     unmatched: list[bytes] = []  # those of them that selected nothing
     follow: FollowOptions | None = None
+    background: bool = False  # it moves what other transfers leave
 
 
 class TransferRecord:
@@ -107,6 +108,7 @@ class TransferRecord:
             error=self.error,
             result=self.result() if self.state is TransferState.DONE else None,
             only=list(self.options.only),
+            background=self.options.background,
         )
 
     @property

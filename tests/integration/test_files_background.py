@@ -1,0 +1,92 @@
+"""Shares and transfers in the background give way to others, and come to their end."""
+
+from __future__ import annotations
+
+import asyncio
+import os
+from pathlib import Path
+
+from tests.support.files_nodes import files_world
+
+from shoal.core.units import KIB, MIB
+from shoal.storage.transfers import TransferState
+from shoal.testing.trees import write_random_file
+
+MB = 1_000_000
+
+
+async def test_a_get_in_the_background_comes_after_another_and_is_brought_forward(tmp_path: Path) -> None:
+    async with files_world(tmp_path) as world:
+        anna, bert = await world.add(), await world.add()
+        links = []
+        for number in range(2):
+            source = tmp_path / f"source{number}"
+            write_random_file(source, 8 * MIB)
+            links.append((await anna.share(source)).link)
+        bert.swarm.downloads.set_limits(5.0 * MB, {})
+        behind = await bert.files.get(links[0], os.fsencode(tmp_path / "behind"), background=True)
+        assert behind.background
+        before = await bert.files.get(links[1], os.fsencode(tmp_path / "before"))
+        await bert.wait_transfer(before.id, lambda s: s.done_bytes > 5 * MB)
+        status = bert.files.find_transfer(behind.id)
+        assert status is not None
+        assert not status.state.is_end
+        assert status.done_bytes < MB
+        assert (await bert.wait_end(before.id)).state is TransferState.DONE
+        await bert.wait_transfer(behind.id, lambda s: s.done_bytes > 3 * MB)
+        again = await bert.files.get(links[0], os.fsencode(tmp_path / "behind"))
+        assert not again.background
+        bert.swarm.downloads.set_limits(None, {})
+        ended = await bert.wait_end(behind.id)
+        assert ended.state is TransferState.DONE
+        assert ended.result is not None
+        assert ended.result.refetched_bytes == 0
+        assert (tmp_path / "behind" / "source0").read_bytes() == (tmp_path / "source0").read_bytes()
+
+
+async def test_what_is_sent_of_a_share_in_the_background_comes_after_others(tmp_path: Path) -> None:
+    async with files_world(tmp_path) as world:
+        anna, bert, carl = await world.add(), await world.add(), await world.add()
+        for name in ("behind", "before"):
+            write_random_file(tmp_path / name, 8 * MIB)
+        first = await anna.files.share([os.fsencode(tmp_path / "behind")], background=True)
+        behind = await anna.wait_hashed(first.share_id)
+        assert behind.background
+        before = await anna.share(tmp_path / "before")
+        anna.swarm.uploads.set_limits(4.0 * MB, {})
+        slow = await bert.files.get(behind.link, os.fsencode(tmp_path / "bert"))
+        fast = await carl.files.get(before.link, os.fsencode(tmp_path / "carl"))
+        await carl.wait_transfer(fast.id, lambda s: s.done_bytes > 4 * MB)
+        status = bert.files.find_transfer(slow.id)
+        assert status is not None
+        assert status.done_bytes < 700 * KIB
+        assert (await carl.wait_end(fast.id)).state is TransferState.DONE
+        anna.swarm.uploads.set_limits(None, {})
+        assert (await bert.wait_end(slow.id)).state is TransferState.DONE
+
+
+async def test_background_is_kept_over_a_restart(tmp_path: Path) -> None:
+    async with files_world(tmp_path) as world:
+        anna, bert = await world.add(), await world.add()
+        write_random_file(tmp_path / "source", 8 * MIB)
+        shared = await anna.files.share([os.fsencode(tmp_path / "source")], background=True)
+        link = (await anna.wait_hashed(shared.share_id)).link
+        bert.swarm.downloads.set_limits(1.0 * MB, {})
+        status = await bert.files.get(link, os.fsencode(tmp_path / "got"), background=True)
+        await bert.wait_transfer(status.id, lambda s: s.done_bytes > MB)
+        await world.stop(bert)
+        await world.stop(anna)
+        anna = await world.add(again=anna)
+        bert = await world.add(again=bert)
+        share = anna.files.find_share(shared.share_id)
+        assert share is not None
+        assert share.background
+        found = bert.files.find_transfer(status.id)
+        assert found is not None
+        assert found.background
+        assert (await bert.wait_end(status.id)).state is TransferState.DONE
+        await asyncio.sleep(0)
+        await anna.share(tmp_path / "source")
+        share = anna.files.find_share(shared.share_id)
+        assert share is not None
+        assert not share.background
