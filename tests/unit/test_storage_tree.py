@@ -56,6 +56,22 @@ def test_everything_a_share_carries_arrives(place: bytes, dest: bytes) -> None:
     again.close()
 
 
+@pytest.mark.parametrize(
+    ("around", "made"), [(0o755, 0o755), (0o1777, 0o755), (0o700, 0o700), (0o750, 0o750)]
+)
+def test_a_new_destination_is_as_open_as_where_it_lies(place: bytes, around: int, made: int) -> None:
+    """The node's own umask would close it to everybody else."""
+    share = share_tree(write_file(place + b"/x/one.bin", b"one"))
+    os.mkdir(place + b"/around")
+    os.chmod(place + b"/around", around)
+    before = os.umask(0o077)
+    try:
+        write_all(share, place + b"/around/dest")
+    finally:
+        os.umask(before)
+    assert os.stat(place + b"/around/dest").st_mode & 0o7777 == made
+
+
 def test_sharing_the_copy_gives_the_same_chunks(place: bytes, dest: bytes) -> None:
     tree = make_tree(place + b"/tree", random.Random(2))
     first = share_tree(tree)

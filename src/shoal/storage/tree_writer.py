@@ -38,6 +38,9 @@ from shoal.storage.tree_reader import TreeReader
 from shoal.storage.versions_folder import VersionsFolder
 
 
+NEW_DEST_MODE = 0o755  # at most: nobody but its owner ever writes to a folder that a get made
+
+
 @dataclass(frozen=True)
 class WrittenTree:
     """A finished transfer. `roots` is what a `TreeReader` needs to go on serving it."""
@@ -93,6 +96,9 @@ class TreeWriter:
             self.close()
             try:
                 os.mkdir(self._dest)
+                # the node's umask closes all it makes; this folder is the person's: as open as where it lies
+                around = os.stat(os.path.dirname(self._dest)).st_mode
+                os.chmod(self._dest, around & NEW_DEST_MODE | 0o700)
             except FileExistsError:
                 pass
             except FileNotFoundError as error:
