@@ -11,6 +11,8 @@ from tests.support.files_nodes import files_world
 from shoal.core.units import KIB, MIB
 from shoal.storage.transfers import TransferState
 from shoal.testing.trees import write_random_file
+from shoal.transport.lane import BUFFER_BYTES
+from shoal.transport.lane_broker import LaneBroker
 
 MB = 1_000_000
 
@@ -90,3 +92,19 @@ async def test_background_is_kept_over_a_restart(tmp_path: Path) -> None:
         share = anna.files.find_share(shared.share_id)
         assert share is not None
         assert not share.background
+
+
+async def test_getters_for_whom_memory_is_missing_wait_and_come_to_their_end(tmp_path: Path) -> None:
+    async with files_world(tmp_path) as world:
+        anna = await world.add()
+        getters = [await world.add() for _ in range(3)]
+        write_random_file(tmp_path / "source", 16 * MIB)
+        link = (await anna.share(tmp_path / "source")).link
+        broker = anna.transport.lanes
+        assert isinstance(broker, LaneBroker)
+        broker.memory_bytes = 2 * BUFFER_BYTES  # one lane for others
+        ids = [(await n.files.get(link, os.fsencode(tmp_path / f"got {n.home.name}"))).id for n in getters]
+        for node, transfer_id in zip(getters, ids, strict=True):
+            assert (await node.wait_end(transfer_id)).state is TransferState.DONE
+            assert broker.buffer_bytes <= broker.memory_bytes
+        assert "lane_memory" in anna.rules

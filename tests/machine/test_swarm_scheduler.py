@@ -277,6 +277,14 @@ def test_a_pace_shortens_a_window_that_was_large() -> None:
     assert len(wanted(machine.step(now + 1.0, ChunksDone(A, (done.pop(0),))), A)) == 1
 
 
+def test_the_end_game_waits_longer_where_this_end_is_the_limit() -> None:
+    machine = make(2)
+    first = wanted(machine.step(0.0, ProviderUp(A, None, 100_000.0)), A)
+    machine.step(0.0, ProviderUp(B, None, 100_000.0))
+    assert wanted(machine.step(20.0, Tick()), B) == []
+    assert sorted(wanted(machine.step(21.0, Tick()), B)) == sorted(first)
+
+
 def test_who_trickles_because_we_pace_it_does_not_stall() -> None:
     machine = make(40)
     first = wanted(machine.step(0.0, ProviderUp(A, None, 50_000.0)), A)

@@ -54,6 +54,7 @@ STALL_FACTOR = 4.0  # times the expected time of one chunk
 STALL_LAST_S = 60.0  # a provider this long silent is dropped; the driver may bring it again
 BAD_LIMIT = 2
 ENDGAME_AGE_S = 0.5  # younger asks are not duplicated
+ENDGAME_PACED_FACTOR = 2.0  # nor, where this end holds them back, before all that is owed should have come
 ENDGAME_CHUNKS = 4
 ENDGAME_ASKERS = 2
 AVERAGE_CHUNK_BYTES = 512 * KIB
@@ -437,7 +438,11 @@ class Scheduler:
                 break
             if len(askers) >= ENDGAME_ASKERS or not provider.usable >> ordinal & 1:
                 continue
-            if now - self._providers[askers[0]].owed[ordinal] >= ENDGAME_AGE_S:
+            asked = self._providers[askers[0]]
+            age_s = ENDGAME_AGE_S
+            if asked.pace_bytes_s is not None:
+                age_s = max(age_s, ENDGAME_PACED_FACTOR * asked.owed_bytes / asked.pace_bytes_s)
+            if now - asked.owed[ordinal] >= age_s:
                 picked.append(ordinal)
         for ordinal in picked:
             self._ask(now, provider, ordinal)
