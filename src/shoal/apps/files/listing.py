@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import asyncio
 from collections import OrderedDict
+from collections.abc import Callable
 from dataclasses import dataclass
 from typing import TypeAlias
 
@@ -44,7 +45,7 @@ class Listing:
     total: int
 
 
-_Look: TypeAlias = tuple[FeedReader, Closing, Manifest]
+Look: TypeAlias = tuple[FeedReader, Closing, Manifest]
 
 
 class Lister:
@@ -64,8 +65,7 @@ class Lister:
         "no_provider") that says who was asked, (code "not_ready") while the first version is not there,
         Refused, RemoteFault, StorageFault, LocalMisuse as `make_page`.
         """
-        check_may_fetch(self._context, link)
-        reader, closing, manifest = await self._look(link, share, lock)
+        reader, closing, manifest = await self.look(link, share, lock)
         entries, total = await self._context.run(lambda _: make_page(manifest, path, limit))
         return Listing(
             name=display_path(reader.opening.name) if reader.opening is not None else "",
@@ -78,7 +78,19 @@ class Lister:
             total=total,
         )
 
-    async def _look(self, link: Link, share: ServedShare | None, lock: asyncio.Lock) -> _Look:
+    async def look(
+        self,
+        link: Link,
+        share: ServedShare | None,
+        lock: asyncio.Lock,
+        wait_s: float | None = 0.0,
+        say: Callable[[str], None] = lambda note: None,
+    ) -> Look:
+        """Return feed, version and manifest of what a link names; `ls` says from where, and what it raises.
+
+        `wait_s`: how long to wait for absent providers, None for ever; `say` is told what is waited for.
+        """
+        check_may_fetch(self._context, link)
         if share is not None and share.is_own:
             here = await self._look_at_served(link, share)
             if here is None:
@@ -96,7 +108,7 @@ class Lister:
         except TimeoutError:
             raise _not_ready("it is just being fetched, and its description is not here yet") from None
         try:
-            return await self._look_around(link)
+            return await self._look_around(link, wait_s, say)
         except Unavailable:
             here = await self._look_at_served(link, share) if share is not None else None
             if here is None:
@@ -105,7 +117,7 @@ class Lister:
         finally:
             lock.release()
 
-    async def _look_at_served(self, link: Link, share: ServedShare) -> _Look | None:
+    async def _look_at_served(self, link: Link, share: ServedShare) -> Look | None:
         closing = share.reader.find_closing(link.content_id)
         if not link.is_permanent:
             closing = share.reader.find_version(share.row.version)
@@ -115,7 +127,7 @@ class Lister:
             return share.reader, closing, share.manifest
         return share.reader, closing, await share.load_version(closing)
 
-    async def _look_inside(self, link: Link) -> _Look | None:
+    async def _look_inside(self, link: Link) -> Look | None:
         """Return what is stored here alone."""
         glance = Glance(self._context, link)
         await glance.load()
@@ -125,9 +137,9 @@ class Lister:
             return None
         return glance.reader, closing, manifest
 
-    async def _look_around(self, link: Link) -> _Look:
+    async def _look_around(self, link: Link, wait_s: float | None, say: Callable[[str], None]) -> Look:
         """Return what connected peers tell, or else what is stored here."""
-        glance = Glance(self._context, link)
+        glance = Glance(self._context, link, wait_s=wait_s, say=say)
         try:
             await glance.load()
             await glance.open()

@@ -5,7 +5,7 @@ from __future__ import annotations
 import asyncio
 import logging
 import os
-from collections.abc import Sequence
+from collections.abc import AsyncIterator, Sequence
 
 from shoal.apps.files.context import FilesContext
 from shoal.apps.files.courtesy import Courtesy
@@ -15,8 +15,10 @@ from shoal.apps.files.listing import LIST_LIMIT, Lister, Listing
 from shoal.apps.files.places import Place, Places
 from shoal.apps.files.ports import FilesNetwork, FilesOverlay, FileStores
 from shoal.apps.files.served import ServedShare
-from shoal.apps.files.share import VersionMaker, create_share
+from shoal.apps.files.share import VersionMaker, check_may_share, create_share
+from shoal.apps.files.spool import Spool
 from shoal.apps.files.status import ShareStatus, TransferStatus
+from shoal.apps.files.stream_get import ShareStream
 from shoal.apps.files.transfer_state import TransferOptions, TransferRecord
 from shoal.apps.files.wanted import find_wanted
 from shoal.apps.files.watch import Watches
@@ -69,6 +71,7 @@ class Files:
         self._background_hash_slots = asyncio.Semaphore(ACTIVE_HASHINGS)
         self._watches = Watches(lambda share: VersionMaker(share).look())
         self._lister = Lister(self._context)
+        self._spool = Spool(home)
         self._sharing = asyncio.Lock()
         self._getting = asyncio.Lock()
         self._closed = False
@@ -83,6 +86,7 @@ class Files:
             share = self._shares[share_row.share_id] = ServedShare(self._context, share_row)
             share.is_back = False
         self._context.supervisor.spawn("shares", self._bring_back())
+        self._context.supervisor.spawn("spool", self._sweep_spool())
         for record in list(self._transfers.values()):
             if record.options.follow is not None:
                 self.follows.start(record)
@@ -142,6 +146,24 @@ class Files:
                 await (self._watches.stop(share.share_id) if not watch else self._watches.start(share))
         return share.status()
 
+    async def share_stream(self, name: bytes, pieces: AsyncIterator[bytes]) -> ShareStatus:
+        """Keep what comes as a file called `name` in the home, and share it; returns when all of it came.
+
+        Raises: as `share`, and as `Spool.receive`.
+        """
+        check_may_share(self._context)
+        path = await self._spool.receive(name, pieces)
+        async with self._sharing:
+            try:
+                share = await create_share(self._context, [path])
+            except BaseException:
+                await self._spool.remove(path)
+                raise
+            self._shares[share.share_id] = share
+            await share.offer()
+            self._start_hashing(share)
+        return share.status()
+
     def shares(self) -> list[ShareStatus]:
         """Return everything that this node serves or prepares, oldest first."""
         return [share.status() for share in self._shares.values()]
@@ -187,6 +209,8 @@ class Files:
             status = share.status()
             await share.forget()
             self._shares.pop(share_id, None)
+            for path in share.row.roots:
+                await self._spool.remove(path)
         return status
 
     async def _wait_ending(self, share_id: bytes) -> None:
@@ -255,6 +279,16 @@ class Files:
             await self._come_back(share)
         return await self._lister.ls(link, share, self.share_lock(link.share_id), path, limit)
 
+    def get_stream(self, link: Link, only: Sequence[bytes] = (), wait_s: float | None = 0.0) -> ShareStream:
+        """Return the one file that a link names, to be read from its beginning to its end.
+
+        Raises: LocalMisuse (code "bad_pattern"); what else can go wrong is raised by `ShareStream.read`.
+        """
+        share, lock = self._shares.get(link.share_id), self.share_lock(link.share_id)
+        return ShareStream(
+            self._context, self._lister, link, only=only, wait_s=wait_s, share=share, lock=lock
+        )
+
     def transfers(self) -> list[TransferStatus]:
         """Return all transfers, oldest first."""
         return [record.status() for record in self._transfers.values()]
@@ -314,6 +348,13 @@ class Files:
         """Load and serve the shares of before."""
         for share in list(self._shares.values()):
             await self._come_back(share)
+
+    async def _sweep_spool(self) -> None:
+        """Delete what pipes left behind that broke when the node ended."""
+        try:
+            await self._spool.sweep(path for share in self._shares.values() for path in share.row.roots)
+        except StorageFault as fault:
+            log.warning("the spool was not swept: %s", fault)
 
     async def _come_back(self, share: ServedShare) -> None:
         """Load and serve a share of before, once; an unreadable one is marked and does not stop others."""

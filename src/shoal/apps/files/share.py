@@ -45,14 +45,8 @@ async def create_share(context: FilesContext, paths: list[bytes]) -> ServedShare
     Raises: Refused for a storage-only or removed device, Unavailable while the content secret is not there,
     StorageFault.
     """
+    check_may_share(context)
     network = context.network
-    if network.is_out or network.role_of(network.own_id) in (None, Role.STORAGE):
-        raise Refused(
-            "Nothing was shared",
-            cause="this device is storage-only or no member any more: it cannot read the network's content",
-            next_step="ask an owner or admin for another role",
-            code="role",
-        )
     generation = network.content_generation()
     read_key = os.urandom(READ_KEY_BYTES)
     names = sorted({os.path.basename(os.path.normpath(path)) or b"root" for path in paths})
@@ -84,6 +78,18 @@ async def create_share(context: FilesContext, paths: list[bytes]) -> ServedShare
     share = ServedShare(context, row)
     share.reader = writer.reader
     return share
+
+
+def check_may_share(context: FilesContext) -> None:
+    """Raises: Refused (code "role") for a storage-only or removed device."""
+    network = context.network
+    if network.is_out or network.role_of(network.own_id) in (None, Role.STORAGE):
+        raise Refused(
+            "Nothing was shared",
+            cause="this device is storage-only or no member any more: it cannot read the network's content",
+            next_step="ask an owner or admin for another role",
+            code="role",
+        )
 
 
 class Look(Enum):
