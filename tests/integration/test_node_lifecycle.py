@@ -162,3 +162,17 @@ def test_importing_shoal_is_cheap() -> None:
     with pytest.raises(AttributeError):
         _ = shoal.nonsense
     assert diagnose is not None
+
+
+async def test_what_a_get_has_just_filled_can_be_unshared_by_its_path(tmp_path: Path) -> None:
+    (tmp_path / "one.bin").write_bytes(os.urandom(MIB))
+    async with Node(make_config(tmp_path / "a", "anna")) as anna:
+        link = await share(anna, tmp_path / "one.bin")
+        ticket = (await anna.api.invite(s.InviteRequest())).ticket
+        async with Node(make_config(tmp_path / "b", "bert"), ticket=ticket) as bert:
+            for number in range(5):
+                dest = tmp_path / f"in {number}"
+                dest.mkdir()
+                await get(bert, link, dest)
+                gone = await bert.api.unshare(s.UnshareRequest(path=str(dest / "one.bin")))
+                assert gone.name == "one.bin"

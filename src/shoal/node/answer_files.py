@@ -34,7 +34,7 @@ class FileAnswers:
             )
         paths = [decode_path(path) for path in request.paths]
         status = await self._parts.files.share(paths, watch=request.watch, background=request.background)
-        return s.Share(*_share_core(status))
+        return s.Share(*share_core(status))
 
     async def share_state(self, request: s.ShareWaitRequest) -> s.ShareDetail:
         """Say how far a share is, after at most `wait_s`."""
@@ -48,6 +48,7 @@ class FileAnswers:
 
     async def unshare(self, request: s.UnshareRequest) -> s.Unshared:
         """Stop serving one share."""
+        await self._parts.files.settle()  # a path that a get has just filled is a share in a moment
         status = await self._parts.files.unshare(self._find_share(request))
         return s.Unshared(format_share_id(status.share_id), status.name)
 
@@ -139,7 +140,8 @@ class FileAnswers:
         )
 
 
-def _share_core(x: ShareStatus) -> tuple[str, str, bool, str | None, int | None, int | None]:
+def share_core(x: ShareStatus) -> tuple[str, str, bool, str | None, int | None, int | None]:
+    """Return the fields of a share that every answer about one begins with."""
     return (
         x.link.to_text(),
         format_share_id(x.share_id),
@@ -151,7 +153,7 @@ def _share_core(x: ShareStatus) -> tuple[str, str, bool, str | None, int | None,
 
 
 def _share_detail(x: ShareStatus) -> s.ShareDetail:
-    link, share_id, complete, content_id, files, size = _share_core(x)
+    link, share_id, complete, content_id, files, size = share_core(x)
     return s.ShareDetail(
         link=link,
         share_id=share_id,

@@ -196,7 +196,7 @@ class Files:
 
     async def unshare(self, share_id: bytes) -> ShareStatus:
         """Stop serving a share and forget it; files are left alone. Raises: LocalMisuse, StorageFault."""
-        await self._wait_ending(share_id)
+        await self.settle(share_id)
         async with self._sharing:  # not while the same path is shared again
             share = self._get_share(share_id)
             self.follows.refuse_if_followed(share_id)
@@ -213,14 +213,15 @@ class Files:
                 await self._spool.remove(path)
         return status
 
-    async def _wait_ending(self, share_id: bytes) -> None:
-        """Wait for gets that are done and about to be served from their final place: else they would come
-        back after the share was forgotten.
+    async def settle(self, share_id: bytes | None = None) -> None:
+        """Wait for gets (of one share, or all) that are done and about to be served from their final place.
+
+        Until then `find_share_of` does not know that place, and a share forgotten now would come back.
         """
         ending = [
             self._running[record.id]
             for record in self._transfers.values()
-            if record.row.share_id == share_id and record.state.is_end and record.id in self._running
+            if record.state.is_end and record.id in self._running and share_id in (None, record.row.share_id)
         ]
         if ending:
             await asyncio.wait(ending)
@@ -255,7 +256,7 @@ class Files:
             row = await self._context.stores.transfers.find_target(link.to_text(), dest, only)
             record = self._transfers.get(row.id) if row is not None else None
             if record is not None and record.state.is_end:
-                await self._wait_ending(record.row.share_id)
+                await self.settle(record.row.share_id)
             if record is None:
                 record = await self._add_transfer(link, dest, TransferOptions(overwrite, wait_s, only=only))
             elif record.state is TransferState.DONE and not record.options.collected:
