@@ -28,7 +28,7 @@ def watch(client: Client, seconds: float) -> list[tuple[float, int]]:
 def test_a_limit_holds_changes_and_is_kept(network: MakeNetwork, tmp_path: Path) -> None:
     anna, bert = network("anna", "bert")
     source = tmp_path / "source.bin"
-    write_random_file(source, 60 * MB)
+    write_random_file(source, 48 << 20)
     link = anna.run("share", str(source), "--wait")["link"]
     shown = anna.run("limits", "--upload", "4 MB/s")
     assert shown["upload"]["rate_bytes_s"] == 4 * MB
@@ -36,12 +36,12 @@ def test_a_limit_holds_changes_and_is_kept(network: MakeNetwork, tmp_path: Path)
     with connect(str(bert.home)) as client, connect(str(anna.home)) as sender:
         started = client.start_get(link, tmp_path / "got")
         wait_until(lambda: client.transfers()[0].done_bytes > 2 * MB)
-        low, high = find_deviation(watch(client, 4.0), 4 * MB, 0.5, 3.0)
+        low, high = find_deviation(watch(client, 3.5), 4 * MB, 0.3, 3.0)
         assert 0.9 < low <= high < 1.1  # of 3 s; what a busy machine missed is caught up
         assert sorted(client.ping("anna").rtt_ms or 99.0 for _ in range(9))[4] < 50
         before = sender.limits(upload="1 MB/s").sent_bytes
-        time.sleep(2.0)
-        assert sender.limits().sent_bytes - before < 3.0 * MB
+        time.sleep(1.5)
+        assert sender.limits().sent_bytes - before < 2.4 * MB
         client.limits(download="2 MB/s")
         sender.limits(upload="unlimited")
         time.sleep(0.5)

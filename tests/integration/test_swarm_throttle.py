@@ -103,7 +103,7 @@ def test_a_limit_of_a_peer_is_its_own(flows: list[Flow]) -> None:
         flow.start()
     time.sleep(0.3)
     before = flows[1].sender.moved_bytes
-    assert rate([flows[0].sender], 1.0) == pytest.approx(2 * MB, rel=0.15)
+    assert rate([flows[0].sender], 0.7) == pytest.approx(2 * MB, rel=0.15)
     assert flows[1].sender.moved_bytes - before > 20 * MB
 
 
@@ -117,10 +117,10 @@ def test_background_yields_and_comes_back(flows: list[Flow]) -> None:
     assert rate([back], 0.3) > 20 * MB
     flows[0].start()
     time.sleep(0.3)
-    assert rate([back], 1.0) < 100 * KIB
+    assert rate([back], 0.7) < 100 * KIB
     assert throttle.share_bytes_s(B, background=True) is not None
     flows[0].close()
-    time.sleep(1.2)
+    time.sleep(0.9)
     assert rate([back], 0.3) > 20 * MB
 
 
@@ -133,12 +133,12 @@ def test_closing_a_lane_wakes_its_thread_and_leaves_the_others(flows: list[Flow]
     for flow, lane in zip(flows, lanes, strict=True):
         throttle.join(lane, A)
         flow.start()
-    time.sleep(0.5)
+    time.sleep(0.3)
     began = time.monotonic()
     flows[0].close()
     assert time.monotonic() - began < 0.5
     assert [e.code for e in flows[0].errors if isinstance(e, Unavailable)]
-    assert rate([lanes[1]], 1.0) == pytest.approx(100_000, rel=0.3)
+    assert rate([lanes[1]], 0.7) == pytest.approx(100_000, rel=0.4)
     with pytest.raises(Unavailable):
         lanes[0].send(1)
 
