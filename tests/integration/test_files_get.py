@@ -9,6 +9,7 @@ from pathlib import Path
 import pytest
 from tests.support.files_nodes import files_world
 
+from shoal.core.errors import Refused
 from shoal.core.units import KIB, MIB
 from shoal.identity.operations import Role
 from shoal.storage.transfers import TransferState
@@ -215,3 +216,18 @@ async def test_sharing_again_in_the_middle_of_a_get_brings_one_version_whole(tmp
         assert done.result is not None
         assert done.result.fetched_bytes < (done.bytes or 0) + 4 * MIB, "what both versions have is kept"
         assert os.listdir(tmp_path / "dest") == ["tree"]
+
+
+async def test_a_node_that_serves_all_it_may_says_so_before_it_fetches(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    async with files_world(tmp_path) as world:
+        a, b = await world.add(), await world.add()
+        first = await a.share(make_tree(tmp_path / "one", 100_000))
+        second = await a.share(make_tree(tmp_path / "two", 100_000))
+        monkeypatch.setattr("shoal.apps.files.service.SHARE_LIMIT", 1)
+        assert (await b.get(first.link, tmp_path / "dest")).state is TransferState.DONE
+        with pytest.raises(Refused) as caught:
+            await b.get(second.link, tmp_path / "dest")
+        assert caught.value.code == "too_many_shares"
+        assert (await b.get(first.link, tmp_path / "dest")).state is TransferState.DONE

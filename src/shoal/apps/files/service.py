@@ -30,7 +30,7 @@ from shoal.core.errors import LocalMisuse, Refused, ShoalError, StorageFault
 from shoal.core.supervisor import Supervisor
 from shoal.storage.local_chunks import LocalTree
 from shoal.storage.rows import pack
-from shoal.storage.shares import ShareState
+from shoal.storage.shares import SHARE_LIMIT, ShareState
 from shoal.storage.transfers import TransferRow, TransferState, make_transfer_id
 from shoal.swarm.service import SwarmService
 
@@ -146,7 +146,9 @@ class Files:
                 await (self._watches.stop(share.share_id) if not watch else self._watches.start(share))
         return share.status()
 
-    async def share_stream(self, name: bytes, pieces: AsyncIterator[bytes]) -> ShareStatus:
+    async def share_stream(
+        self, name: bytes, pieces: AsyncIterator[bytes], *, background: bool = False
+    ) -> ShareStatus:
         """Keep what comes as a file called `name` in the home, and share it; returns when all of it came.
 
         Raises: as `share`, and as `Spool.receive`.
@@ -160,6 +162,7 @@ class Files:
                 await self._spool.remove(path)
                 raise
             self._shares[share.share_id] = share
+            await share.set_background(background)
             await share.offer()
             self._start_hashing(share)
         return share.status()
@@ -280,14 +283,28 @@ class Files:
             await self._come_back(share)
         return await self._lister.ls(link, share, self.share_lock(link.share_id), path, limit)
 
-    def get_stream(self, link: Link, only: Sequence[bytes] = (), wait_s: float | None = 0.0) -> ShareStream:
+    def get_stream(
+        self,
+        link: Link,
+        only: Sequence[bytes] = (),
+        wait_s: float | None = 0.0,
+        *,
+        background: bool = False,
+    ) -> ShareStream:
         """Return the one file that a link names, to be read from its beginning to its end.
 
         Raises: LocalMisuse (code "bad_pattern"); what else can go wrong is raised by `ShareStream.read`.
         """
         share, lock = self._shares.get(link.share_id), self.share_lock(link.share_id)
         return ShareStream(
-            self._context, self._lister, link, only=only, wait_s=wait_s, share=share, lock=lock
+            self._context,
+            self._lister,
+            link,
+            only=only,
+            wait_s=wait_s,
+            background=background,
+            share=share,
+            lock=lock,
         )
 
     def transfers(self) -> list[TransferStatus]:
@@ -581,6 +598,13 @@ class Files:
                 cause=f"this device shares it itself: {display_path(share.row.roots[0])}",
                 next_step="copy it, or get the link on another device",
                 code="own_share",
+            )
+        if share is None and len(self._shares) >= SHARE_LIMIT:  # or it would fail at its very end
+            raise Refused(
+                "Nothing was fetched",
+                cause=f"this node serves {SHARE_LIMIT} shares already, fetched ones among them: its limit",
+                next_step="stop serving some: shoal shares, then shoal unshare",
+                code="too_many_shares",
             )
         if not os.path.isabs(dest):
             raise LocalMisuse(f"{display_path(dest)} is not an absolute path")
