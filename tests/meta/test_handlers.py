@@ -10,7 +10,7 @@ import ast
 import pytest
 from tests.support.source import Module, find_modules, show
 
-MAY_CATCH_ALL = ("src/shoal/core/supervisor.py", "src/shoal/api/http.py")
+MAY_CATCH_ALL = ("src/shoal/core/supervisor.py", "src/shoal/api/boundary.py")
 BROAD = {"Exception", "BaseException"}
 
 

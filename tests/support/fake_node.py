@@ -5,7 +5,7 @@ from __future__ import annotations
 import asyncio
 import os
 import threading
-from collections.abc import Iterator
+from collections.abc import AsyncGenerator, AsyncIterator, Iterator
 from contextlib import contextmanager
 
 from shoal.api import content_schema as c
@@ -22,6 +22,32 @@ LINK = "shl1" + "c" * 60
 SHARE = "shs1" + "d" * 58
 
 
+class FakeStream:
+    """A stream of given pieces; a failure among them is raised, and None stands for waiting without end."""
+
+    note = "looking for somebody"
+
+    def __init__(self, *items: bytes | Exception | None) -> None:
+        self.items = items
+        self.closed = threading.Event()
+
+    async def read(self) -> AsyncGenerator[bytes | c.StreamResult, None]:
+        try:
+            for item in self.items:
+                if item is None:
+                    await asyncio.Event().wait()
+                elif isinstance(item, bytes):
+                    yield item
+                else:
+                    raise item
+            size = sum(len(item) for item in self.items if isinstance(item, bytes))
+            yield c.StreamResult(
+                name="dump", bytes=size, fetched_bytes=size, seconds=0.5, providers={OTHER: size}
+            )
+        finally:
+            self.closed.set()
+
+
 class FakeNode:
     """A `NodeApi` whose transfers advance by one step each time they are asked for."""
 
@@ -32,6 +58,8 @@ class FakeNode:
         self.skipped: list[str] = []
         self.error: s.ErrorBody | None = None
         self.hold = asyncio.Event()
+        self.piped = b""
+        self.stream = FakeStream(b"abc", b"def")
 
     def _note(self, name: str, request: object) -> None:
         self.asked.append((name, request))
@@ -225,6 +253,16 @@ class FakeNode:
             entries=entries,
             more=2,
         )
+
+    async def share_stream(self, request: c.ShareStreamRequest, body: AsyncIterator[bytes]) -> s.Share:
+        self._note("share_stream", request)
+        async for piece in body:
+            self.piped += piece
+        return s.Share(LINK, SHARE, False, None, None, None)
+
+    async def get_stream(self, request: c.GetStreamRequest) -> FakeStream:
+        self._note("get_stream", request)
+        return self.stream
 
     async def transfer(self, request: s.TransferRequest) -> s.TransferDetail:
         self._note("transfer", request)

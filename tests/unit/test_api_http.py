@@ -14,7 +14,7 @@ from tests.support.fake_node import FAULTS, LINK, FakeNode, serve
 from shoal.api import schema as s
 from shoal.api.client import Client
 from shoal.api.http import BODY_LIMIT_BYTES, make_openapi
-from shoal.api.operations import OPERATIONS
+from shoal.api.operations import OPERATIONS, STREAMS_IN, STREAMS_OUT
 from shoal.api.paths import BytesPath, decode_path, encode_path
 from shoal.core.errors import ConfigFault, LocalMisuse, ShoalError, Unavailable
 
@@ -37,7 +37,9 @@ def post(home: str, path: str, **arguments: object) -> httpx.Response:
 
 def test_openapi_describes_every_operation() -> None:
     document = make_openapi()
-    assert set(document["paths"]) == {f"/v1/{op.name}" for op in OPERATIONS}
+    operations = (*OPERATIONS, *STREAMS_IN, *STREAMS_OUT)
+    assert set(document["paths"]) == {f"/v1/{op.name}" for op in operations}
+    assert document["paths"]["/v1/get_stream"]["post"]["parameters"][0]["name"] == "arguments"
     assert document["components"]["schemas"]["GetResult"]["properties"]["refetched_bytes"]
 
 

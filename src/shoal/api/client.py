@@ -14,9 +14,11 @@ from __future__ import annotations
 import math
 import os
 import time
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Generator, Iterable, Iterator, Sequence
+from contextlib import contextmanager
 from types import TracebackType
 from typing import TypeVar
+from urllib.parse import urlencode
 
 import httpx
 import msgspec
@@ -28,7 +30,8 @@ from shoal.api import pin_schema as p
 from shoal.api import schema as s
 from shoal.api import store_schema as st
 from shoal.api.faults import ErrorReply, make_error
-from shoal.api.operations import Operation
+from shoal.api.frames import DATA, END, NOTE, read_frames
+from shoal.api.operations import Operation, StreamIn, StreamOut
 from shoal.api.paths import AnyPath, default_home, encode_path, resolve_path
 from shoal.core.errors import Refused, RemoteFault, Unavailable
 from shoal.storage.home import Home, find_socket_path
@@ -74,36 +77,41 @@ class Client:
         Raises: Unavailable (code `not_running`) if no node runs in the home, ConfigFault if it is no home,
         else what the node raised.
         """
-        self._check_owner()
-        try:
+        with self._asking(operation.name):
             reply = self._http.post(f"/v1/{operation.name}", content=msgspec.json.encode(request))
-        except httpx.ConnectError as error:
-            raise self._not_running() from error
-        except httpx.TimeoutException as error:
-            raise Unavailable(
-                f"{operation.name} was not answered",
-                cause=f"the node has been silent for {CALL_TIMEOUT_S:.0f} s",
-                next_step="see what it does: shoal doctor",
-                code="no_answer",
-            ) from error
-        except httpx.TransportError as error:
-            raise Unavailable(
-                "The node went away",
-                cause=f"it ended before it answered ({operation.name})",
-                next_step="start it again: shoal up --detach; transfers go on by themselves",
-                code="node_ended",
-            ) from error
-        try:
-            if reply.status_code == 200:
-                return msgspec.json.decode(reply.content, type=operation.response)
-            failed = msgspec.json.decode(reply.content, type=ErrorReply)
-        except (msgspec.DecodeError, UnicodeDecodeError) as error:
-            raise RemoteFault(
-                f"The answer to {operation.name} cannot be read",
-                cause=f"HTTP {reply.status_code}; the node may be another release",
-                next_step="restart the node: shoal down, then shoal up --detach",
-            ) from error
-        raise make_error(failed.error, failed.fault, failed.retry_after_s)
+        return _read_reply(operation.name, reply.status_code, reply.content, operation.response)
+
+    def call_with(self, operation: StreamIn[Q, R], request: Q, body: Iterable[bytes]) -> R:
+        """Ask an operation that takes bytes; `body` is read as fast as the node takes it. Raises: as `call`,
+        and what reading it raises.
+        """
+        with self._asking(operation.name):
+            reply = self._http.post(_stream_url(operation.name, request), content=iter(body))
+        return _read_reply(operation.name, reply.status_code, reply.content, operation.response)
+
+    def iterate(
+        self, operation: StreamOut[Q], request: Q, on_note: Callable[[str], None] = lambda note: None
+    ) -> Generator[bytes, None, c.StreamResult]:
+        """Yield the bytes of an operation that answers with some; returns what they were. Whoever closes the
+        generator before ends it in the node, too. `on_note` is told what is waited for.
+
+        Raises: as `call`, Unavailable (code `node_ended`) if they are cut off.
+        """
+        name = operation.name
+        with self._asking(name), self._http.stream("POST", _stream_url(name, request)) as reply:
+            if reply.status_code != 200:
+                reply.read()
+                _read_reply(name, reply.status_code, reply.content, Struct)
+            for kind, payload in read_frames(reply.iter_raw()):
+                if kind == DATA:
+                    yield payload
+                elif kind == NOTE:
+                    on_note(payload.decode("utf-8", "replace"))
+                elif kind == END:
+                    return _read_reply(name, 200, payload, c.StreamResult)
+                else:
+                    _read_reply(name, 500, payload, c.StreamResult)
+        raise _node_ended(name)
 
     def status(self) -> s.Status:
         """Return who this node is."""
@@ -177,6 +185,28 @@ class Client:
     def ls(self, link: str, path: str | bytes = "", *, limit: int = c.LIST_LIMIT) -> c.ListPage:
         """Return what a link names: the entries at `path`, or those whose paths begin with it."""
         return self.call(ops.LS, c.ListRequest(link=link, path=encode_path(path), limit=limit))
+
+    def share_stream(
+        self, source: Iterable[bytes], name: str | bytes, *, background: bool = False
+    ) -> s.Share:
+        """Share what comes out of `source` as one file called `name`; returns when all of it came."""
+        request = c.ShareStreamRequest(name=encode_path(name), background=background)
+        return self.call_with(ops.SHARE_STREAM, request, source)
+
+    def get_stream(
+        self,
+        link: str,
+        *,
+        only: Sequence[AnyPath] = (),
+        wait_s: float | None = 0.0,
+        background: bool = False,
+        on_note: Callable[[str], None] = lambda note: None,
+    ) -> Generator[bytes, None, c.StreamResult]:
+        """Yield the one file that a link names (or `only` selects), in order, verified; no copy is kept."""
+        request = c.GetStreamRequest(
+            link=link, only=tuple(map(encode_path, only)), wait_s=wait_s, background=background
+        )
+        return self.iterate(ops.GET_STREAM, request, on_note)
 
     def start_get(
         self,
@@ -334,6 +364,24 @@ class Client:
             time.sleep(0.02)
         return stopping
 
+    @contextmanager
+    def _asking(self, name: str) -> Iterator[None]:
+        """Say in our words what goes wrong on the way to the node and back."""
+        self._check_owner()
+        try:
+            yield
+        except httpx.ConnectError as error:
+            raise self._not_running() from error
+        except httpx.TimeoutException as error:
+            raise Unavailable(
+                f"{name} was not answered",
+                cause=f"the node has been silent for {CALL_TIMEOUT_S:.0f} s",
+                next_step="see what it does: shoal doctor",
+                code="no_answer",
+            ) from error
+        except httpx.TransportError as error:
+            raise _node_ended(name) from error
+
     def _check_owner(self) -> None:
         """Raises: Refused if another user made the socket: one in /tmp could be bait."""
         try:
@@ -361,6 +409,34 @@ class Client:
 def connect(home: AnyPath | None = None) -> Client:
     """Return a client of the node in `home` (default: SHOAL_HOME, else the user's data directory)."""
     return Client(home)
+
+
+def _stream_url(name: str, request: Struct) -> str:
+    return f"/v1/{name}?{urlencode({'arguments': msgspec.json.encode(request)})}"
+
+
+def _read_reply(name: str, status: int, content: bytes, kind: type[R]) -> R:
+    """Return an answer. Raises: what the node raised, RemoteFault for what is no answer."""
+    try:
+        if status == 200:
+            return msgspec.json.decode(content, type=kind)
+        failed = msgspec.json.decode(content, type=ErrorReply)
+    except (msgspec.DecodeError, UnicodeDecodeError) as error:
+        raise RemoteFault(
+            f"The answer to {name} cannot be read",
+            cause=f"HTTP {status}; the node may be another release",
+            next_step="restart the node: shoal down, then shoal up --detach",
+        ) from error
+    raise make_error(failed.error, failed.fault, failed.retry_after_s)
+
+
+def _node_ended(name: str) -> Unavailable:
+    return Unavailable(
+        "The node went away",
+        cause=f"it ended before it answered ({name})",
+        next_step="start it again: shoal up --detach; transfers go on by themselves",
+        code="node_ended",
+    )
 
 
 def _result_of(transfer: s.TransferDetail) -> s.GetResult:

@@ -48,3 +48,29 @@ class ListPage(Struct, frozen=True, kw_only=True):
     bytes: int
     entries: list[ListedEntry]
     more: int
+
+
+class ShareStreamRequest(Request, frozen=True, kw_only=True):
+    """Share what comes as the body, as a file of that name. It is kept in the home until it is unshared."""
+
+    name: PathValue
+    background: bool = False
+
+
+class GetStreamRequest(Request, frozen=True, kw_only=True):
+    """Ask for the one file that a link names, or that `only` selects of it, from its beginning to its end."""
+
+    link: str
+    only: tuple[PathValue, ...] = ()
+    wait_s: float | None = 0.0
+    background: bool = False
+
+
+class StreamResult(Struct, frozen=True, kw_only=True):
+    """What a stream was, all of it."""
+
+    name: str
+    bytes: int
+    fetched_bytes: int
+    seconds: float
+    providers: dict[str, int]

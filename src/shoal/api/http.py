@@ -1,8 +1,7 @@
 """HTTP: the operations on a Unix socket, `POST /v1/<operation>` with JSON in and out.
 
 Who may ask: processes of the user that runs the node, nobody else. The socket is 0600 in a directory that is
-0700, and the peer's uid is checked for every connection. This module has one of the two broad handlers of the
-project: what an operation raises by mistake is logged and answered as an internal error.
+0700, and the peer's uid is checked for every connection.
 """
 
 from __future__ import annotations
@@ -19,16 +18,18 @@ from typing import Any
 import msgspec
 import uvicorn
 from starlette.applications import Starlette
-from starlette.requests import ClientDisconnect, Request
+from starlette.requests import Request
 from starlette.responses import Response
 from starlette.routing import Route
 from uvicorn.protocols.http.h11_impl import H11Protocol
 
-from shoal.api.faults import ErrorReply, make_reply
-from shoal.api.operations import OPERATIONS, NodeApi, Operation
-from shoal.core.errors import LimitExceeded, LocalMisuse, ShoalError, StorageFault
+from shoal.api.boundary import Failure, answer, guard, read_arguments
+from shoal.api.faults import make_reply
+from shoal.api.openapi import make_openapi
+from shoal.api.operations import OPERATIONS, STREAMS_IN, STREAMS_OUT, NodeApi, Operation
+from shoal.api.streams import make_stream_routes
+from shoal.core.errors import LimitExceeded, LocalMisuse, StorageFault
 from shoal.core.units import MIB
-from shoal.version import __version__
 
 log = logging.getLogger("shoal.api")
 
@@ -42,104 +43,38 @@ SHUTDOWN_S = 1  # whole seconds that open requests get to end
 def make_app(api: NodeApi) -> Starlette:
     """Make the ASGI application over a node."""
     routes = [Route(f"/v1/{op.name}", _make_endpoint(op, api), methods=["POST"]) for op in OPERATIONS]
+    routes += make_stream_routes(api)
     document = msgspec.json.encode(make_openapi())
 
     async def openapi(_: Request) -> Response:
         return Response(document, media_type="application/json")
 
     async def unknown(request: Request) -> Response:
-        names = ", ".join(op.name for op in OPERATIONS)
+        names = ", ".join(op.name for group in (OPERATIONS, STREAMS_IN, STREAMS_OUT) for op in group)
         error = LocalMisuse(
             "There is no such operation",
             cause=f"{request.method} {request.url.path[:80]!r} is not one",
             next_step=f"POST /v1/ and one of: {names}",
             code="unknown_operation",
         )
-        return _answer(404, make_reply(error)[1])
+        return answer(404, make_reply(error)[1])
 
     routes.append(Route("/openapi.json", openapi, methods=["GET"]))
     routes.append(Route("/{path:path}", unknown, methods=["GET", "POST", "PUT", "DELETE", "PATCH"]))
     return Starlette(routes=routes)
 
 
-def make_openapi() -> dict[str, Any]:
-    """Describe every operation as OpenAPI 3.1."""
-    types: list[Any] = [ErrorReply]
-    for op in OPERATIONS:
-        types += [op.request, op.response]
-    schemas, components = msgspec.json.schema_components(types, ref_template="#/components/schemas/{name}")
-    found = dict(zip(types, schemas, strict=True))
-    paths = {
-        f"/v1/{op.name}": {
-            "post": {
-                "operationId": op.name,
-                "summary": op.summary,
-                "requestBody": {"content": {"application/json": {"schema": found[op.request]}}},
-                "responses": {
-                    "200": {
-                        "description": "Done.",
-                        "content": {"application/json": {"schema": found[op.response]}},
-                    },
-                    "default": {
-                        "description": "Not done; the body says why.",
-                        "content": {"application/json": {"schema": found[ErrorReply]}},
-                    },
-                },
-            }
-        }
-        for op in OPERATIONS
-    }
-    return {
-        "openapi": "3.1.0",
-        "info": {"title": "Shoal", "version": __version__},
-        "paths": paths,
-        "components": {"schemas": components},
-    }
-
-
 def _make_endpoint(op: Operation[Any, Any], api: NodeApi) -> Callable[[Request], Awaitable[Response]]:
     decoder = msgspec.json.Decoder(op.request)
 
+    async def work(request: Request) -> object:
+        return await op.call(api, read_arguments(op.name, decoder, await _read_body(request)))
+
     async def endpoint(request: Request) -> Response:
-        try:
-            body = await _read_body(request)
-            try:
-                arguments = decoder.decode(body or b"{}")
-            except (msgspec.DecodeError, RecursionError, UnicodeDecodeError) as error:
-                raise LocalMisuse(
-                    f"The arguments of {op.name} cannot be read",
-                    cause=str(error),
-                    next_step="see /openapi.json",
-                    code="bad_arguments",
-                ) from error
-            return _answer(200, await op.call(api, arguments))
-        except ShoalError as error:
-            return _answer(*make_reply(error))
-        except ClientDisconnect:
-            return Response(status_code=499)
-        except OSError as error:
-            log.error("operation %s failed", op.name, exc_info=error)
-            fault = StorageFault(
-                f"{op.name} was not done",
-                cause=str(error),
-                next_step="see the log file in the home, folder log",
-            )
-            return _answer(*make_reply(fault))
-        except Exception as error:  # the API boundary: nothing unexpected may end the node
-            log.error("operation %s failed", op.name, exc_info=error)
-            internal = ShoalError(
-                f"{op.name} was not done",
-                cause=f"an unexpected {type(error).__name__} in the node",
-                next_step="please report it with the log file in the home, folder log",
-                code="internal",
-            )
-            return _answer(*make_reply(internal))
+        result = await guard(op.name, work(request))
+        return answer(result.status, result.reply) if isinstance(result, Failure) else answer(200, result)
 
     return endpoint
-
-
-def _answer(status: int, value: object) -> Response:
-    return Response(msgspec.json.encode(value), status, media_type="application/json")
 
 
 async def _read_body(request: Request) -> bytes:

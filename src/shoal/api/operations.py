@@ -6,7 +6,7 @@ implements; a method raises only `ShoalError`.
 
 from __future__ import annotations
 
-from collections.abc import Awaitable, Callable
+from collections.abc import AsyncGenerator, AsyncIterator, Awaitable, Callable
 from dataclasses import dataclass
 from typing import Any, Generic, Protocol, TypeVar
 
@@ -19,6 +19,17 @@ from shoal.api import store_schema as st
 
 Q = TypeVar("Q", bound=Struct)
 R = TypeVar("R", bound=Struct)
+
+
+class ByteStream(Protocol):
+    """Bytes in order, and a word about them at the end. `note`: what it waits for."""
+
+    @property
+    def note(self) -> str: ...
+
+    def read(self) -> AsyncGenerator[bytes | c.StreamResult, None]:
+        """Yield pieces, then the result. Whoever stops before closes the generator. Raises: ShoalError."""
+        ...
 
 
 class NodeApi(Protocol):
@@ -37,6 +48,8 @@ class NodeApi(Protocol):
     async def unshare(self, request: s.UnshareRequest) -> s.Unshared: ...
     async def get(self, request: s.GetRequest) -> s.TransferDetail: ...
     async def ls(self, request: c.ListRequest) -> c.ListPage: ...
+    async def share_stream(self, request: c.ShareStreamRequest, body: AsyncIterator[bytes]) -> s.Share: ...
+    async def get_stream(self, request: c.GetStreamRequest) -> ByteStream: ...
     async def transfer(self, request: s.TransferRequest) -> s.TransferDetail: ...
     async def transfers(self, request: s.Nothing) -> s.Transfers: ...
     async def control_transfer(self, request: s.TransferControlRequest) -> s.TransferDetail: ...
@@ -63,6 +76,27 @@ class Operation(Generic[Q, R]):
     response: type[R]
     summary: str
     call: Callable[[NodeApi, Q], Awaitable[R]]
+
+
+@dataclass(frozen=True)
+class StreamIn(Generic[Q, R]):
+    """One thing that can be asked with a stream of bytes."""
+
+    name: str
+    request: type[Q]
+    response: type[R]
+    summary: str
+    call: Callable[[NodeApi, Q, AsyncIterator[bytes]], Awaitable[R]]
+
+
+@dataclass(frozen=True)
+class StreamOut(Generic[Q]):
+    """One thing that is answered with a stream of bytes, in frames (frames.py)."""
+
+    name: str
+    request: type[Q]
+    summary: str
+    call: Callable[[NodeApi, Q], Awaitable[ByteStream]]
 
 
 STATUS = Operation("status", s.Nothing, s.Status, "Who this node is.", lambda a, q: a.status(q))
@@ -124,6 +158,17 @@ DIAGNOSE = Operation(
 )
 DOWN = Operation("down", s.Nothing, s.Stopping, "Stop the node.", lambda a, q: a.down(q))
 
+SHARE_STREAM = StreamIn(
+    "share_stream",
+    c.ShareStreamRequest,
+    s.Share,
+    "Share the body as one file.",
+    lambda a, q, body: a.share_stream(q, body),
+)
+GET_STREAM = StreamOut(
+    "get_stream", c.GetStreamRequest, "One file, in order, in frames.", lambda a, q: a.get_stream(q)
+)
+
 OPERATIONS: tuple[Operation[Any, Any], ...] = (
     STATUS,
     INVITE,
@@ -154,3 +199,5 @@ OPERATIONS: tuple[Operation[Any, Any], ...] = (
     DIAGNOSE,
     DOWN,
 )
+STREAMS_IN: tuple[StreamIn[Any, Any], ...] = (SHARE_STREAM,)
+STREAMS_OUT: tuple[StreamOut[Any], ...] = (GET_STREAM,)

@@ -23,7 +23,7 @@ ID_SHOWN = 12  # characters of an id: enough for people to tell it from others, 
 
 def share(
     paths: Annotated[
-        list[str], typer.Argument(metavar="PATH...", help="Files and folders; one link for all.")
+        list[str], typer.Argument(metavar="PATH...", help="Files and folders; one link for all. - is a pipe.")
     ],
     wait: Annotated[
         bool, typer.Option("--wait", help="Return when it is complete.", metavar="", show_default=False)
@@ -38,14 +38,20 @@ def share(
             "--copy", help="Keep a sealed copy too: the files may vanish.", metavar="", show_default=False
         ),
     ] = False,
+    name: Annotated[
+        str | None, typer.Option("--name", metavar="N", help="What the file is called that comes by a pipe.")
+    ] = None,
     background: BackgroundOption = False,
     home: HomeOption = None,
     json: JsonOption = False,
 ) -> None:
     """Share files and folders with the network and print their link at once."""
+    from shoal.cli.pipes import share_pipe
+
     face = make_face(home, json)
     with face.connect() as client:
-        found = client.share(*paths, watch=watch, background=background)
+        piped = share_pipe(face, client, paths, name, watch=watch, background=background)
+        found = piped or client.share(*paths, watch=watch, background=background)
         if (wait or copy) and not found.complete:
             from shoal.cli.progress import share_progress
 
@@ -73,7 +79,9 @@ def share(
 
 def get(
     link: Annotated[str | None, typer.Argument(metavar="LINK", help="Asked for if it is not given.")] = None,
-    dest: Annotated[str, typer.Argument(metavar="DEST", help="The folder to put it into.")] = ".",
+    dest: Annotated[
+        str, typer.Argument(metavar="DEST", help="The folder to put it into; - is standard output.")
+    ] = ".",
     overwrite: Annotated[
         bool, typer.Option("--overwrite", help="Replace files that differ.", metavar="", show_default=False)
     ] = False,
@@ -97,8 +105,20 @@ def get(
     wait_s = 0.0 if wait is None else None if wait == "forever" else parse_duration(wait)
     text = read_argument(link, "link")
     with face.connect() as client:
+        from shoal.cli.pipes import PIPE, write_pipe
         from shoal.cli.progress import transfer_progress
 
+        if dest == PIPE:
+            write_pipe(
+                face,
+                client,
+                text,
+                only=only or (),
+                wait_s=wait_s,
+                background=background,
+                overwrite=overwrite,
+            )
+            return
         started = client.start_get(
             text, dest, overwrite=overwrite, wait_s=wait_s, only=only or (), background=background
         )

@@ -40,11 +40,13 @@ class Glance:
         link: Link,
         *,
         wait_s: float | None = 0.0,
+        background: bool = False,
         say: Callable[[str], None] = lambda note: None,
         on_chunks: Callable[[bytes, list[int], int], None] = lambda peer, ordinals, size_bytes: None,
     ) -> None:
         self.link = link
         self.wait_s = wait_s
+        self._background = background
         self.asked_at = context.clock.monotonic()
         self.reader = FeedReader(link.network_id, link.share_id, link.read_key)
         self.fault: StorageFault | None = None
@@ -74,7 +76,9 @@ class Glance:
 
     async def open(self) -> None:
         """Begin to ask peers. Raises: Refused (code "busy") while another fetch of the share runs."""
-        self._fetch = self._context.swarm.make_fetch(self.link.share_id, self.link.read_key, self)
+        self._fetch = self._context.swarm.make_fetch(
+            self.link.share_id, self.link.read_key, self, background=self._background
+        )
         self._fetch.start()
         self._search = self._context.supervisor.spawn("search", self.make_finder().search())
 

@@ -7,6 +7,7 @@ import logging
 import os
 from collections.abc import AsyncIterator, Sequence
 
+from shoal.apps.files.checks import check_get, check_paths
 from shoal.apps.files.context import FilesContext
 from shoal.apps.files.courtesy import Courtesy
 from shoal.apps.files.follows import Follows
@@ -23,14 +24,13 @@ from shoal.apps.files.transfer_state import TransferOptions, TransferRecord
 from shoal.apps.files.wanted import find_wanted
 from shoal.apps.files.watch import Watches
 from shoal.content.link import Link
-from shoal.content.paths import display_path
 from shoal.content.selection import check_patterns
 from shoal.core.clock import Clock
-from shoal.core.errors import LocalMisuse, Refused, ShoalError, StorageFault
+from shoal.core.errors import LocalMisuse, ShoalError, StorageFault
 from shoal.core.supervisor import Supervisor
 from shoal.storage.local_chunks import LocalTree
 from shoal.storage.rows import pack
-from shoal.storage.shares import SHARE_LIMIT, ShareState
+from shoal.storage.shares import ShareState
 from shoal.storage.transfers import TransferRow, TransferState, make_transfer_id
 from shoal.swarm.service import SwarmService
 
@@ -125,7 +125,7 @@ class Files:
         Raises: LocalMisuse, Refused, StorageFault, Unavailable.
         """
         roots = sorted({os.path.normpath(path) for path in paths})
-        self._check_paths(roots)
+        check_paths(self._context, roots)
         async with self._sharing:
             row = await self._context.stores.shares.find_own(roots)
             share = self._shares.get(row.share_id) if row is not None else None
@@ -548,75 +548,5 @@ class Files:
             )
         return record
 
-    def _check_paths(self, roots: list[bytes]) -> None:
-        if not roots:
-            raise LocalMisuse("Nothing to share", cause="no path was given")
-        for path in roots:
-            if not os.path.isabs(path):
-                raise LocalMisuse(f"{display_path(path)} is not an absolute path")
-            if self._is_in_home(path):
-                raise Refused(
-                    f"{display_path(path)} cannot be shared",
-                    cause="it is Shoal's own home, or inside of it: its keys are there",
-                    next_step="share another folder",
-                    code="own_home",
-                )
-            if not os.path.exists(path):
-                raise LocalMisuse(
-                    f"{display_path(path)} cannot be shared",
-                    cause="it does not exist" if not os.path.islink(path) else "it is a link to nothing",
-                    next_step="check the path",
-                    code="not_found",
-                )
-            if not (os.path.isfile(path) or os.path.isdir(path)):
-                raise LocalMisuse(
-                    f"{display_path(path)} cannot be shared",
-                    cause="it is neither a file nor a folder",
-                    next_step="share files and folders",
-                )
-            if not os.access(path, os.R_OK):
-                raise StorageFault(
-                    f"{display_path(path)} cannot be shared",
-                    cause="the user that runs shoal may not read it",
-                    next_step="give that user access to it",
-                    code="permission",
-                )
-
     def _check_get(self, link: Link, dest: bytes) -> None:
-        network = self._context.network
-        if link.network_id != network.network_id:
-            raise Refused(
-                "This link is for another network",
-                cause="a link works only for members of the network it was made in",
-                next_step="use the home that belongs to that network (--home)",
-                code="foreign_network",
-            )
-        share = self._shares.get(link.share_id)
-        if share is not None and share.is_own:
-            raise Refused(
-                "Nothing was fetched",
-                cause=f"this device shares it itself: {display_path(share.row.roots[0])}",
-                next_step="copy it, or get the link on another device",
-                code="own_share",
-            )
-        if share is None and len(self._shares) >= SHARE_LIMIT:  # or it would fail at its very end
-            raise Refused(
-                "Nothing was fetched",
-                cause=f"this node serves {SHARE_LIMIT} shares already, fetched ones among them: its limit",
-                next_step="stop serving some: shoal shares, then shoal unshare",
-                code="too_many_shares",
-            )
-        if not os.path.isabs(dest):
-            raise LocalMisuse(f"{display_path(dest)} is not an absolute path")
-        if self._is_in_home(dest):
-            raise Refused(
-                "Nothing is written into Shoal's own home",
-                cause=f"{display_path(dest)} is inside of it",
-                next_step="choose another DEST",
-                code="dest_home",
-            )
-
-    def _is_in_home(self, path: bytes) -> bool:
-        home = os.path.realpath(self._context.home)
-        real = os.path.realpath(path)
-        return real == home or real.startswith(home + b"/")
+        check_get(self._context, self._shares, link, dest)

@@ -8,7 +8,7 @@ from __future__ import annotations
 
 import asyncio
 import threading
-from collections.abc import AsyncIterator, Iterator, Sequence
+from collections.abc import AsyncGenerator, AsyncIterator, Iterator, Sequence
 from contextlib import suppress
 from dataclasses import dataclass, field
 from typing import Final
@@ -91,6 +91,7 @@ class ShareStream:
         *,
         only: Sequence[bytes],
         wait_s: float | None,
+        background: bool,
         share: ServedShare | None,
         lock: asyncio.Lock,
     ) -> None:
@@ -100,6 +101,7 @@ class ShareStream:
         self._link = link
         self._only = check_patterns(only)
         self._wait_s = wait_s
+        self._background = background
         self._share = share
         self._lock = lock
         self._glance: Glance | None = None
@@ -109,7 +111,7 @@ class ShareStream:
         self._fetched_bytes = 0
         self._providers: dict[bytes, int] = {}
 
-    async def read(self) -> AsyncIterator[bytes | StreamEnd]:
+    async def read(self) -> AsyncGenerator[bytes | StreamEnd, None]:
         """Yield the file in pieces of at most 1 MiB, and at last what it was.
 
         Raises: LocalMisuse (codes "several_files", "no_file", "nothing_selected"), Unavailable (code
@@ -225,7 +227,12 @@ class ShareStream:
             self._say("waiting until another transfer of this share ends")
         await self._lock.acquire()
         glance = Glance(
-            self._context, self._link, wait_s=self._wait_s, say=self._say, on_chunks=self._on_chunks
+            self._context,
+            self._link,
+            wait_s=self._wait_s,
+            background=self._background,
+            say=self._say,
+            on_chunks=self._on_chunks,
         )
         self._glance = glance
         await glance.load()
