@@ -37,7 +37,6 @@ from shoal.storage.selected_chunks import SelectedChunks
 from shoal.storage.tree_reader import TreeReader
 from shoal.storage.versions_folder import VersionsFolder
 
-
 NEW_DEST_MODE = 0o755  # at most: nobody but its owner ever writes to a folder that a get made
 
 
