@@ -110,7 +110,8 @@ async def test_own_and_fetched_shares_need_nobody(tmp_path: Path) -> None:
         assert (page.version, page.total) == (1, 9)
 
 
-async def test_nobody_can_tell(tmp_path: Path) -> None:
+async def test_nobody_can_tell(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr("shoal.apps.files.patience.FIND_MIN_S", 0.5)
     tree = make_tree(tmp_path / "photos")
     async with files_world(tmp_path) as world:
         a, b, c = [await world.add() for _ in range(3)]

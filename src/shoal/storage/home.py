@@ -8,6 +8,7 @@ HOME/              0700, owned by the user that runs shoal
   keys/            identity.keystore
   shoal.db         storage.database
   store/           storage.store: sealed chunks in segment files
+  spool/           apps.files.spool: what came through pipes and is shared
   log/             the daemon's log
   api.sock         the API, unless the path is too long for a socket
 """
