@@ -225,7 +225,7 @@ async def test_a_node_that_serves_all_it_may_says_so_before_it_fetches(
         a, b = await world.add(), await world.add()
         first = await a.share(make_tree(tmp_path / "one", 100_000))
         second = await a.share(make_tree(tmp_path / "two", 100_000))
-        monkeypatch.setattr("shoal.apps.files.service.SHARE_LIMIT", 1)
+        monkeypatch.setattr("shoal.apps.files.checks.SHARE_LIMIT", 1)
         assert (await b.get(first.link, tmp_path / "dest")).state is TransferState.DONE
         with pytest.raises(Refused) as caught:
             await b.get(second.link, tmp_path / "dest")
