@@ -15,8 +15,7 @@ from shoal.swarm.pacer_events import AddLane, Ask, DropLane, Grant, Input, Moved
 from shoal.transport.lane import Lane
 
 LOOK_S = 0.05  # how often is looked whether foreground lanes move that need not ask
-WINDOW_S = 0.25  # of a lane's share, that the peer may send ahead: a round trip, and 2.5 % of a 10 s window
-WINDOW_MIN_BYTES = 256 * 1024  # four segments of loopback: with fewer it sends some of them twice
+SLOW_BYTES_S = 4_000_000  # from here on what waits in the kernel is little beside 10 s of the rate
 
 
 class LanePace:
@@ -24,7 +23,7 @@ class LanePace:
 
     def __init__(self, throttle: Throttle, number: int, lane: Lane, peer: bytes, background: bool) -> None:
         self.is_open = False
-        self.window_bytes = WINDOW_MIN_BYTES
+        self.slow_bytes_s = 0.0
         self.number = number
         self.lane = lane
         self.peer = peer
@@ -125,7 +124,7 @@ class Throttle:
             while not place.granted and not place.closed:
                 self._wait(place)
             self._waiting.pop(place, None)
-            self._show_window(place)
+            self._show_share(place)
             if self._leader is None and self._waiting:
                 next(iter(self._waiting)).wake.notify()
             return place.granted
@@ -190,8 +189,8 @@ class Throttle:
 
     def _show(self, place: LanePace) -> None:
         place.is_open = self._pacer.is_open(place.number)
-        self._show_window(place)
+        self._show_share(place)
 
-    def _show_window(self, place: LanePace) -> None:
+    def _show_share(self, place: LanePace) -> None:
         share = self._pacer.share_bytes_s(self._monotonic(), place.peer, background=place.background)
-        place.window_bytes = max(WINDOW_MIN_BYTES, int(share * WINDOW_S)) if share is not None else 1 << 30
+        place.slow_bytes_s = share if share is not None and share < SLOW_BYTES_S else 0.0

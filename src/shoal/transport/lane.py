@@ -12,6 +12,7 @@ from __future__ import annotations
 
 import socket
 import struct
+import sys
 import threading
 import time
 from collections.abc import Callable
@@ -39,16 +40,19 @@ SLOW_BYTES_S = 4 * 1024 * 1024  # after a record that came slower the next one i
 SLOW_PIECE_BYTES = 64 * 1024  # so that its progress shows: where a limit is set, a record may take a minute
 BUFFER_BYTES = RECORD_BYTES + LANE_RECORD_PLAINTEXT_BYTES  # kept for one direction in use, at most
 
+SQUEEZED_BYTES = 128 * 1024  # what a receiving socket has at first on Linux: two segments of loopback
+AMPLE_BYTES = 8 * 1024 * 1024  # asked for when a lane is not held back any more; the kernel gives what it may
+
 _EMPTY = memoryview(b"")
-_WINDOW_CLAMP: int | None = getattr(socket, "TCP_WINDOW_CLAMP", None)  # Linux
-_NO_CLAMP_BYTES = 1 << 30
+_ROUND_TRIP_S = 0.15  # where the system does not tell; a long way over land
+_TCP_INFO_RTT = struct.Struct("=68xI")  # struct tcp_info of Linux up to tcpi_rtt, microseconds
 
 
 class Pace(Protocol):
     """How fast a lane's bytes may move. Read and called by the lane's thread; `close` by any."""
 
     is_open: bool  # nothing holds the lane back: it need not ask
-    window_bytes: int  # while it has to ask: how much the peer should send ahead of what is read
+    slow_bytes_s: float  # what it can expect while it has to ask, if that is little; else 0
 
     def take(self, wanted_bytes: int) -> int:
         """Wait until some of `wanted_bytes` may move; return how many, 0 once closed."""
@@ -120,7 +124,7 @@ class Lane:
         self.pace: Pace | None = None  # set before the first record by who wants to limit it
         self.moved_bytes = 0  # of records on the wire, both ways, those under way included
         self._slow = False
-        self._clamped_bytes = 0
+        self._squeezed_to = 0.0
         self._closed = False
         self._fd_closed = False
         self._out = _EMPTY
@@ -317,11 +321,10 @@ class Lane:
         """Return how many bytes may move now. Raises: Unavailable when the lane was closed meanwhile."""
         pace = self.pace
         if pace is None or pace.is_open:
-            if self._clamped_bytes:
-                self._clamp(0)
+            self._squeeze(0.0)
             return wanted_bytes
         if not self.sends:
-            self._clamp(pace.window_bytes)  # each time: the kernel's own tuning raises it again
+            self._squeeze(pace.slow_bytes_s)
         began = time.monotonic()
         granted = pace.take(wanted_bytes)
         if window is not None:
@@ -330,13 +333,19 @@ class Lane:
             raise _closed_here()
         return granted
 
-    def _clamp(self, size_bytes: int) -> None:
-        """Bound what the peer may send ahead, 0: as the kernel likes. Without it a limit holds as well, but
-        what comes over the line does so in bursts as large as the kernel's buffers.
+    def _squeeze(self, rate_bytes_s: float) -> None:
+        """Let no more wait in the kernel to be received than a slow rate needs; 0: as much as it may.
+
+        A limit holds without it as well, but what comes over the line may be a megabyte ahead or behind. The
+        kernel does not tune this lane's buffer any more then, also once it is released.
         """
-        self._clamped_bytes = size_bytes
-        if _WINDOW_CLAMP is not None:
-            self._sock.setsockopt(socket.IPPROTO_TCP, _WINDOW_CLAMP, size_bytes or _NO_CLAMP_BYTES)
+        if rate_bytes_s == self._squeezed_to:
+            return
+        self._squeezed_to = rate_bytes_s
+        size_bytes = AMPLE_BYTES
+        if rate_bytes_s:
+            size_bytes = SQUEEZED_BYTES + int(2 * rate_bytes_s * _find_round_trip_s(self._sock))
+        self._sock.setsockopt(socket.SOL_SOCKET, socket.SO_RCVBUF, size_bytes // 2)  # the kernel doubles it
 
     def _mark(self, stage: str) -> None:
         if self.stages is not None:
@@ -379,6 +388,14 @@ class Lane:
 
 def _closed_here() -> Unavailable:
     return Unavailable("The lane is closed", cause="it or its session was closed here", code="lane_closed")
+
+
+def _find_round_trip_s(sock: socket.socket) -> float:
+    """Return what the kernel has measured."""
+    if not sys.platform.startswith("linux"):
+        return _ROUND_TRIP_S
+    info = sock.getsockopt(socket.IPPROTO_TCP, socket.TCP_INFO, _TCP_INFO_RTT.size)
+    return float(_TCP_INFO_RTT.unpack(info)[0]) / 1e6
 
 
 def _make_blocking(sock: socket.socket, poll_s: float) -> None:
