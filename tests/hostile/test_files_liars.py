@@ -11,6 +11,8 @@ import pytest
 from tests.support.files_nodes import FilesNode, FilesWorld, files_world
 
 from shoal.apps.files.status import TransferStatus
+from shoal.apps.files.stream_get import StreamEnd
+from shoal.core.errors import Unavailable
 from shoal.core.units import MIB
 from shoal.storage.transfers import TransferState
 from shoal.testing.liar import Lie, make_liar
@@ -168,3 +170,65 @@ async def test_nobody_serves_it_says_who_was_asked(tmp_path: Path) -> None:
         await world.add(again=a)
         assert_right(await b.wait_end(waiting.id), tree, tmp_path / "dest")
         assert c.files.transfers() == []
+
+
+@pytest.mark.parametrize("lie", [Lie.FLIPPED, Lie.MISSING])
+async def test_a_stream_is_right_beside_a_liar(tmp_path: Path, lie: Lie) -> None:
+    """Nothing wrong is ever written: the chunks of a liar come from elsewhere, in order all the same."""
+    tree = tmp_path / "tree"
+    tree.mkdir()
+    data = random.Random(8).randbytes(24 * MIB)
+    (tree / "file").write_bytes(data)
+    async with files_world(tmp_path) as world:
+        a, liar = await two_providers(world, tree, tmp_path)
+        share = a.files.shares()[0]
+        make_liar(liar.swarm, share.share_id, lie)
+        c = await world.add()
+        stream = c.files.get_stream(share.link)
+        got = [item async for item in stream.read()]
+        end = got.pop()
+        assert isinstance(end, StreamEnd)
+        assert b"".join(item for item in got if isinstance(item, bytes)) == data
+        assert end.providers == {a.peer_id: len(data)}
+
+
+async def test_a_stream_from_a_liar_alone_ends_before_the_first_wrong_byte(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr("shoal.apps.files.patience.STUCK_S", 0.5)
+    monkeypatch.setattr("shoal.apps.files.patience.FIND_MIN_S", 0.5)
+    data = random.Random(9).randbytes(8 * MIB)
+    (tmp_path / "file").write_bytes(data)
+    async with files_world(tmp_path) as world:
+        a, c = await world.add(), await world.add()
+        share = await a.share(tmp_path / "file")
+        make_liar(a.swarm, share.share_id, Lie.FLIPPED, truthful_chunks=4)
+        got = b""
+        items = c.files.get_stream(share.link).read()
+        while data.startswith(got) and len(got) < len(data):
+            try:
+                item = await anext(items)
+            except Unavailable:
+                break
+            assert isinstance(item, bytes)
+            got += item
+        assert data.startswith(got)
+        assert len(got) < len(data)
+
+
+@pytest.mark.parametrize("lie", [Lie.FLIPPED, Lie.FOREIGN])
+async def test_a_part_is_right_beside_a_liar(tmp_path: Path, lie: Lie) -> None:
+    tree = make_tree(tmp_path / "tree", 32 * MIB)
+    async with files_world(tmp_path) as world:
+        a, liar = await two_providers(world, tree, tmp_path)
+        share = a.files.shares()[0]
+        make_liar(liar.swarm, share.share_id, lie)
+        c = await world.add()
+        done = await c.get(share.link, tmp_path / "dest", only=[b"folder [0-3]"])
+        assert done.state is TransferState.DONE, done.error
+        folders = [name for name in os.listdir(tree) if name in {f"folder {n}" for n in range(4)}]
+        assert sorted(os.listdir(tmp_path / "dest" / "tree")) == sorted(folders)
+        for name in folders:
+            assert find_difference(tree / name, tmp_path / "dest" / "tree" / name) is None
+        assert done.result is not None
+        assert liar.peer_id not in done.result.providers

@@ -155,3 +155,19 @@ async def test_many_at_once_look_one_after_the_other(tmp_path: Path) -> None:
         pages = await asyncio.gather(*(b.files.ls(link) for _ in range(8)))
         assert {page.total for page in pages} == {9}
         await wait_until(lambda: not b.files.share_lock(link.share_id).locked())
+
+
+async def test_the_sharer_is_not_ready(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr("shoal.apps.files.listing.READY_S", 0.5)
+    tree = make_tree(tmp_path / "photos")
+    async with files_world(tmp_path) as world:
+        a, b = await world.add(), await world.add()
+        async with a.files._hash_slots:  # nothing is hashed meanwhile
+            status = await a.files.share([os.fsencode(tree)])
+            with pytest.raises(Unavailable) as caught:
+                await b.files.ls(status.link)
+            assert caught.value.code == "not_ready"
+            assert "still reading" in caught.value.cause
+            await wait_until(lambda: not b.files.share_lock(status.share_id).locked())
+        await a.wait_hashed(status.share_id)
+        assert (await b.files.ls(status.link)).total == 9

@@ -5,6 +5,7 @@ from __future__ import annotations
 import asyncio
 import os
 import random
+import shutil
 from pathlib import Path
 
 import pytest
@@ -172,4 +173,40 @@ async def test_a_cancelled_part_leaves_nothing(tmp_path: Path) -> None:
         await b.files.pause(started.id)
         await b.files.cancel(started.id)
         assert not list((b.home / "transfers").iterdir())
+        forgotten = b.home / "transfers" / f"{'ab' * 16}.pieces"
+        forgotten.write_bytes(b"notes")
+        kept = result_of(await b.get(shared.link, tmp_path / "dest", only=[b"2023/*.txt"]))
+        assert kept.files == 20
+        await world.stop(b)
+        b = await world.add(again=b)
+        await wait_until(lambda: not forgotten.exists())
+        assert [path.suffix for path in (b.home / "transfers").iterdir()] == [".pieces"]
         assert not [n for n in os.listdir(tmp_path / "dest") if n.startswith(".shoal")]
+
+
+async def test_a_newer_version_of_a_part_replaces_what_is_as_it_was_left(tmp_path: Path) -> None:
+    photos = make_photos(tmp_path / "photos")
+    mine = tmp_path / "dest" / "photos" / "2024" / "small 03.txt"
+    mine.parent.mkdir(parents=True)
+    shutil.copy2(photos / "2024" / "small 03.txt", mine)  # put there by somebody else
+    async with files_world(tmp_path) as world:
+        a, b = await world.add(), await world.add()
+        link = (await a.share(photos)).link
+        dest = tmp_path / "dest"
+        assert result_of(await b.get(link, dest, only=[b"2023"])).files == 24
+        for year in ("2023", "2024"):
+            (photos / year / "small 03.txt").write_bytes(b"new")
+        assert (await a.share(photos)).version == 2
+        again = result_of(await b.get(link, dest, only=[b"2023"]))
+        assert again.fetched_bytes < MIB
+        assert find_difference(photos / "2023", dest / "photos" / "2023") is None
+        refused = await b.get(link, dest, only=[b"2024"])
+        assert refused.error is not None
+        assert refused.error.code == "exists"
+        assert "2024/small 03.txt" in refused.error.cause
+        (dest / "photos" / "2023" / "small 04.txt").write_bytes(b"mine")
+        (photos / "2023" / "small 04.txt").write_bytes(b"newer")
+        assert (await a.share(photos)).version == 3
+        refused = await b.get(link, dest, only=[b"2023"])
+        assert refused.error is not None
+        assert refused.error.code == "exists"

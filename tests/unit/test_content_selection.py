@@ -23,6 +23,7 @@ TREE: tuple[tuple[bytes, int | None], ...] = (  # None: a folder
     (b"photos/2024/trip/\xff[1].jpg", 500),
     (b"photos/empty", None),
     (b"photos/large.mov", 1000),
+    (b"photos/odd [\\", 2000),
 )
 
 
@@ -69,6 +70,7 @@ def names(selection: Selection) -> list[bytes]:
             [b"photos/2024/trip/\xff[1].jpg"],
             [b"photos", b"photos/2024", b"photos/2024/trip", b"photos/2024/trip/\xff[1].jpg"],
         ),
+        ([b"photos/odd [\\"], [b"photos", b"photos/odd [\\"]),
         ([b"#1.jpg"], [b"photos", b"photos/#1.jpg"]),
         (
             [b"b.raw", b"/large.*"],
@@ -89,12 +91,12 @@ def test_counts_and_patterns_without_effect() -> None:
 
 def test_chunks_are_wanted_whole_or_in_part() -> None:
     #  #1: 0-10  a: 10-110  b: 110-310  a: 310-610  c: 610-1010  [1]: 1010-1510  large: 1510-2510
-    manifest = make_manifest([110, 300, 200, 900, 600, 400])
+    manifest = make_manifest([110, 300, 200, 900, 600, 400, 2000])
     selection = select(manifest, [b"2024", b"large.mov"])
     assert selection.wanted() == [1, 2, 3, 4, 5]
     assert selection.whole() == [2, 3, 4, 5]
-    assert [selection.is_whole(o) for o in range(6)] == [False, False, True, True, True, True]
-    assert select(manifest, [b"*"]).whole() == list(range(6))
+    assert [selection.is_whole(o) for o in range(7)] == [False, False, True, True, True, True, False]
+    assert select(manifest, [b"*"]).whole() == list(range(7))
     assert select(manifest, [b"empty"]).wanted() == []
 
 
@@ -114,16 +116,24 @@ def test_nothing_selected_shows_what_there_is() -> None:
     assert caught.value.code == "nothing_selected"
     assert "*.png or 2025" in caught.value.cause
     assert "photos/2023" in caught.value.cause
-    assert "and 7 more" in caught.value.cause
+    assert "and 8 more" in caught.value.cause
 
 
 @pytest.mark.parametrize(
-    "patterns", [[b"!a"], [b""], [b"/"], [b"a\\"], [b"x"] * 0 + [b"%d" % i for i in range(65)]]
+    "patterns", [[b"!a"], [b""], [b"/"], [b"//"], [b"%d" % i for i in range(PATTERN_LIMIT + 1)]]
 )
-def test_bad_patterns(patterns: list[bytes]) -> None:
-    assert PATTERN_LIMIT == 64
+def test_patterns_that_are_refused_at_once(patterns: list[bytes]) -> None:
     with pytest.raises(LocalMisuse) as caught:
         check_patterns(patterns)
+    assert caught.value.code == "bad_pattern"
+    assert caught.value.next_step
+
+
+@pytest.mark.parametrize("pattern", [b"a\\", b"photos/[", b"[z-a]", b"a/**/b/**/c/**/d"])
+def test_what_is_neither_a_name_nor_a_pattern(pattern: bytes) -> None:
+    assert check_patterns([pattern]) == [pattern]
+    with pytest.raises(LocalMisuse) as caught:
+        select(make_manifest(), [pattern])
     assert caught.value.code == "bad_pattern"
     assert caught.value.next_step
 

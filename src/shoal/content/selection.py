@@ -96,8 +96,8 @@ class Selection:
 def check_patterns(patterns: Sequence[bytes]) -> list[bytes]:
     """Return the patterns of one selection sorted, each once: the same ones always look the same.
 
-    Raises: LocalMisuse (code "bad_pattern") for one that can select nothing, begins with `!`, or is one of
-    too many.
+    Raises: LocalMisuse (code "bad_pattern") for one without text, one that begins with `!`, or too many of
+    them. Whether a pattern can be understood is seen by `select`: it may be a name.
     """
     if len(patterns) > PATTERN_LIMIT:
         raise LocalMisuse(
@@ -107,7 +107,14 @@ def check_patterns(patterns: Sequence[bytes]) -> list[bytes]:
             code="bad_pattern",
         )
     for pattern in patterns:
-        _parse(pattern)
+        if not pattern.strip(b"/"):
+            raise _bad(pattern, "it can match nothing", "name a file or a folder")
+        if pattern.startswith(b"!"):
+            raise _bad(
+                pattern,
+                "it would leave something out; patterns say what is wanted",
+                rf"write \{display_path(pattern[:80])} if it is a name",
+            )
     return sorted(set(patterns))
 
 
@@ -119,9 +126,9 @@ def select(
     Raises: LocalMisuse as `check_patterns`, Unavailable (code "cancelled").
     """
     selection = Selection(manifest)
-    rest = [(text, _parse(text)) for text in check_patterns(patterns)]
-    named = {text: index for text, _ in rest if (index := _find_named(manifest, text)) is not None}
-    globs = [(text, pattern) for text, pattern in rest if text not in named]
+    rest = check_patterns(patterns)
+    named = {text: index for text in rest if (index := _find_named(manifest, text)) is not None}
+    globs = [(text, _parse(text)) for text in rest if text not in named]
     matched = set(named)
     chosen = set(named.values())
     folders: list[tuple[bytes, int]] = []  # that the current entry lies in
@@ -145,7 +152,7 @@ def select(
         if is_folder:
             folders.append((path + b"/", index))
     selection.mark_chunks()
-    selection.unmatched = [text for text, _ in rest if text not in matched]
+    selection.unmatched = [text for text in rest if text not in matched]
     return selection
 
 
@@ -183,18 +190,13 @@ def _find_matches(path: bytes, is_folder: bool, globs: list[tuple[bytes, Pattern
 
 def _parse(text: bytes) -> Pattern:
     """Read a pattern that is not a line of a file: `#` begins no comment, spaces at the end count."""
-    if text.startswith(b"!"):
-        raise _bad(
-            text,
-            "it would leave something out; patterns say what is wanted",
-            rf"write \{text.decode(errors='replace')[:80]} if it is a name",
-        )
     escaped = b"\\" + text if text.startswith(b"#") else text
     stripped = escaped.rstrip(b" ")
-    escaped = stripped + b"\\ " * (len(escaped) - len(stripped))
-    pattern = parse_pattern(escaped)
+    pattern = parse_pattern(stripped + b"\\ " * (len(escaped) - len(stripped)))
     if pattern is None:
-        raise _bad(text, "it can match nothing", "write it in another way")
+        raise _bad(
+            text, "it is no path of this share, and as a pattern it can match nothing", "look: shoal ls LINK"
+        )
     return pattern
 
 

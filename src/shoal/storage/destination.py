@@ -17,6 +17,7 @@ from shoal.content.comparison import NO_ENTRY, is_same_data, pair_entries
 from shoal.content.keys import ChunkKeys
 from shoal.content.manifest import EntryKind, Manifest
 from shoal.content.paths import display_path
+from shoal.content.selection import Selection
 from shoal.content.stream import Piece
 from shoal.core.errors import Refused
 from shoal.core.units import MIB
@@ -45,11 +46,21 @@ class Place(IntEnum):
 class Destination:
     """The tree at DEST as far as the share has paths there. Not for several threads until it is settled."""
 
-    def __init__(self, base: int, chunks: SelectedChunks, where: str, owned: Manifest | None = None) -> None:
-        """`owned` is what an earlier get put here: files that are as it left them may be replaced."""
+    def __init__(
+        self,
+        base: int,
+        chunks: SelectedChunks,
+        where: str,
+        owned: Manifest | None = None,
+        owned_part: Selection | None = None,
+    ) -> None:
+        """`owned` is what an earlier get put here, or only `owned_part` of it: files that are as it left them
+        may be replaced.
+        """
         self.chunks = chunks
         self.ours = bytearray(len(chunks.manifest))  # they are as the earlier get left them
         self._owned = owned
+        self._owned_part = owned_part
         self.manifest = manifest = chunks.manifest
         self.handles = TreeHandles(base=base)
         self.places = bytearray(len(manifest))
@@ -86,7 +97,7 @@ class Destination:
             self._changed_ns[index] = info.st_ctime_ns
             place = self._judge(index, path, info)
             self.ours[index] = False
-            if earlier is not None and owned is not None and earlier[index] != NO_ENTRY:
+            if earlier is not None and owned is not None and self._was_put(earlier[index]):
                 self.ours[index] = is_as_recorded(owned, earlier[index], info)
                 if (
                     place == Place.UNKNOWN
@@ -108,6 +119,9 @@ class Destination:
             )
         if not overwrite:
             self.refuse_different()
+
+    def _was_put(self, earlier: int) -> bool:
+        return earlier != NO_ENTRY and (self._owned_part is None or self._owned_part.has(earlier))
 
     @property
     def is_empty(self) -> bool:
@@ -159,7 +173,7 @@ class Destination:
             if place == Place.SAME and self.ours[index]:
                 kept.update(manifest.chunks_of(index))
         for index, place in enumerate(self.places):
-            if (place not in (Place.SAME, Place.OUT)) or not self.ours[index]:
+            if place != Place.OUT and (place != Place.SAME or not self.ours[index]):
                 kept.difference_update(manifest.chunks_of(index))
         return kept
 

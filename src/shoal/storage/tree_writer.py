@@ -25,6 +25,7 @@ from shoal.content.keys import ChunkKeys
 from shoal.content.manifest import Manifest
 from shoal.content.paths import display_path
 from shoal.content.seal import PLAINTEXT_BYTES
+from shoal.content.selection import Selection
 from shoal.content.stream import LARGE_FILE_BYTES, Piece
 from shoal.core.errors import LocalMisuse, StorageFault, Unavailable
 from shoal.storage.destination import Destination, Place
@@ -64,17 +65,20 @@ class TreeWriter:
         chunks: SelectedChunks | None = None,
         owned: Manifest | None = None,
         versions_at: float | None = None,
+        owned_part: Selection | None = None,
     ) -> None:
         """`dest` is an absolute path; `part_name` the name of our folder in it, begins with PART_PREFIX.
 
         `chunks` says which entries are wanted; without it all of them are. `owned` is an older version that a
-        get put there: files that are as it left them are replaced, or kept without being read. With
+        get put there, all of it or `owned_part`: files that are as it left them are replaced, or kept without
+        being read. With
         `versions_at` (the wall time) DEST is made what the share is: what is replaced or removed moves to its
         versions folder, whoever wrote it.
         """
         self.manifest = manifest
         self._chunks = chunks or SelectedChunks(manifest)
         self._owned = owned
+        self._owned_part = owned_part
         self._versions_at = versions_at
         self._dest = dest
         self._part_name = part_name
@@ -109,7 +113,9 @@ class TreeWriter:
                 ) from error
             self._base = os.open(self._dest, os.O_RDONLY | os.O_DIRECTORY | os.O_CLOEXEC)
             self._chunks.open()
-            self._destination = Destination(self._base, self._chunks, self._where, self._owned)
+            self._destination = Destination(
+                self._base, self._chunks, self._where, self._owned, self._owned_part
+            )
             self._destination.survey(overwrite=overwrite, displace=self._versions_at is not None)
             self._part = PartTree(self._base, self._part_name, self.manifest)
             self._check_names()

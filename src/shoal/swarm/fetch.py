@@ -198,6 +198,12 @@ class ShareFetch:
         """Whether some peer was not asked yet or has not answered."""
         return any(p.busy or p.standing is Standing.UNASKED for p in self._providers.values())
 
+    @property
+    def is_reading(self) -> bool:
+        """Whether a provider is just telling feed entries that are not known yet."""
+        known = self._owner.entry_count
+        return any(p.busy and p.joined is not None and p.entries > known for p in self._providers.values())
+
     def describe_providers(self) -> dict[bytes, str]:
         """Return what came of asking each peer, in words."""
         return {p.peer: p.describe() for p in self._providers.values()}

@@ -119,8 +119,13 @@ class Finder:
         fetch, seeker, clock = self._fetch, self._seeker, self._context.clock
         patience = self.make_patience()
         began_at = clock.monotonic()
-        while (closing := find_closing()) is None or (closing.version != begun and fetch.is_stuck()):
+        while (closing := find_closing()) is None or (
+            closing.version != begun and (fetch.is_stuck() or fetch.is_reading)
+        ):
             self.check_member()
+            if closing is not None and fetch.is_reading:  # there may be a newer one in it
+                await fetch.wait_change(WATCH_S)
+                continue
             hashing = not fetch.is_stuck() and self._link.content_id is None
             if hashing:
                 patience.restart(clock.monotonic())

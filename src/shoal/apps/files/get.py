@@ -230,10 +230,16 @@ class Get:
             for generation in manifest.generations() or {self._link.generation}
         }
         trees = [tree for share, tree in self._find_trees() if share == self._link.share_id]
-        owned = next((tree.manifest for tree in trees if _lies_in(tree, record.row.dest)), None)
+        here_before = next((tree for tree in trees if _lies_in(tree, record.row.dest)), None)
+        if here_before is not None and here_before.only and self._mirrors:
+            here_before = None  # what a mirror removes has to be all of ours
+        owned = part = None
+        if here_before is not None:
+            owned = here_before.manifest
+            part = (await find_wanted(context, owned, here_before.only)).selection
         chunks = SelectedChunks(manifest, self._wanted.selection, self._notes_path)
         at = context.clock.wall() if self._mirrors else None
-        writer = TreeWriter(record.row.dest, self._part_name, manifest, chunks, owned, at)
+        writer = TreeWriter(record.row.dest, self._part_name, manifest, chunks, owned, at, part)
         self._writer = writer
         overwrite = record.options.overwrite or self._mirrors
         await record.enter(TransferState.VERIFYING)
@@ -550,10 +556,6 @@ class Get:
 
 
 def _lies_in(tree: LocalTree, dest: bytes) -> bool:
-    """Whether a get put all of this tree into `dest`."""
+    """Whether a get put this tree, or the part of it that is here, into `dest`."""
     real = os.path.realpath(dest)
-    return (
-        bool(tree.roots)
-        and not tree.only
-        and all(path == os.path.join(real, name) for name, path in tree.roots.items())
-    )
+    return bool(tree.roots) and all(path == os.path.join(real, name) for name, path in tree.roots.items())

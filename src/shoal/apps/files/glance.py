@@ -70,9 +70,13 @@ class Glance:
         return Finder(self._context, self.link, self.reader, self.fetch, self, advice=ADVICE)
 
     async def load(self) -> None:
-        """Read what is stored of the feed. Raises: StorageFault, RemoteFault if it does not verify."""
+        """Read what is known here of the feed. Raises: StorageFault, RemoteFault if it does not verify."""
         for data in await self._context.stores.entries.load(self.link.share_id):
             self.reader.add(data)
+        offer = self._context.swarm.find_offer(self.link.share_id)  # a pin keeps its feed elsewhere
+        while offer is not None and (entries := await offer.read_feed(self.reader.next_seq)):
+            for data in entries:
+                self.reader.add(data)
 
     async def open(self) -> None:
         """Begin to ask peers. Raises: Refused (code "busy") while another fetch of the share runs."""

@@ -24,6 +24,7 @@ PAGE_BYTES = 4 * MIB  # of paths and targets in one page, beside the limit of th
 KEPT_MANIFESTS = 2  # that were looked at last, for who looks into one folder after the other
 KEPT_S = 60.0
 KEPT_ENTRIES = 200_000  # larger ones are not kept; about 30 MiB
+READY_S = 30.0  # longest answer: a search takes 15
 LOCK_S = 10.0  # to wait for whoever fetches the share
 SHOWN_LIMIT = 5
 LIST_LIMIT = 1000
@@ -65,7 +66,11 @@ class Lister:
         "no_provider") that says who was asked, (code "not_ready") while the first version is not there,
         Refused, RemoteFault, StorageFault, LocalMisuse as `make_page`.
         """
-        reader, closing, manifest = await self.look(link, share, lock)
+        try:
+            async with asyncio.timeout(READY_S):
+                reader, closing, manifest = await self.look(link, share, lock)
+        except TimeoutError:
+            raise _not_ready("the sharer is still reading the files, or answers very slowly") from None
         entries, total = await self._context.run(lambda _: make_page(manifest, path, limit))
         return Listing(
             name=display_path(reader.opening.name) if reader.opening is not None else "",

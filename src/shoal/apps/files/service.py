@@ -17,7 +17,7 @@ from shoal.apps.files.places import Place, Places
 from shoal.apps.files.ports import FilesNetwork, FilesOverlay, FileStores
 from shoal.apps.files.served import ServedShare
 from shoal.apps.files.share import VersionMaker, check_may_share, create_share
-from shoal.apps.files.spool import Spool
+from shoal.apps.files.spool import Spool, sweep_notes
 from shoal.apps.files.status import ShareStatus, TransferStatus
 from shoal.apps.files.stream_get import ShareStream
 from shoal.apps.files.transfer_state import TransferOptions, TransferRecord
@@ -368,11 +368,12 @@ class Files:
             await self._come_back(share)
 
     async def _sweep_spool(self) -> None:
-        """Delete what pipes left behind that broke when the node ended."""
+        """Delete what pipes left behind that broke when the node ended, and notes of forgotten transfers."""
         try:
             await self._spool.sweep(path for share in self._shares.values() for path in share.row.roots)
+            await sweep_notes(self._journal_dir, self._transfers)
         except StorageFault as fault:
-            log.warning("the spool was not swept: %s", fault)
+            log.warning("what is left of pipes and transfers was not swept: %s", fault)
 
     async def _come_back(self, share: ServedShare) -> None:
         """Load and serve a share of before, once; an unreadable one is marked and does not stop others."""

@@ -104,6 +104,23 @@ class Spool:
             await _run(partial(_remove, [os.path.join(self._path, n) for n in found if n not in names]))
 
 
+async def sweep_notes(directory: bytes, transfers: Iterable[bytes]) -> None:
+    """Delete notes of selections (storage/selected_chunks.py) whose transfer was forgotten.
+
+    Raises: StorageFault.
+    """
+    known = {transfer.hex().encode() for transfer in transfers}
+
+    def sweep() -> None:
+        with _faults(directory), suppress(FileNotFoundError):
+            for name in os.listdir(directory):
+                identifier, _, kind = name.partition(b".")
+                if kind in (b"pieces", b"pieces.new") and identifier not in known:
+                    os.unlink(os.path.join(directory, name))
+
+    await _run(sweep)
+
+
 def check_name(name: bytes) -> None:
     """Raises: LocalMisuse (code "bad_name") for a name that no file can have."""
     problem = "it has a slash" if b"/" in name else find_path_problem(name)
