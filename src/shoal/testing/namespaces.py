@@ -20,6 +20,8 @@ from types import TracebackType
 
 MACHINES = 64  # of one bridge
 INTERFACE = "eth0"  # of each machine
+UPLINK_BURST_BYTES = 64 * 1024  # one segment as the kernel hands it over; less is cut into packets, at a cost
+UPLINK_WAIT_S = 0.1  # how long a packet may wait in a limited uplink before packets are dropped
 COMMAND_TIMEOUT_S = 20.0  # `ip` takes milliseconds; deleting namespaces may wait for the kernel
 
 
@@ -32,6 +34,22 @@ def find_obstacle() -> str | None:
     if shutil.which("ip") is None:
         return "the ip command (iproute2) is not installed"
     return None
+
+
+def find_limit_obstacle() -> str | None:
+    """Return why there can be no bridge with limited uplinks here, or None. Tries it: a container's root may
+    not be allowed to.
+    """
+    obstacle = find_obstacle()
+    if obstacle is None and shutil.which("tc") is None:
+        obstacle = "the tc command (iproute2) is not installed"
+    if obstacle is None:
+        try:
+            with Bridge(1) as bridge:
+                bridge.limit_uplink(0, 1_000_000)
+        except RuntimeError as error:
+            obstacle = f"network namespaces or token buckets are not permitted here: {error}"
+    return obstacle
 
 
 class Bridge:
@@ -98,6 +116,14 @@ class Bridge:
     def set_plugged(self, machine: int, plugged: bool) -> None:
         """Pull the cable out of a machine, or put it in again; its IPv6 addresses go with it, as on Linux."""
         _ip("-n", self._name(machine), "link", "set", INTERFACE, "up" if plugged else "down")
+
+    def limit_uplink(self, machine: int, rate_bytes_s: float) -> None:
+        """Let a machine send no more than this, by a token bucket (tbf); called again it changes the rate."""
+        rate = ("rate", f"{int(rate_bytes_s * 8)}bit", "burst", str(UPLINK_BURST_BYTES))
+        wait = ("latency", f"{UPLINK_WAIT_S * 1000:.0f}ms")
+        _run(
+            "tc", "-n", self._name(machine), "qdisc", "replace", "dev", INTERFACE, "root", "tbf", *rate, *wait
+        )
 
     def add_cable(self, one: int, other: int, name: str) -> None:
         """Join two machines by one more interface, called `name` on both: a second network of theirs."""
