@@ -9,6 +9,7 @@ import pytest
 from tests.support.trees import (
     KEYS,
     PART,
+    SECRET,
     describe_tree,
     manifest_ordinal,
     read_chunks,
@@ -16,6 +17,7 @@ from tests.support.trees import (
     write_file,
 )
 
+from shoal.content.keys import ChunkKeys
 from shoal.core.errors import Refused, StorageFault
 from shoal.storage.hashing import HashedShare
 from shoal.storage.tree_writer import TreeWriter
@@ -131,6 +133,43 @@ def test_a_kept_file_that_changes_meanwhile_is_left_alone(dest: bytes, share: Ha
     with pytest.raises(Refused):
         again.finish()
     again.close()
+
+
+class Meddler(ChunkKeys):
+    """Keys that write into a file once so many chunks were looked at."""
+
+    def __init__(self, victim: bytes, calls: int) -> None:
+        super().__init__(SECRET)
+        self.calls = calls
+        self._victim = victim
+
+    def key(self, plaintext: bytes | bytearray | memoryview) -> bytes:
+        found = super().key(plaintext)
+        self.calls -= 1
+        if not self.calls:
+            with open(self._victim, "r+b") as file:
+                file.write(b"not what was verified")
+        return found
+
+
+def test_what_is_taken_from_a_file_at_dest_is_verified_as_it_is_taken(tmp_path: Path, dest: bytes) -> None:
+    """The file is replaced in the end, so nobody looks whether it stayed what it was."""
+    tree = os.fsencode(tmp_path) + b"/tree"
+    content = os.urandom(3_000_000)
+    write_file(tree + b"/large", content)
+    share = share_tree(tree)
+    chunks = read_chunks(share)
+    victim = write_file(dest + b"/tree/large", content[:-1] + bytes([content[-1] ^ 1]))
+    writer = TreeWriter(dest, PART, share.built.manifest)
+    writer.prepare(overwrite=True)
+    here = writer.reuse_existing({0: Meddler(victim, len(chunks))})
+    assert 0 not in here
+    assert here == writer.verify(here, KEYS)
+    for ordinal in chunks.keys() - here:
+        writer.write(ordinal, chunks[ordinal])
+    writer.finish(overwrite=True)
+    writer.close()
+    assert describe_tree(dest + b"/tree") == describe_tree(tree)
 
 
 def test_kept_files_and_an_error_at_the_end_can_be_finished_again(

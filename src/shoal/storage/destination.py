@@ -205,6 +205,26 @@ class Destination:
                 self.places[index] = Place.DIFFERENT
         return present
 
+    def read_chunk(
+        self, ordinal: int, keys: Mapping[int, ChunkKeys], buffer: memoryview
+    ) -> memoryview | None:
+        """Return the wanted bytes of a chunk as they lie there, verified after they were read; None if they
+        are not right. Raises: StorageFault where they cannot be noted.
+        """
+        chunks = self.chunks
+        view = buffer[: chunks.length(ordinal)]
+        if self.read_pieces(chunks.pieces(ordinal), view) and chunks.is_right(ordinal, view, keys):
+            return view
+        generation = keys.get(self.manifest.chunk_generation(ordinal))
+        if generation is None or not chunks.is_partial(ordinal):
+            return None
+        view = buffer[: self.manifest.chunk_length(ordinal)]  # files that are not wanted may lie there too
+        if not self.read_pieces(self.manifest.pieces(ordinal), view):
+            return None
+        return (
+            chunks.take(ordinal, view) if generation.key(view) == self.manifest.chunk_key(ordinal) else None
+        )
+
     def read_pieces(self, pieces: Iterable[Piece], buffer: memoryview) -> bool:
         """Read pieces one after the other from the destination alone; False if they are not all there."""
         position = 0
@@ -266,22 +286,10 @@ class Destination:
         return Place.UNKNOWN if info.st_size else Place.SAME
 
     def _has_chunk(self, ordinal: int, keys: Mapping[int, ChunkKeys], buffer: memoryview) -> bool:
-        chunks = self.chunks
-        pieces = chunks.pieces(ordinal)
+        pieces = self.chunks.pieces(ordinal)
         if any(self.places[piece.file_index] not in (Place.UNKNOWN, Place.SAME) for piece in pieces):
             return False
-        view = buffer[: chunks.length(ordinal)]
-        if self.read_pieces(pieces, view) and chunks.is_right(ordinal, view, keys):
-            return True
-        if not chunks.is_partial(ordinal):
-            return False
-        view = buffer[: self.manifest.chunk_length(ordinal)]  # files that are not wanted may lie there too
-        generation = keys.get(self.manifest.chunk_generation(ordinal))
-        return (
-            generation is not None
-            and self.read_pieces(self.manifest.pieces(ordinal), view)
-            and generation.key(view) == self.manifest.chunk_key(ordinal)
-        )
+        return self.read_chunk(ordinal, keys, buffer) is not None
 
     def _is_alone(self, ordinal: int) -> bool:
         return len({piece.file_index for piece in self.chunks.pieces(ordinal)}) == 1

@@ -157,8 +157,8 @@ class TreeWriter:
                 pieces = self._chunks.pieces(ordinal)
                 if all(destination.places[piece.file_index] == Place.SAME for piece in pieces):
                     continue
-                view = buffer[: self._chunks.length(ordinal)]
-                if destination.read_pieces(pieces, view):
+                view = destination.read_chunk(ordinal, keys, buffer)  # it may have changed since it was found
+                if view is not None:
                     self._put(ordinal, view)
                 else:
                     present.discard(ordinal)
