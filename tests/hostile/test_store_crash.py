@@ -5,17 +5,22 @@ from __future__ import annotations
 import contextlib
 import errno
 import itertools
-from collections.abc import Iterator
+import threading
+from collections.abc import Callable, Iterator
+from typing import TypeVar
 
 import pytest
 from blake3 import blake3
 
 from shoal.core.errors import StorageFault
 from shoal.storage import segment_index as sql
+from shoal.storage.database import Connection
 from shoal.storage.segment_collector import Collector
 from shoal.storage.segment_format import KEY_BYTES
 from shoal.storage.segment_store import NewChunk, SegmentStore
 from shoal.testing.segment_disk import MemoryDisk, MemoryIndex, PowerCut
+
+T = TypeVar("T")
 
 SEGMENT_BYTES = 400  # three records or so: the next segment is begun within a workload
 
@@ -247,3 +252,91 @@ def test_a_flipped_bit_in_the_index_is_found_and_never_served(damage: str) -> No
     assert collector.check().lost == []
     collector.repair_counts()
     world.check(world.kept)
+
+
+class StubbornDisk(MemoryDisk):
+    """A disk that answers reads with an error for as long as `refusal` says so."""
+
+    refusal = 0
+
+    def read(self, name: str, offset: int, size: int) -> bytes:
+        if self.refusal:
+            raise OSError(self.refusal, "injected")
+        return super().read(name, offset, size)
+
+
+@pytest.mark.parametrize("refusal", [errno.EMFILE, errno.ENFILE, errno.ENOMEM, errno.EACCES, errno.ESTALE])
+def test_what_can_only_not_be_read_now_is_not_lost(refusal: int) -> None:
+    """A member who opens sockets until there are no descriptors left must not cost us the store."""
+    disk = StubbornDisk()
+    store = SegmentStore(disk, MemoryIndex(disk), segment_bytes=SEGMENT_BYTES)
+    store.recover()
+    store.put([_chunk(1, 0, "a")])
+    store.put([_chunk(2, 0, "b")])
+    while store.release(2):
+        pass
+    collector = Collector(store)
+    collector.close_written()
+    disk.refusal = refusal
+    with pytest.raises(StorageFault) as caught:
+        store.read(_key("a"))
+    assert caught.value.code == "busy"
+    with pytest.raises(StorageFault):
+        collector.check()
+    (row,) = collector.candidates(1.0)
+    with pytest.raises(StorageFault):
+        list(collector.collect(row))
+    disk.refusal = 0
+    assert store.use().lost == 0
+    assert store.read(_key("a")) == make_sealed("a")
+
+
+def test_what_the_disk_cannot_read_at_all_is_lost() -> None:
+    disk = StubbornDisk()
+    store = SegmentStore(disk, MemoryIndex(disk), segment_bytes=SEGMENT_BYTES)
+    store.recover()
+    store.put([_chunk(1, 0, "a")])
+    disk.refusal = errno.EIO
+    with pytest.raises(StorageFault) as caught:
+        store.read(_key("a"))
+    assert caught.value.code == "rot"
+    assert store.use().lost == 1
+
+
+class HurriedIndex(MemoryIndex):
+    """An index after whose next read another thread has its turn, if nothing holds it back."""
+
+    hurry: Callable[[], None] | None = None
+
+    def read(self, run: Callable[[Connection], T]) -> T:
+        found = super().read(run)
+        hurry, self.hurry = self.hurry, None
+        if hurry is not None:
+            other = threading.Thread(target=hurry)
+            other.start()
+            other.join(0.2)
+        return found
+
+
+def test_a_segment_that_was_written_while_it_was_judged_is_not_collected() -> None:
+    disk = MemoryDisk()
+    index = HurriedIndex(disk)
+    store = SegmentStore(disk, index, segment_bytes=SEGMENT_BYTES)
+    store.recover()
+    store.put([_chunk(9, 0, "x")])
+    while store.release(9):
+        pass
+    written = threading.Event()
+
+    def write() -> None:
+        store.put([_chunk(1, 0, "a")])
+        store.put([_chunk(1, 1, "b")])  # the next segment is begun with it
+        written.set()
+
+    index.hurry = write
+    collector = Collector(store)
+    for row in collector.candidates():
+        list(collector.collect(row))
+    assert written.wait(5.0)
+    assert store.use().lost == 0
+    assert store.read(_key("a")) == make_sealed("a")

@@ -55,11 +55,13 @@ class Collector:
 
     def candidates(self, live_share: float = LIVE_SHARE) -> list[SegmentRow]:
         """Return the segments worth collecting, the deadest first; not the one that is written."""
-        rows = self._store.index.read(sql.load_segments)
+        store = self._store
+        with store.lock:  # a row that is older than the number would lack what was just put
+            rows, written = store.index.read(sql.load_segments), store.log.number
         found = [
             row
             for row in rows
-            if row.number != self._store.log.number and row.live <= (row.end - FILE_HEADER_BYTES) * live_share
+            if row.number != written and row.live <= (row.end - FILE_HEADER_BYTES) * live_share
         ]
         return sorted(found, key=lambda row: (row.live, row.number))
 

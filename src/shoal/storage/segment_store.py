@@ -9,6 +9,7 @@ Blocking; reads by any number of threads, everything else one at a time (a lock)
 
 from __future__ import annotations
 
+import errno
 import logging
 import threading
 from collections.abc import Callable, Sequence
@@ -39,6 +40,13 @@ log = logging.getLogger("shoal.storage")
 
 RELEASE_ROWS = 1000  # holds ended in one transaction: bounds how long a put waits for it
 LOOKS = 3  # a chunk may move between the look into the index and the read
+# what says that the bytes are gone; after another error of a read (no descriptors, no memory, no permission, a
+# server that does not answer) they may be there the next time
+_GONE = {errno.EIO, errno.ENOENT, errno.EISDIR, errno.ELOOP, errno.EBADMSG, errno.ENODATA} | {
+    getattr(errno, name)
+    for name in ("EUCLEAN", "EREMOTEIO")
+    if hasattr(errno, name)  # Linux
+}
 
 
 class NewChunk(NamedTuple):
@@ -181,7 +189,8 @@ class SegmentStore:
     def read(self, key: bytes) -> bytes | None:
         """Return a sealed chunk, verified; None if the store does not have it (any more).
 
-        Raises: StorageFault; code `rot` where what lies there is not what was stored: it is lost then.
+        Raises: StorageFault; code `rot` where what lies there is not what was stored: it is lost then; code
+        `busy` where it can only not be read now.
         """
         place = -1
         for _ in range(LOOKS):
@@ -203,12 +212,12 @@ class SegmentStore:
         )
 
     def read_at(self, place: int, size: int, key: bytes) -> bytes | None:
-        """Return the sealed chunk at a place if it is there and whole, else None."""
+        """Return the sealed chunk at a place if it is there and whole, else None. Raises: as `read`."""
         found = self.read_record(place, size, key)
         return None if found is None else found[1]
 
     def read_record(self, place: int, size: int, key: bytes) -> tuple[bytes, bytes] | None:
-        """`read_at` with the chunk's whole id."""
+        """`read_at` with the chunk's whole id. Raises: as `read`."""
         number, offset = parse_place(place)
         try:
             data = self.disk.read(segment_name(number), offset, RECORD_HEADER_BYTES + size)
@@ -224,6 +233,13 @@ class SegmentStore:
     def lose(self, lost: list[tuple[bytes, int]]) -> None:
         """Note chunks, as (key, place), as lost and tell who wants to know. Raises: StorageFault."""
         if self.index.write(lambda connection: sql.note_lost(connection, lost)):
+            if error.errno not in _GONE:
+                raise StorageFault(
+                    "A chunk was not read",
+                    cause=f"{self.where}: {error.strerror or error}",
+                    next_step="it is tried again; nothing is lost",
+                    code="busy",
+                ) from error
             log.error("%s chunks in the store are damaged", len(lost))
             self.on_lost([key for key, _ in lost])
 

@@ -142,7 +142,7 @@ class MemoryIndex:
 
     def __init__(self, disk: MemoryDisk, image: bytes | None = None) -> None:
         self.disk = disk
-        self.connection = sqlite3.connect(":memory:", isolation_level=None)
+        self.connection = sqlite3.connect(":memory:", isolation_level=None, check_same_thread=False)
         if image is None:
             migrate(self.connection, "memory")
         else:
