@@ -36,6 +36,7 @@ from shoal.swarm.scheduler_events import (
     ProviderDown,
     ProviderUp,
     Reached,
+    Taken,
     Tick,
     Want,
 )
@@ -332,3 +333,38 @@ def test_nonsense_is_ignored() -> None:
     assert machine.step(0.0, Have(A, 1 << 60)) == []
     machine.step(0.0, ChunkBad(A, 99))
     assert machine.left == 4
+
+
+def test_what_a_provider_gives_to_others_is_asked_last_and_given_back_for_what_is_free() -> None:
+    scheduler = make(40)
+    owed = wanted(scheduler.step(0.0, ProviderUp(A, None)), A)
+    taken = to_set(owed[:3] + [o for o in range(40) if o not in owed][:5], 40)
+    effects = scheduler.step(0.1, Taken(A, taken))
+    assert Cancel(A, tuple(owed[:3])) in effects
+    instead = wanted(effects, A)
+    assert len(instead) == 3
+    assert not to_set(instead, 40) & taken
+    now, rest = 0.2, owed[3:] + instead
+    order: list[int] = []
+    while rest:
+        rest = wanted(scheduler.step(now, ChunksDone(A, tuple(rest))), A)
+        order += rest
+        now += 0.1
+    assert to_set(order[-8:], 40) == taken
+    assert scheduler.left == 0
+
+
+def test_what_is_taken_is_had_from_who_took_it() -> None:
+    scheduler = make(20)
+    scheduler.step(0.0, ProviderUp(A, None))
+    scheduler.step(0.0, Taken(A, to_set([19], 20)))
+    scheduler.step(0.0, ProviderUp(B, 0))
+    assert wanted(scheduler.step(0.1, Have(B, to_set([19], 20))), B) == [19]
+
+
+def test_what_is_taken_is_kept_where_there_is_nothing_else_to_ask() -> None:
+    scheduler = make(4)
+    assert len(wanted(scheduler.step(0.0, ProviderUp(A, None)), A)) == 4
+    assert scheduler.step(0.1, Taken(A, to_set([0, 1], 4))) == []
+    assert scheduler.owed(A) == 4
+    assert scheduler.step(0.1, Taken(C, to_set([0], 4))) == []  # of somebody unknown

@@ -42,6 +42,7 @@ EXAMPLES: dict[str, messages.Message] = {
     "Changed": messages.Changed(SHARE, 5, 2),
     "Gone": messages.Gone(SHARE),
     "Leave": messages.Leave(SHARE),
+    "Taken": messages.Taken(SHARE, 1, [(2, 3), (8, 1)]),
 }
 
 
@@ -97,6 +98,8 @@ def test_every_message_comes_back() -> None:
         (messages.Have(SHARE, 1, [(0, 2**40)]), MalformedMessage),
         (messages.Have(SHARE, 1, [(0, 1)] * 4097), LimitExceeded),
         (messages.Have(SHARE, 1, [(2**32 - 1, 1)]), MalformedMessage),
+        (messages.Taken(SHARE, 1, [(0, 2**40)]), MalformedMessage),
+        (messages.Taken(SHARE, 1, [(0, 1)] * 4097), LimitExceeded),
         (messages.Gone(b""), MalformedMessage),
     ],
 )

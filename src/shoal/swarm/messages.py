@@ -158,10 +158,21 @@ class Have(Message, frozen=True):
 
     def check(self) -> None:
         """Raises: MalformedMessage, LimitExceeded."""
-        _check_sizes(self, self.share_id)
-        _check_count(self, len(self.runs), RUNS)
-        for first, count in self.runs:
-            _check_range(self, first, count, first + count)
+        _check_runs(self, self.share_id, self.version, self.runs)
+
+
+class Taken(Message, frozen=True):
+    """Notice to followers: these chunks go to other getters now, as (first, count) runs. Who can use others
+    should ask for those, and get these from who took them. It forbids nothing.
+    """
+
+    share_id: bytes
+    version: int
+    runs: list[tuple[int, int]]
+
+    def check(self) -> None:
+        """Raises: MalformedMessage, LimitExceeded."""
+        _check_runs(self, self.share_id, self.version, self.runs)
 
 
 class Changed(Message, frozen=True):
@@ -213,6 +224,7 @@ SWARM_TABLE = MessageTable(
         21: Changed,
         23: Gone,
         25: Leave,
+        27: Taken,
     },
 )
 
@@ -230,3 +242,11 @@ def _check_count(message: Message, count: int, limit: int) -> None:
 def _check_range(message: Message, *numbers: int) -> None:
     if any(not 0 <= number <= CHUNKS for number in numbers):
         raise MalformedMessage(f"{type(message).__name__} with a number out of range")
+
+
+def _check_runs(message: Message, share_id: bytes, version: int, runs: list[tuple[int, int]]) -> None:
+    _check_sizes(message, share_id)
+    _check_count(message, len(runs), RUNS)
+    _check_range(message, version)
+    for first, count in runs:
+        _check_range(message, first, count, first + count)

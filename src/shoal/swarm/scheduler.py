@@ -32,6 +32,7 @@ from shoal.swarm.scheduler_events import (
     ProviderDown,
     ProviderUp,
     Reached,
+    Taken,
     Tick,
     Want,
 )
@@ -115,6 +116,7 @@ class Scheduler:
         self._levels: list[int] = []
         self._levels_at = 0.0
         self._levels_stale = True
+        self._taken = 0  # what providers give to other getters
         self._left = self._needed.bit_count()
         self._finished = False
         self.duplicate_bytes = 0
@@ -159,6 +161,8 @@ class Scheduler:
                     provider.usable |= more & self._all & ~provider.refused
                     self._levels_stale = True
                     self._fill(now, provider, effects)
+            case Taken(peer, ordinals):
+                self._on_taken(now, peer, ordinals, effects)
             case ChunksDone():
                 self._on_done(now, event, effects)
             case ChunkBad(peer, ordinal):
@@ -195,6 +199,20 @@ class Scheduler:
         self._providers[event.peer] = provider
         self._levels_stale = True
         self._on_paced(now, event.peer, event.pace_bytes_s, effects)
+
+    def _on_taken(self, now: float, peer: Peer, ordinals: int, effects: list[Effect]) -> None:
+        """Ask a provider for what nobody else gets from it; what is taken comes from who took it."""
+        self._taken |= ordinals & self._all
+        provider = self._providers.get(peer)
+        if provider is None or self._ahead is not None:
+            return
+        free = (self._needed & provider.usable & ~self._taken).bit_count()
+        released = [o for o in provider.owed if ordinals >> o & 1][:free]
+        for ordinal in released:
+            self._release(provider, ordinal)
+        if released:
+            effects.append(Cancel(peer, tuple(released)))
+            self._fill(now, provider, effects)
 
     def _on_done(self, now: float, event: ChunksDone, effects: list[Effect]) -> None:
         provider = self._providers.get(event.peer)
@@ -418,6 +436,9 @@ class Scheduler:
 
     def _pick_rarest(self, now: float, candidates: int) -> int:
         self._count_rarity(now)
+        for level in self._levels:
+            if rare := candidates & level & ~self._taken:
+                return rare
         for level in self._levels:
             if rare := candidates & level:
                 return rare

@@ -31,6 +31,14 @@ class Have:
 
 
 @dataclass(frozen=True, slots=True)
+class Taken:
+    """A provider gives these chunks to other getters, from whom they can be had soon."""
+
+    peer: Peer
+    ordinals: int
+
+
+@dataclass(frozen=True, slots=True)
 class ChunksDone:
     """Chunks from a peer were verified and written, whether they were asked from it or not."""
 
@@ -91,6 +99,7 @@ class Tick:
 Input: TypeAlias = (
     ProviderUp
     | Have
+    | Taken
     | ChunksDone
     | ChunkBad
     | ChunkMissing
