@@ -222,6 +222,13 @@ class SegmentStore:
         try:
             data = self.disk.read(segment_name(number), offset, RECORD_HEADER_BYTES + size)
         except OSError as error:
+            if error.errno not in _GONE:
+                raise StorageFault(
+                    "A chunk was not read",
+                    cause=f"{self.where}: {error.strerror or error}",
+                    next_step="it is tried again; nothing is lost",
+                    code="busy",
+                ) from error
             log.warning("segment %s was not read at %s: %s", number, offset, error)
             return None
         if parse_record_header(data[:RECORD_HEADER_BYTES]) is None:
@@ -233,13 +240,6 @@ class SegmentStore:
     def lose(self, lost: list[tuple[bytes, int]]) -> None:
         """Note chunks, as (key, place), as lost and tell who wants to know. Raises: StorageFault."""
         if self.index.write(lambda connection: sql.note_lost(connection, lost)):
-            if error.errno not in _GONE:
-                raise StorageFault(
-                    "A chunk was not read",
-                    cause=f"{self.where}: {error.strerror or error}",
-                    next_step="it is tried again; nothing is lost",
-                    code="busy",
-                ) from error
             log.error("%s chunks in the store are damaged", len(lost))
             self.on_lost([key for key, _ in lost])
 
