@@ -42,8 +42,8 @@ def run_json(capsys: Captured, *arguments: str) -> dict[str, object]:
         ("invite",),
         ("peers",),
         ("members",),
-        ("remove", "bert"),
-        ("leave",),
+        ("remove", "bert", "--yes"),
+        ("leave", "--yes"),
         ("ping", "bert"),
         ("share", "/tmp"),
         ("shares",),
@@ -208,6 +208,22 @@ def test_no_command_is_answered_with_help_alone(capsys: Captured, arguments: lis
     out, err = capsys.readouterr()
     assert "Usage: shoal" in out + err
     assert "not understood" not in out + err
+
+
+@pytest.mark.parametrize("arguments", [["remove", "bert"], ["leave"]])
+def test_what_is_for_good_needs_a_yes_where_nobody_can_be_asked(
+    node: FakeNode, capsys: Captured, arguments: list[str]
+) -> None:
+    assert main(arguments) == 4
+    assert "--yes" in capsys.readouterr().err
+    assert node.asked == []
+    assert main([*arguments, "--yes"]) == 0
+    assert len(node.asked) == 1
+
+
+def test_status_says_how_many_of_how_many_are_connected(node: FakeNode, capsys: Captured) -> None:
+    assert main(["status"]) == 0
+    assert "peers      2 of 2 connected" in capsys.readouterr().out
 
 
 def test_share_says_what_it_left_out(node: FakeNode, capsys: Captured) -> None:

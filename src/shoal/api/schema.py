@@ -136,7 +136,9 @@ class Share(Struct, frozen=True):
 
 
 class ShareDetail(Struct, frozen=True, kw_only=True):
-    """A share as the node that serves it knows it. `only`: the part of a fetched one that is here."""
+    """A share as the node that serves it knows it. `only`: the part of a fetched one that is here.
+    `skipped_why`: the reason for each of `skipped`, if there are some.
+    """
 
     link: str
     share_id: str
@@ -158,6 +160,7 @@ class ShareDetail(Struct, frozen=True, kw_only=True):
     only: list[str] = []
     ignored: int = 0
     background: bool = False
+    skipped_why: list[str] | UnsetType = UNSET
 
 
 class Shares(Struct, frozen=True):
@@ -197,7 +200,9 @@ class GetRequest(Request, frozen=True, kw_only=True):
 
 
 class GetResult(Struct, frozen=True):
-    """What a finished transfer did. `unmatched` are patterns that selected nothing, if there are some."""
+    """What a finished transfer did. `unmatched` are patterns that selected nothing, if there are some;
+    `skipped_why` is the reason for each of `skipped`.
+    """
 
     files: int
     bytes: int
@@ -210,6 +215,7 @@ class GetResult(Struct, frozen=True):
     providers: dict[str, int]
     manifest_bytes: int = 0
     unmatched: list[str] | UnsetType = UNSET
+    skipped_why: list[str] | UnsetType = UNSET
 
 
 class Transfer(Struct, frozen=True):

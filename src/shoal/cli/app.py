@@ -6,7 +6,7 @@ from typing import Annotated
 
 import typer
 
-from shoal.cli import care, files, follows, limits, listing, people, pins, run, store
+from shoal.cli import care, files, follows, limits, listing, people, pins, run, store, transfers
 from shoal.version import __version__
 
 app = typer.Typer(
@@ -57,7 +57,7 @@ app.command("get", rich_help_panel=FILES)(files.get)
 app.command("ls", rich_help_panel=FILES)(listing.ls)
 app.command("shares", rich_help_panel=FILES)(files.shares)
 app.command("unshare", rich_help_panel=FILES)(files.unshare)
-app.command("transfers", rich_help_panel=FILES)(files.transfers)
+app.command("transfers", rich_help_panel=FILES)(transfers.transfers)
 app.command("pin", rich_help_panel=FILES)(pins.pin)
 app.command("unpin", rich_help_panel=FILES)(pins.unpin)
 app.command("pins", rich_help_panel=FILES)(pins.pins)

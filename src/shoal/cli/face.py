@@ -24,6 +24,7 @@ if TYPE_CHECKING:
     from shoal.api.client import Client
 
 STDIN_LIMIT_BYTES = 64 * 1024  # a link or a ticket is read from there; wild guess
+ID_SHOWN = 12  # characters of an id: enough for people to tell it from others, and for the node to find it
 UNKNOWN_CODE_NEXT_STEP = "run the command again; shoal doctor looks for causes"
 
 HomeOption = Annotated[
@@ -99,6 +100,15 @@ def columns(rows: Sequence[Sequence[str]], headings: Sequence[str] = ()) -> list
         return lines
     width = shutil.get_terminal_size().columns
     return [line if len(line) <= width else line[: width - 1] + "…" for line in lines]
+
+
+def skipped_lines(paths: Sequence[str], reasons: object) -> list[str]:
+    """Return a line for each path that was left out, with the reason where it is known."""
+    why = reasons if isinstance(reasons, list) and len(reasons) == len(paths) else [""] * len(paths)
+    return [
+        printable(f"skipped: {path}" + (f" ({reason})" if reason else ""))
+        for path, reason in zip(paths, why, strict=True)
+    ]
 
 
 def read_argument(given: str | None, name: str) -> str:

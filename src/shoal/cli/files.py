@@ -2,14 +2,22 @@
 
 from __future__ import annotations
 
+import os
 from typing import Annotated
 
 import typer
 
 from shoal.api import operations as ops
 from shoal.api import schema as s
-from shoal.cli.face import Face, HomeOption, JsonOption, columns, make_face, printable, read_argument
-from shoal.core.errors import LocalMisuse
+from shoal.cli.face import (
+    ID_SHOWN,
+    HomeOption,
+    JsonOption,
+    make_face,
+    printable,
+    read_argument,
+    skipped_lines,
+)
 from shoal.core.units import format_duration, format_size, parse_duration
 
 BackgroundOption = Annotated[
@@ -18,7 +26,6 @@ BackgroundOption = Annotated[
         "--background", help="Give way to whatever else the node does.", metavar="", show_default=False
     ),
 ]
-ID_SHOWN = 12  # characters of an id: enough for people to tell it from others, and for the node to find it
 
 
 def share(
@@ -58,20 +65,22 @@ def share(
             with share_progress(face) as on_progress:
                 found = client.wait_share(found, on_progress)
         if copy:
-            from shoal.cli.pins import Watcher, describe
+            from shoal.cli.pins import describe
+            from shoal.cli.progress import pin_progress
 
-            kept = client.wait_pin(client.start_pin(found.link), Watcher(face).tell)
+            with pin_progress(face) as on_pin:
+                kept = client.wait_pin(client.start_pin(found.link), on_pin)
             face.tell(describe(kept))
         skipped: list[str] = []
         ignored = 0
         if found.complete and not json:
             detail = client.call(ops.SHARE_STATE, s.ShareWaitRequest(share_id=found.share_id))
-            skipped, ignored = detail.skipped, detail.ignored
+            skipped, ignored = skipped_lines(detail.skipped, detail.skipped_why), detail.ignored
     if found.complete and found.files is not None and found.bytes is not None:
         left_out = f", {ignored} left out by .shoalignore" if ignored else ""
         face.tell(f"{_files(found.files)}, {format_size(found.bytes)}, complete{left_out}")
-        for path in skipped:
-            face.tell(f"skipped: {printable(path)}")
+        for line in skipped:
+            face.tell(line)
     else:
         face.tell("Reading the files; the link works already. Wait for the end with --wait.")
     face.show(found, [found.link])
@@ -119,43 +128,54 @@ def get(
                 overwrite=overwrite,
             )
             return
-        started = client.start_get(
+        last = started = client.start_get(
             text, dest, overwrite=overwrite, wait_s=wait_s, only=only or (), background=background
         )
+
+        def watch(state: s.TransferDetail) -> None:
+            nonlocal last
+            last = state
+            on_progress(state)
+
         try:
-            with transfer_progress(face, lambda: _names(face)) as on_progress:
-                result = client.wait_transfer(started, on_progress)
+            with transfer_progress(face) as on_progress:
+                result = client.wait_transfer(started, watch)
         except KeyboardInterrupt:
             face.tell(
                 "\nThe node goes on fetching. Watch it again with the same command, or stop it:\n"
                 f"  shoal transfers --cancel {started.id[:ID_SHOWN]}"
             )
             raise
-    face.show(result, _describe(result, started))
+    face.show(result, _describe(result, last))
 
 
-def shares(home: HomeOption = None, json: JsonOption = False) -> None:
-    """List what this node serves."""
+def shares(
+    share: Annotated[
+        str | None,
+        typer.Argument(
+            metavar="SHARE", help="Show one in full: a name, a path, a share id or its beginning."
+        ),
+    ] = None,
+    links: Annotated[
+        bool, typer.Option("--links", help="Their links, one a line.", metavar="", show_default=False)
+    ] = False,
+    home: HomeOption = None,
+    json: JsonOption = False,
+) -> None:
+    """List what this node serves, or show one share with its link and all that it leaves out."""
+    from shoal.cli import share_view
+
     face = make_face(home, json)
     with face.connect() as client:
         found = client.call(ops.SHARES, s.Nothing())
-    rows = [
-        [
-            x.share_id[:ID_SHOWN],
-            "watched" if x.watching else "own" if x.own else "a part" if x.only else "fetched",
-            x.state,
-            str(x.files) if x.files is not None else "-",
-            format_size(x.bytes) if x.bytes is not None else "-",
-            x.paths[0] + (f" and {len(x.paths) - 1} more" if len(x.paths) > 1 else "") if x.paths else x.name,
-        ]
-        for x in found.shares
-    ]
-    lines = (
-        columns(rows, ["SHARE", "KIND", "STATE", "FILES", "SIZE", "PATH"]) if rows else ["nothing is shared"]
-    )
-    lines += [_failure(x.share_id, x.error) for x in found.shares if x.error is not None]
-    lines += [f"{x.share_id[:ID_SHOWN]} changes are noticed late: {x.note}" for x in found.shares if x.note]
-    face.show(found, lines)
+    chosen = share_view.choose(found.shares, share) if share is not None else found.shares
+    if links:
+        lines = share_view.links(chosen)
+    elif share is not None:
+        lines = share_view.in_full(face, chosen)
+    else:
+        lines = share_view.table(face, chosen)
+    face.show(s.Shares(chosen), lines)
 
 
 def unshare(
@@ -173,92 +193,29 @@ def unshare(
     face.show(done, [f"no longer shared: {printable(done.name)}"])
 
 
-def transfers(
-    pause: Annotated[
-        str | None, typer.Option("--pause", metavar="ID", help="Stop one, keep what it has.")
-    ] = None,
-    resume: Annotated[str | None, typer.Option("--resume", metavar="ID", help="Go on with one.")] = None,
-    cancel: Annotated[
-        str | None, typer.Option("--cancel", metavar="ID", help="Stop one and forget it.")
-    ] = None,
-    home: HomeOption = None,
-    json: JsonOption = False,
-) -> None:
-    """List transfers, or pause, resume or cancel one."""
-    face = make_face(home, json)
-    verbs: tuple[tuple[s.TransferVerb, str | None], ...] = (
-        ("pause", pause),
-        ("resume", resume),
-        ("cancel", cancel),
-    )
-    wanted = [(verb, given) for verb, given in verbs if given is not None]
-    if len(wanted) > 1:
-        raise LocalMisuse(
-            "Nothing was changed",
-            cause="--pause, --resume and --cancel exclude each other",
-            next_step="use one of them",
-            code="usage",
-        )
-    with face.connect() as client:
-        if wanted:
-            verb, transfer_id = wanted[0]
-            detail = client.control_transfer(transfer_id, verb)
-            face.show(detail, [f"{detail.id}  {'forgotten' if verb == 'cancel' else detail.state}"])
-            return
-        found = client.call(ops.TRANSFERS, s.Nothing())
-        details = (
-            [] if json else [client.call(ops.TRANSFER, s.TransferRequest(id=x.id)) for x in found.transfers]
-        )
-    rows = [
-        [
-            x.id[:ID_SHOWN],
-            x.state,
-            f"{x.done_bytes / x.bytes:.0%}" if x.bytes else "-",
-            format_size(x.bytes) if x.bytes is not None else "-",
-            f"{format_size(x.rate_bytes_s)}/s" if x.rate_bytes_s else "-",
-            f"{'a part of ' if x.only else ''}{x.name or '?'} in {x.dest}",
-        ]
-        for x in details
-    ]
-    lines = columns(rows, ["ID", "STATE", "DONE", "SIZE", "RATE", "WHAT"]) if rows else ["no transfers"]
-    running = [x for x in details if x.state == "fetching" and x.providers]
-    names = _names(face) if running else {}
-    for x in running:
-        providers = sorted(x.providers.items(), key=lambda item: -item[1])
-        parts = [f"{names.get(peer, peer[:ID_SHOWN])} {format_size(count)}" for peer, count in providers]
-        lines.append(f"{x.id[:ID_SHOWN]} from {', '.join(parts)}")
-    lines += [_failure(x.id, x.error) for x in details if x.error is not None]
-    face.show(found, lines)
-
-
-def _failure(identifier: str, error: s.ErrorBody) -> str:
-    return printable(f"{identifier[:ID_SHOWN]}: {error.message}: {error.cause}")
-
-
 def _files(count: int) -> str:
     return "1 file" if count == 1 else f"{count} files"
 
 
-def _names(face: Face) -> dict[str, str]:
-    """Return the members' names by peer id, for people."""
-    with face.connect() as client:
-        return {m.peer_id: printable(m.name) for m in client.members().members}
-
-
 def _describe(result: s.GetResult, transfer: s.TransferDetail) -> list[str]:
-    where = printable(transfer.dest)
     rate = (
         f", {format_size(result.fetched_bytes / result.seconds)}/s"
         if result.seconds > 0.1 and result.fetched_bytes
         else ""
     )
     lines = [
-        f"{_files(result.files)}, {format_size(result.bytes)} in {where}",
+        f"{_files(result.files)}, {format_size(result.bytes)} in {printable(_find_result(transfer))}",
         f"fetched {format_size(result.fetched_bytes)} in {format_duration(result.seconds)}{rate}"
         + (f", {format_size(result.reused_bytes)} were here already" if result.reused_bytes else "")
         + (", resumed" if result.resumed else ""),
+        *skipped_lines(result.skipped, result.skipped_why),
     ]
-    lines += [f"skipped: {printable(path)}" for path in result.skipped]
     if isinstance(result.unmatched, list):
         lines += [f"nothing matches: {printable(pattern)}" for pattern in result.unmatched]
     return lines
+
+
+def _find_result(transfer: s.TransferDetail) -> str:
+    """Return where what was fetched lies: the share's folder or file; for several, the folder with them."""
+    path = os.path.join(transfer.dest, transfer.name)
+    return path if transfer.name and os.path.lexists(path) else transfer.dest

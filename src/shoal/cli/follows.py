@@ -3,15 +3,28 @@
 from __future__ import annotations
 
 import time
-from typing import Annotated
+from typing import TYPE_CHECKING, Annotated
 
 import typer
+from msgspec import structs
 
+from shoal.api import operations as ops
 from shoal.api import schema as s
-from shoal.cli.face import HomeOption, JsonOption, columns, make_face, printable, read_argument
+from shoal.cli.face import (
+    ID_SHOWN,
+    Face,
+    HomeOption,
+    JsonOption,
+    columns,
+    make_face,
+    printable,
+    read_argument,
+)
 from shoal.core.units import format_duration, parse_duration
 
-ID_SHOWN = 12
+if TYPE_CHECKING:
+    from shoal.api.client import Client
+
 POLL_S = 0.1
 
 
@@ -42,10 +55,16 @@ def follow(
         found = client.follow(
             text, dest, overwrite=overwrite, keep_s=parse_duration(keep), keep_count=keep_count
         )
-        while wait and found.state in ("fetching", "waiting"):
-            time.sleep(POLL_S)
-            found = next((x for x in client.follows() if x.share_id == found.share_id), found)
-    face.show(found, _lines([found]))
+        if wait:
+            try:
+                found = _watch(face, client, found)
+            except KeyboardInterrupt:
+                face.tell("\nThe node goes on: shoal follows. End it with: shoal unfollow DEST")
+                raise
+        transfers = {} if json else _find_transfers(client)
+    if found.state == "fetching":
+        face.tell("Following from now on; see how far it is: shoal follows")
+    face.show(found, _lines([found], transfers))
 
 
 def follows(home: HomeOption = None, json: JsonOption = False) -> None:
@@ -53,7 +72,8 @@ def follows(home: HomeOption = None, json: JsonOption = False) -> None:
     face = make_face(home, json)
     with face.connect() as client:
         found = s.Follows(client.follows())
-    face.show(found, _lines(found.follows) if found.follows else ["nothing is followed"])
+        transfers = {} if json else _find_transfers(client)
+    face.show(found, _lines(found.follows, transfers) if found.follows else ["nothing is followed"])
 
 
 def unfollow(
@@ -66,19 +86,46 @@ def unfollow(
     is_text = follow.lower().startswith(("shs1", "shl1")) and "/" not in follow
     with face.connect() as client:
         done = client.unfollow(follow) if is_text else client.unfollow(path=follow)
-    face.show(done, [f"no longer followed: {printable(done.name)} in {printable(done.dest)}"])
+    face.show(done, [f"no longer followed: {printable(done.name) or '?'} in {printable(done.dest)}"])
 
 
-def _lines(found: list[s.Follow]) -> list[str]:
+def _watch(face: Face, client: Client, found: s.Follow) -> s.Follow:
+    """Show the first fetch until the copy is current, or cannot become so."""
+    from shoal.cli.progress import transfer_progress
+
+    with transfer_progress(face) as on_progress:
+        while found.state in ("fetching", "waiting"):
+            moving = _find_transfers(client).get(found.share_id)
+            if moving is not None and not face.json:
+                detail = client.call(ops.TRANSFER, s.TransferRequest(id=moving.id))
+                on_progress(structs.replace(detail, note=detail.note or found.why))
+            time.sleep(POLL_S)
+            found = next((x for x in client.follows() if x.share_id == found.share_id), found)
+    return found
+
+
+def _find_transfers(client: Client) -> dict[str, s.Transfer]:
+    """Return the newest transfer of each share: of one that is followed no other runs."""
+    return {x.share_id: x for x in client.transfers()}
+
+
+def _lines(found: list[s.Follow], transfers: dict[str, s.Transfer]) -> list[str]:
     rows = [
         [
             x.share_id[:ID_SHOWN],
             x.state,
-            str(x.version),
+            _done(x, transfers.get(x.share_id)),
+            str(x.version) if x.version else "-",
             format_duration(x.lag_s) if x.lag_s else "-",
-            f"{x.name} in {x.dest}",
+            f"{x.name or '?'} in {x.dest}",
         ]
         for x in found
     ]
-    lines = columns(rows, ["SHARE", "STATE", "VERSION", "LAG", "WHAT"])
+    lines = columns(rows, ["SHARE", "STATE", "DONE", "VERSION", "LAG", "WHAT"])
     return lines + [printable(f"{x.share_id[:ID_SHOWN]}: {x.why}") for x in found if x.why]
+
+
+def _done(follow: s.Follow, transfer: s.Transfer | None) -> str:
+    if follow.state == "current":
+        return "100%"
+    return f"{transfer.done_bytes / transfer.bytes:.0%}" if transfer is not None and transfer.bytes else "-"

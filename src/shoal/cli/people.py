@@ -85,7 +85,8 @@ def peers(home: HomeOption = None, json: JsonOption = False) -> None:
         ]
         for peer in found.peers
     ]
-    face.show(found, columns(rows, ["NAME", "STATE", "RTT", "PEER", "ADDRESS"]) if rows else ["no peers yet"])
+    lines = columns(rows, ["NAME", "STATE", "RTT", "PEER", "ADDRESS"])
+    face.show(found, lines if rows else ["no other members yet; let one in with: shoal invite"])
 
 
 def members(home: HomeOption = None, json: JsonOption = False) -> None:
@@ -146,8 +147,15 @@ def short_id(peer_id: str) -> str:
 
 
 def _confirm(face: Face, yes: bool, question: str) -> None:
-    if yes or face.json or not sys.stdin.isatty():
-        return  # a script has decided already
+    if yes or face.json:
+        return  # --json is for programs, which have decided already
+    if sys.stdin is None or not sys.stdin.isatty():
+        raise Refused(
+            "Nothing was changed",
+            cause="this is for good, and there is no terminal to ask on",
+            next_step="say it with --yes",
+            code="not_confirmed",
+        )
     if not typer.confirm(question, err=True):
         raise Refused(
             "Nothing was changed",

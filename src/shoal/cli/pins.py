@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import time
 from typing import Annotated
 
 import typer
@@ -10,11 +9,8 @@ import typer
 from shoal.api import operations as ops
 from shoal.api import pin_schema as p
 from shoal.api import schema as s
-from shoal.cli.face import Face, HomeOption, JsonOption, columns, make_face, printable, read_argument
+from shoal.cli.face import ID_SHOWN, HomeOption, JsonOption, columns, make_face, printable, read_argument
 from shoal.core.units import format_size, parse_duration
-
-ID_SHOWN = 12
-LINE_S = 2.0  # between two lines of progress
 
 
 def pin(
@@ -39,7 +35,17 @@ def pin(
     text = read_argument(link, "link")
     with face.connect() as client:
         started = client.start_pin(text, lease_s=lease_s, wait_s=wait_s)
-        done = client.wait_pin(started, Watcher(face).tell)
+        from shoal.cli.progress import pin_progress
+
+        try:
+            with pin_progress(face) as on_progress:
+                done = client.wait_pin(started, on_progress)
+        except KeyboardInterrupt:
+            face.tell(
+                "\nThe node goes on fetching. Watch it again with the same command, or end it:\n"
+                f"  shoal unpin {started.share_id[:ID_SHOWN]}"
+            )
+            raise
     face.show(done, [describe(done)])
 
 
@@ -88,21 +94,3 @@ def describe(done: p.Pin) -> str:
     """Return a complete pin in a line."""
     until = f", until {done.lease}" if done.lease else ""
     return f"kept: {printable(done.name)}, {format_size(done.bytes)} in {done.chunks} chunks{until}"
-
-
-class Watcher:
-    """Tells a person how far a pin is, not too often."""
-
-    def __init__(self, face: Face) -> None:
-        self._face = face
-        self._last = time.monotonic()
-
-    def tell(self, state: p.Pin) -> None:
-        """Say it if a line is due."""
-        now = time.monotonic()
-        if now - self._last >= LINE_S:
-            self._last = now
-            note = f"  {printable(state.note)}" if state.note else ""
-            self._face.tell(
-                f"{state.state} {format_size(state.done_bytes)} of {format_size(state.bytes)}{note}"
-            )

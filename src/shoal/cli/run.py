@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from contextlib import suppress
 from typing import Annotated
 
 import typer
@@ -62,7 +63,8 @@ def status(home: HomeOption = None, json: JsonOption = False) -> None:
     face = make_face(home, json)
     with face.connect() as client:
         found = client.status()
-    face.show(found, _describe(found))
+        others = len(client.peers()) if not json else None
+    face.show(found, _describe(found, others))
 
 
 def down(home: HomeOption = None, json: JsonOption = False) -> None:
@@ -86,9 +88,14 @@ def _start(face: Face, order: LaunchOrder, detach: bool) -> None:
         _welcome(face, order, found)
         face.tell("\nThe node runs until you press Ctrl-C.")
 
-    code = run_in_foreground(order, on_up)
+    def on_stopping() -> None:
+        face.tell("\nStopping; at most five seconds. What was begun goes on with the next `shoal up`.")
+
+    code = run_in_foreground(order, on_up, on_stopping)
     if code:
         raise typer.Exit(code)
+    with suppress(OSError):  # the terminal may be gone, which is why it stopped
+        face.tell("The node has stopped.")
 
 
 def _welcome(face: Face, order: LaunchOrder, found: Status) -> None:
@@ -103,13 +110,15 @@ def _welcome(face: Face, order: LaunchOrder, found: Status) -> None:
     face.show(found, _describe(found))
 
 
-def _describe(found: Status) -> list[str]:
+def _describe(found: Status, others: int | None = None) -> list[str]:
+    """Return a status in lines. `others`: how many other members there are, where that is known."""
+    connected = f"{found.peers} of {others}" if others is not None else f"{found.peers}"
     lines = [
         f"name       {printable(found.name)}",
         f"peer id    {found.peer_id}",
         f"network    {found.network_id}",
         f"listening  {', '.join(found.listen) or '-'}",
-        f"peers      {found.peers} connected",
+        f"peers      {connected} connected",
         f"process    {found.pid}, shoal {found.version}",
     ]
     if isinstance(found.notice, str):

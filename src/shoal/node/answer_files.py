@@ -175,6 +175,7 @@ def _share_detail(x: ShareStatus) -> s.ShareDetail:
         only=[display_path(pattern) for pattern in x.only],
         ignored=x.ignored,
         background=x.background,
+        skipped_why=[reason for _, reason in x.skipped] or UNSET,
     )
 
 
@@ -212,6 +213,7 @@ def _transfer_detail(x: TransferStatus) -> s.TransferDetail:
             providers=_by_peer(result.providers),
             manifest_bytes=result.manifest_bytes,
             unmatched=[display_path(pattern) for pattern in result.unmatched] or UNSET,
+            skipped_why=[reason for _, reason in result.skipped] or UNSET,
         ),
         only=[display_path(pattern) for pattern in x.only],
         background=x.background,

@@ -37,6 +37,7 @@ LOG_BYTES = 5 * MIB  # two files of it
 OPEN_FILES = 65_536  # wanted; sessions, lanes and files of shares each take one
 
 OnUp = Callable[[Status], None]
+OnStopping = Callable[[], None]
 
 
 def main() -> int:
@@ -58,8 +59,13 @@ def main() -> int:
     return code
 
 
-def run(order: LaunchOrder, on_up: OnUp) -> ExitCode:
-    """Run a node until it is told to stop. `on_up` gets its status once it accepts sessions.
+def _be_silent() -> None:
+    pass
+
+
+def run(order: LaunchOrder, on_up: OnUp, on_stopping: OnStopping = _be_silent) -> ExitCode:
+    """Run a node until it is told to stop. `on_up` gets its status once it accepts sessions; `on_stopping` is
+    called when it has been told.
 
     Raises: what kept it from starting.
     """
@@ -69,21 +75,26 @@ def run(order: LaunchOrder, on_up: OnUp) -> ExitCode:
     with Home.open(config.home, create=True) as home:
         crash_file = _open_log(home.log_dir, config.log_level)
         try:
-            return uvloop.run(_run_node(order, config, home, on_up, crash_file))
+            return uvloop.run(_run_node(order, config, home, on_up, on_stopping, crash_file))
         finally:
             for handler in logging.getLogger().handlers:
                 handler.flush()
 
 
-def run_in_foreground(order: LaunchOrder, on_up: OnUp) -> ExitCode:
+def run_in_foreground(order: LaunchOrder, on_up: OnUp, on_stopping: OnStopping) -> ExitCode:
     """Run a node inside a command."""
-    return run(order, on_up)
+    return run(order, on_up, on_stopping)
 
 
 async def _run_node(
-    order: LaunchOrder, config: NodeConfig, home: Home, on_up: OnUp, crash_file: TextIO
+    order: LaunchOrder,
+    config: NodeConfig,
+    home: Home,
+    on_up: OnUp,
+    on_stopping: OnStopping,
+    crash_file: TextIO,
 ) -> ExitCode:
-    stop = _Stop(crash_file)
+    stop = _Stop(crash_file, on_stopping)
     is_up = False
     try:
         async with Node(config, home=home, ticket=order.ticket if order.mode == "join" else None) as node:
@@ -103,9 +114,10 @@ async def _run_node(
 class _Stop:
     """Turns the first SIGINT or SIGTERM into an orderly end with a limit, and a second one into an end."""
 
-    def __init__(self, crash_file: TextIO) -> None:
+    def __init__(self, crash_file: TextIO, on_stopping: OnStopping) -> None:
         self.signalled = False
         self._crash_file = crash_file
+        self._on_stopping = on_stopping
         task = asyncio.current_task()
         assert task is not None
         self._task = task
@@ -118,13 +130,15 @@ class _Stop:
     def begin(self) -> None:
         """Start the clock: what still runs after the limit is written to the log's crash file and ended."""
         faulthandler.dump_traceback_later(STOP_LIMIT_S, exit=True, file=self._crash_file)
+        with contextlib.suppress(OSError):  # the terminal may be gone, which is why it stops
+            self._on_stopping()
 
     def _on_signal(self) -> None:
         if self.signalled:
             os._exit(ExitCode.INTERRUPTED)  # nothing acknowledged is lost by it
         self.signalled = True
-        self.begin()
         self._task.cancel()
+        self.begin()
 
 
 class _Unforeseen:

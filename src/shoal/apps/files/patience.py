@@ -8,7 +8,7 @@ STUCK_S = 30.0  # how long a transfer that was under way waits for a provider to
 
 
 class Patience:
-    """The wait for providers, over after `wait_s` (None: never) but not before a search had its time.
+    """The wait for providers, over after `wait_s` (None: never; 0: as soon as a search had its time).
 
     What was asked for may change while it lasts: who asks again, with or without --wait, is who waits.
     """
@@ -29,4 +29,4 @@ class Patience:
         waited_s = now - max(self._since, asked_at)
         if self._had_help:
             return waited_s >= max(wait_s, STUCK_S)
-        return waited_s >= max(wait_s, FIND_S if searching else FIND_MIN_S)
+        return waited_s >= (wait_s or (FIND_S if searching else FIND_MIN_S))
