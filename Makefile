@@ -10,7 +10,7 @@ help:
 	@echo "make test     every test (about ten minutes)"
 	@echo "make check    format, lint, strict types, fast tests (under a minute)"
 	@echo "make map      the tree, one line a module"
-	@echo "make hostile  kill -9 at random moments; KILLS=100 SEED=1"
+	@echo "make hostile  kill -9 at seeded moments; KILLS=300 SEED=1 ONLY=follow"
 	@echo "make bench    beside libtorrent, magic-wormhole, Syncthing, rsync; ROUNDS=5 ARGS=--help"
 
 $(READY): requirements/dev.lock pyproject.toml tools/setup.py
@@ -37,7 +37,7 @@ map: $(READY)
 	@$(BIN)/python tools/map.py
 
 hostile: $(READY)
-	@$(BIN)/python -m tools.hostile --kills $(or $(KILLS),100) --seed $(or $(SEED),1)
+	@$(BIN)/python -m tools.hostile --kills $(or $(KILLS),100) --seed $(or $(SEED),1) $(if $(ONLY),--only $(ONLY))
 
 bench: $(READY)
 	@$(BIN)/python -m tools.bench --rounds $(or $(ROUNDS),5) $(ARGS)

@@ -1,14 +1,17 @@
-"""Hostile: kill -9 at seeded random moments, many times; `make hostile KILLS=100 SEED=1`."""
+"""Hostile: kill -9 at seeded moments, many times; `make hostile KILLS=300 SEED=1`.
+
+A failed round says which words run it again. ONLY=follow makes every round one of that operation.
+"""
 
 from __future__ import annotations
 
 import argparse
 import tempfile
-import time
 from pathlib import Path
 
-from shoal.testing.crashes import CrashRun, CrashRunFailed
-from shoal.testing.processes import CommandFailed
+from shoal.testing.kill_plan import OPERATIONS
+from shoal.testing.kill_series import KillSeries
+from shoal.testing.kill_world import SeriesFailed
 
 
 def main() -> int:
@@ -16,17 +19,21 @@ def main() -> int:
     parser = argparse.ArgumentParser(prog="hostile")
     parser.add_argument("--kills", type=int, default=100)
     parser.add_argument("--seed", type=int, default=1)
+    parser.add_argument("--only", choices=OPERATIONS)
     options = parser.parse_args()
-    began = time.monotonic()
     with tempfile.TemporaryDirectory(prefix="shoal-hostile-", ignore_cleanup_errors=True) as directory:
+        series = KillSeries(
+            Path(directory),
+            options.seed,
+            options.kills,
+            options.only,
+            say=lambda text: print(text, flush=True),
+        )
         try:
-            report = CrashRun(
-                Path(directory), options.seed, options.kills, say=lambda text: print(text, flush=True)
-            ).run()
-        except (CrashRunFailed, CommandFailed, TimeoutError) as error:
-            print(f"FAILED: {error}\nrun it again: make hostile KILLS={options.kills} SEED={options.seed}")
+            print(series.run())
+        except SeriesFailed as error:
+            print(f"FAILED: {error}")
             return 1
-    print(f"{report}\n{time.monotonic() - began:.0f} s")
     return 0
 
 
