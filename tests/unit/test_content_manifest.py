@@ -263,6 +263,7 @@ def test_an_inserted_file_changes_few_segments() -> None:
 def test_a_large_manifest_has_levels(monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr("shoal.content.manifest_builder.ROOT_REFERENCE_BYTES", 500)
     monkeypatch.setattr("shoal.content.manifest_builder.SEGMENT_MIN_BYTES", 1000)
+    monkeypatch.setattr("shoal.content.manifest_builder.ENTRY_SEGMENT_MIN_BYTES", 1000)
     monkeypatch.setattr("shoal.content.manifest_builder.SEGMENT_MAX_BYTES", 2000)
     paths = [b"%08d" % number for number in range(3000)]
     manifest, objects, root = build(paths)

@@ -27,11 +27,12 @@ from shoal.core.errors import LocalMisuse, MalformedMessage
 from shoal.core.units import KIB
 
 SEGMENT_MIN_BYTES: Final = 64 * KIB  # estimated, before a boundary counts
+ENTRY_SEGMENT_MIN_BYTES: Final = 16 * KIB  # of entries: one of them is in each new version of a large tree
 SEGMENT_MAX_BYTES: Final = 768 * KIB  # estimated; estimates are never too low
 ROOT_REFERENCE_BYTES: Final = 384 * KIB  # for each of the two lists; beyond it a level is put between
 ENTRY_ROW_BYTES: Final = 40  # of an entry row without path, target and extents, at most
 REFERENCE_BYTES: Final = 96  # of a reference without its path, at most
-ENTRY_MASK: Final = 2**11 - 1  # about 2,048 entries a segment
+ENTRY_MASK: Final = 2**9 - 1  # about 512 entries more
 CHUNK_MASK: Final = 2**12 - 1  # about 4,096 chunks a segment, 2 GiB of data
 REFERENCE_MASK: Final = 2**9 - 1
 
@@ -78,6 +79,13 @@ class ManifestBuilder:
         except MalformedMessage as error:
             raise LocalMisuse("This cannot be a chunk", cause=error.cause) from error
 
+    def seal_entries(self) -> list[SealedObject]:
+        """Seal the entries alone, for a draft; `build` makes the same segments of the same entries."""
+        first = len(self._segments)
+        for _ in self._seal_entries():
+            continue
+        return self._segments[first:]
+
     def build(self) -> BuiltManifest:
         """Seal everything. Raises: LocalMisuse if chunks and entries do not add up."""
         manifest = self.manifest
@@ -117,6 +125,7 @@ class ManifestBuilder:
             len(manifest),
             estimate,
             lambda index: self._keys.boundary(manifest.path(index)) & ENTRY_MASK == 0,
+            ENTRY_SEGMENT_MIN_BYTES,
         ):
             sealed = self._seal(encode_segment(make_entry_segment(manifest, first, end)))
             data = sum(manifest.data_bytes(index) for index in range(first, end))
@@ -169,11 +178,12 @@ class ManifestBuilder:
 
 
 def _cut_rows(
-    count: int, estimate: Callable[[int], int], is_boundary: Callable[[int], bool]
+    count: int, estimate: Callable[[int], int], is_boundary: Callable[[int], bool], enough: int | None = None
 ) -> Iterator[tuple[int, int]]:
-    """Yield [first, end) of groups of rows: after a boundary row once there is enough, before what is too
-    much.
+    """Yield [first, end) of groups of rows: after a boundary row once there is enough (SEGMENT_MIN_BYTES if
+    nothing else is said), before what is too much.
     """
+    enough = SEGMENT_MIN_BYTES if enough is None else enough
     first, size = 0, 0
     for index in range(count):
         row = estimate(index)
@@ -181,7 +191,7 @@ def _cut_rows(
             yield first, index
             first, size = index, 0
         size += row
-        if size >= SEGMENT_MIN_BYTES and is_boundary(index):
+        if size >= enough and is_boundary(index):
             yield first, index + 1
             first, size = index + 1, 0
     if first < count:
