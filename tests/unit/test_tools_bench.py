@@ -3,18 +3,21 @@ from __future__ import annotations
 import os
 import subprocess
 import sys
+import threading
 import xml.etree.ElementTree as ElementTree
 from pathlib import Path
 from typing import Any
 
 import pytest
+from tools.bench import measuring
 from tools.bench.__main__ import is_trial, parse_options
-from tools.bench.bars import BARS, cpu_ratios, rate_ratios, verdicts
+from tools.bench.bars import BARS, cpu_ratios, efficiencies, rate_ratios, verdicts
 from tools.bench.contenders import CONTENDERS, RIVALS
 from tools.bench.contenders.contender import clean_environment, end_tree, free_port
 from tools.bench.measuring import (
     CLOCK_TICKS,
     End,
+    MemoryReserve,
     Process,
     filesystem_of,
     find_difference,
@@ -24,6 +27,7 @@ from tools.bench.measuring import (
     tree_cpu_s,
 )
 from tools.bench.plot import draw, make_panels
+from tools.bench.primitives import PRIMITIVES, chunk_lengths, measure_primitives
 from tools.bench.race import order
 from tools.bench.results import ORDER, describe_machine, read_results, rounded, write_result
 from tools.bench.tables import BEGIN, END, make_grid, put_measured, spread, to_markdown
@@ -130,6 +134,51 @@ def test_bars_say_what_is_met_and_what_not() -> None:
     slow["contenders"]["shoal"] = series([8.0, 8.0], [3.0, 3.0])
     assert [line.split(":")[0] for line in verdicts(slow)] == ["MISSED", "MISSED"]
     assert {bar.workload for bar in BARS} == set(WORKLOADS)
+
+
+def test_efficiency_is_what_the_steps_cost_alone_by_what_was_used() -> None:
+    with_steps = race() | {"primitives_s_gib": {"read": [0.25, 0.5], "write": [0.25, 0.5]}}
+    assert efficiencies(with_steps) == [0.5, 1.0]
+    assert efficiencies(race()) == []
+    assert "MISSED: efficiency, primitives by CPU >= 0.8, measured 0.75" in verdicts(with_steps)
+    steps = make_grid(with_steps).remarks[-1]
+    assert "read 0.38, write 0.38; together 0.75; efficiency 0.75 (0.50-1.00)" in steps
+
+
+def test_every_step_is_measured_at_the_sizes_of_real_chunks(tmp_path: Path) -> None:
+    source = tmp_path / "source"
+    source.write_bytes(os.urandom(8 * MIB + 5))
+    lengths = chunk_lengths(source)
+    assert sum(lengths) == 8 * MIB + 5
+    assert all(128 * 1024 <= length <= MIB for length in lengths[:-1])
+    found = measure_primitives(source, tmp_path)
+    assert tuple(found) == PRIMITIVES
+    assert all(0 < seconds < 100 for seconds in found.values())
+    assert [path.name for path in tmp_path.iterdir()] == ["source"]
+
+
+def test_a_reserve_of_memory_is_handed_over_as_files_grow(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    used, handed = [0], threading.Event()
+    monkeypatch.setattr(measuring, "filesystem_of", lambda _: "tmpfs")
+    monkeypatch.setattr(measuring, "RESERVE_LEAD_BYTES", MIB)
+    monkeypatch.setattr(measuring, "_used_bytes", lambda _: used[0])
+    lengths: list[int] = []
+
+    def truncate(fd: int, length: int) -> None:
+        lengths.append(length)
+        os.truncate(fd, length)
+        if len(lengths) == 2:
+            handed.set()
+
+    monkeypatch.setattr(measuring.os, "ftruncate", truncate)
+    with MemoryReserve(tmp_path, 4 * MIB):
+        assert lengths == [3 * MIB]
+        used[0] += 2 * MIB
+        assert handed.wait(10)
+        assert lengths == [3 * MIB, MIB]
+        assert list(tmp_path.iterdir()) == []
 
 
 def test_the_table_says_where_shoal_loses_and_who_is_absent() -> None:

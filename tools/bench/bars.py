@@ -52,6 +52,17 @@ def cpu_seconds(series: dict[str, Any]) -> list[float]:
     return [a + b for a, b in zip(*ends, strict=True)]
 
 
+def efficiencies(result: Result) -> list[float]:
+    """Return, round by round, the sum of the primitives by the CPU seconds that Shoal used at both ends."""
+    alone = result.get("primitives_s_gib", {}).values()
+    used = [s * GIB / result["bytes"] for s in cpu_seconds(result["contenders"].get("shoal", {}))]
+    return [sum(steps) / s for steps, s in zip(zip(*alone, strict=True), used, strict=False) if s > 0]
+
+
+def _efficiency(result: Result) -> float | None:
+    return _median(efficiencies(result))
+
+
 def _rate(rival: str) -> Callable[[Result], float | None]:
     return lambda result: _median(rate_ratios(result, rival))
 
@@ -92,6 +103,7 @@ BARS = (
     Bar("large", "rate by Syncthing's", 2.0, True, " x", _rate("syncthing")),
     Bar("large", "rate by magic-wormhole's", 4.0, True, " x", _rate("magic-wormhole")),
     Bar("large", "CPU by libtorrent's", 0.65, False, " x", _cpu("libtorrent")),
+    Bar("large", "efficiency, primitives by CPU", 0.8, True, "", _efficiency),
     Bar("small", "rate by Syncthing's", 10.0, True, " x", _rate("syncthing")),
     Bar("first-pass", "rate", 700.0, True, " MiB/s", _pass_rate),
     Bar("first-pass", "CPU", 2.0, False, " s/GiB", _pass_cpu),

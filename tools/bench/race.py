@@ -5,7 +5,7 @@ from __future__ import annotations
 import shutil
 import tempfile
 import time
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from contextlib import contextmanager
 from dataclasses import asdict, dataclass, field
 from pathlib import Path
@@ -14,7 +14,7 @@ from typing import Any
 from shoal.core.units import MIB
 from tools.bench.contenders import CONTENDERS
 from tools.bench.contenders.contender import Absent, Contender
-from tools.bench.measuring import find_difference, sync_filesystem, watch_memory
+from tools.bench.measuring import MemoryReserve, find_difference, sync_filesystem, watch_memory
 from tools.bench.settings import Settings
 
 
@@ -52,8 +52,13 @@ def start_contenders(
             contender.close()
 
 
-def run_race(settings: Settings, source: Path, facts: dict[str, Any]) -> dict[str, Any]:
-    """Let Shoal and the rivals fetch `source` in turns: one round that is not counted, then the others."""
+def run_race(
+    settings: Settings, source: Path, facts: dict[str, Any], after_round: Callable[[], None] | None = None
+) -> dict[str, Any]:
+    """Let Shoal and the rivals fetch `source` in turns: one round that is not counted, then the others.
+
+    `after_round` measures something else on the same machine after every counted round.
+    """
     absent: dict[str, str] = {}
     with start_contenders(settings, ("shoal", *settings.rivals), absent) as contenders:
         series = {name: Series(contender.how) for name, contender in contenders.items()}
@@ -62,7 +67,9 @@ def run_race(settings: Settings, source: Path, facts: dict[str, Any]) -> dict[st
         for number in range(settings.rounds + 1):
             for name in order(list(contenders), number):
                 kept = series[name] if number else Series("")
-                measure_fetch(kept, contenders[name], settings.place, source, watch=number == 0)
+                measure_fetch(
+                    kept, contenders[name], settings.place, source, facts["bytes"], watch=number == 0
+                )
                 if number == 0:
                     series[name].peak_bytes = kept.peak_bytes
                 else:
@@ -70,6 +77,8 @@ def run_race(settings: Settings, source: Path, facts: dict[str, Any]) -> dict[st
                 rate = facts["bytes"] / MIB / kept.seconds[-1]
                 label = f"round {number}" if number else "not counted"
                 settings.say(f"{label}: {name} {kept.seconds[-1]:.2f} s, {rate:.0f} MiB/s")
+            if number and after_round is not None:
+                after_round()
     return {**facts, "contenders": {n: asdict(s) for n, s in series.items()}, "absent": absent}
 
 
@@ -79,19 +88,22 @@ def order(names: list[str], number: int) -> list[str]:
     return names[first:] + names[:first]
 
 
-def measure_fetch(series: Series, contender: Contender, place: Path, source: Path, *, watch: bool) -> None:
+def measure_fetch(
+    series: Series, contender: Contender, place: Path, source: Path, size_bytes: int, *, watch: bool
+) -> None:
     """Fetch once, add what it took, compare and remove what came. `watch`: sample memory meanwhile."""
     into = Path(tempfile.mkdtemp(prefix="got-", dir=place))
     contender.prepare(into)
     sender, receiver = contender.ends()
     stages = contender.stages()
     before = sender.cpu_s(), receiver.cpu_s()
-    if watch:
-        with watch_memory(sender, receiver) as peaks:
+    with MemoryReserve(place, size_bytes):
+        if watch:
+            with watch_memory(sender, receiver) as peaks:
+                took_s = _timed_fetch(contender, into)
+            series.peak_bytes = list(peaks)
+        else:
             took_s = _timed_fetch(contender, into)
-        series.peak_bytes = list(peaks)
-    else:
-        took_s = _timed_fetch(contender, into)
     contender.settle()
     after = sender.cpu_s(), receiver.cpu_s()
     if (difference := find_difference(source, into / source.name)) is not None:

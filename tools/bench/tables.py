@@ -10,7 +10,7 @@ from rich.console import Console
 from rich.table import Table
 
 from shoal.core.units import GIB, MIB
-from tools.bench.bars import cpu_ratios, cpu_seconds, rate_ratios, verdicts
+from tools.bench.bars import cpu_ratios, cpu_seconds, efficiencies, rate_ratios, verdicts
 
 Result = dict[str, Any]
 BEGIN, END = "<!-- measured: written by make bench -->", "<!-- end of measured -->"
@@ -109,7 +109,17 @@ def _stages(result: Result, scale: float) -> list[str]:
         stages["other"] = statistics.median(series[f"{end}_cpu_s"]) - sum(stages.values())
         parts = [f"{key} {value * scale:.2f}" for key, value in stages.items() if value * scale >= 0.005]
         lines.append(f"Shoal's {end}, CPU s by stage: {', '.join(parts)}")
-    return lines
+    return lines + _primitives(result)
+
+
+def _primitives(result: Result) -> list[str]:
+    """Say what the same steps cost alone, and how much of Shoal's CPU seconds that is."""
+    alone = {name: statistics.median(v) for name, v in result.get("primitives_s_gib", {}).items() if v}
+    if not alone:
+        return []
+    parts = ", ".join(f"{name} {value:.2f}" for name, value in alone.items())
+    text = f"The same steps alone in bare loops, CPU s/GiB: {parts}; together {sum(alone.values()):.2f}"
+    return [f"{text}; efficiency {spread(efficiencies(result), 2)}"]
 
 
 def print_grid(console: Console, grid: Grid) -> None:
