@@ -111,7 +111,7 @@ def print_outcomes(console: Console, outcomes: Iterable[Outcome]) -> None:
             format_size(one.size_bytes),
             f"{one.size_bytes / MIB / one.seconds:.0f}" if one.seconds > 0 else "-",
             format_size(one.saved_bytes) if one.saved_bytes else "-",
-            shares_text(one.providers),
+            shares_text(one.providers) or ("what it had" if one.saved_bytes else "-"),
         )
     console.print(table)
 

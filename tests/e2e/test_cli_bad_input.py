@@ -141,7 +141,9 @@ def test_dest_that_cannot_be_written(network: MakeNetwork, tmp_path: Path) -> No
     link = anna.run("share", "--wait", str(tmp_path / "file"))["link"]
     assert fail(bert, "get", link, "/proc/shoal")[0] == 6
     (tmp_path / "blocked").write_text("a file, no folder")
-    assert fail(bert, "get", link, str(tmp_path / "blocked"))[0] in (4, 6)
+    assert fail(bert, "get", link, str(tmp_path / "blocked")) == (6, "not_a_folder")
+    assert fail(bert, "get", link, str(tmp_path / "blocked" / "below")) == (6, "not_a_folder")
+    assert fail(bert, "follow", link, str(tmp_path / "blocked")) == (6, "not_a_folder")
     assert (tmp_path / "blocked").read_text() == "a file, no folder"
     code, _ = fail(bert, "get", link, str(bert.home))
     assert code in (2, 4)
@@ -210,6 +212,10 @@ def test_paths_that_cannot_be_shared(device: MakeDevice, tmp_path: Path) -> None
     (tmp_path / "dangling").symlink_to("nothing")
     assert fail(anna, "share", str(tmp_path / "pipe")) == (2, "misuse")
     assert fail(anna, "share", str(tmp_path / "dangling")) == (2, "not_found")
+    for name in ("one", "two"):
+        (tmp_path / name).mkdir()
+        (tmp_path / name / "file").write_text(name)
+    assert fail(anna, "share", str(tmp_path / "one/file"), str(tmp_path / "two/file")) == (2, "same_name")
     assert anna.run("shares") == {"shares": []}
 
 

@@ -55,6 +55,6 @@ class Pins(Struct, frozen=True):
 
 
 class UnpinRequest(Request, frozen=True, kw_only=True):
-    """Keep a copy no longer: a share id, the beginning of it, or a link."""
+    """Keep a copy no longer: a share id, the beginning of it, a link, or a name."""
 
     pin: str

@@ -170,7 +170,7 @@ class Shares(Struct, frozen=True):
 
 
 class UnshareRequest(Request, frozen=True, kw_only=True):
-    """Stop serving: a share id, a link or a shared path. Files are left alone."""
+    """Stop serving: a share id or its beginning, a link, a name, or a shared path. Files are left alone."""
 
     share: str | None = None
     path: PathValue | None = None

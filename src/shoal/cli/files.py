@@ -18,6 +18,7 @@ from shoal.cli.face import (
     read_argument,
     skipped_lines,
 )
+from shoal.core.errors import LocalMisuse
 from shoal.core.units import format_duration, format_size, parse_duration
 
 BackgroundOption = Annotated[
@@ -180,7 +181,7 @@ def shares(
 
 def unshare(
     share: Annotated[
-        str, typer.Argument(metavar="SHARE", help="A share id, a link, or the path that was shared.")
+        str, typer.Argument(metavar="SHARE", help="A share id, a link, the path that was shared, or a name.")
     ],
     home: HomeOption = None,
     json: JsonOption = False,
@@ -189,7 +190,12 @@ def unshare(
     face = make_face(home, json)
     is_text = share.lower().startswith(("shs1", "shl1")) and "/" not in share
     with face.connect() as client:
-        done = client.unshare(share) if is_text else client.unshare(path=share)
+        try:
+            done = client.unshare(share) if is_text else client.unshare(path=share)
+        except LocalMisuse as error:
+            if error.code != "not_shared" or os.sep in share:
+                raise
+            done = client.unshare(share)  # no path, but perhaps a name: of what came through a pipe
     face.show(done, [f"no longer shared: {printable(done.name)}"])
 
 

@@ -77,7 +77,9 @@ def pins(home: HomeOption = None, json: JsonOption = False) -> None:
 
 
 def unpin(
-    wanted: Annotated[str, typer.Argument(metavar="PIN", help="A share id, its beginning, or a link.")],
+    wanted: Annotated[
+        str, typer.Argument(metavar="PIN", help="A share id, its beginning, a link, or a name.")
+    ],
     home: HomeOption = None,
     json: JsonOption = False,
 ) -> None:

@@ -56,8 +56,13 @@ def gc(home: HomeOption = None, json: JsonOption = False) -> None:
     face = make_face(home, json)
     with face.connect() as client:
         found = client.wait_store_work("gc")
-    freed = format_size(max(0, found.freed_bytes))
-    face.show(found, [f"freed {freed} in {found.segments} files ({format_size(found.moved_bytes)} moved)"])
+    if found.segments == 0:
+        lines = ["there was nothing to give back"]
+    else:
+        moved = f"; {format_size(found.moved_bytes)} that is kept was moved" if found.moved_bytes else ""
+        files = "1 file" if found.segments == 1 else f"{found.segments} files"
+        lines = [f"freed {format_size(max(0, found.freed_bytes))} in {files}{moved}"]
+    face.show(found, lines)
 
 
 def _tell(tell: Callable[[str], None], work: st.StoreWork) -> None:

@@ -110,18 +110,19 @@ class FileAnswers:
         text = (request.share or "").strip()
         if text.lower().startswith("shl"):
             return Link.parse(text).share_id
+        served = self._parts.files.shares()
         matches = [
             x.share_id
-            for x in self._parts.files.shares()
+            for x in served
             if len(text) >= 8 and format_share_id(x.share_id).startswith(text.lower())
-        ]
+        ] or [x.share_id for x in served if text and x.name == text]
         if len(matches) == 1:
             return matches[0]
         if len(text) >= SHARE_ID_CHARACTERS:
             return parse_share_id(text)  # says so if it is damaged
         raise LocalMisuse(
             "Nothing was changed",
-            cause=f"{text[:80]!r} is the beginning of {'several' if matches else 'no'} shares",
+            cause=f"{text[:80]!r} names {'several shares' if matches else 'no share'} of this node",
             next_step="see them: shoal shares",
             code="ambiguous_share" if matches else "not_shared",
         )

@@ -45,7 +45,10 @@ class PinAnswers:
         else:
             share_id = find_pin(
                 self._pins.pins(),
-                lambda x: len(text) >= ID_CHARACTERS and format_share_id(x.share_id).startswith(text.lower()),
+                lambda x: (
+                    x.name == text
+                    or (len(text) >= ID_CHARACTERS and format_share_id(x.share_id).startswith(text.lower()))
+                ),
             )
         return p.Pins([_pin(x) for x in await self._pins.unpin(share_id)])
 

@@ -47,10 +47,11 @@ def check_paths(context: FilesContext, roots: list[bytes]) -> None:
                 next_step="give that user access to it",
                 code="permission",
             )
+    _check_names(roots)
 
 
 def check_get(context: FilesContext, shares: Mapping[bytes, ServedShare], link: Link, dest: bytes) -> None:
-    """Raises: LocalMisuse, Refused for a link that cannot be got here, or not into `dest`.
+    """Raises: LocalMisuse, Refused, StorageFault for a link that cannot be got here, or not into `dest`.
 
     `shares` are those that this node serves.
     """
@@ -84,6 +85,36 @@ def check_get(context: FilesContext, shares: Mapping[bytes, ServedShare], link: 
             cause=f"{display_path(dest)} is inside of it",
             next_step="choose another DEST",
             code="dest_home",
+        )
+    _check_folder(dest)
+
+
+def _check_names(roots: list[bytes]) -> None:
+    """Raises: LocalMisuse (code "same_name") for two things that would have one name in the share."""
+    named: dict[bytes, bytes] = {}
+    for path in roots:
+        name, real = os.path.basename(path), os.path.realpath(path)
+        if named.setdefault(name, real) != real:
+            raise LocalMisuse(
+                f"These paths cannot be one share: two of them are called {display_path(name)}",
+                cause=f"{display_path(named[name])} and {display_path(real)}",
+                next_step="share them one by one, or share the folder above them",
+                code="same_name",
+            )
+
+
+def _check_folder(dest: bytes) -> None:
+    """Raises: StorageFault (code "not_a_folder") if what is at `dest`, or above it, is no folder."""
+    path = dest
+    while not os.path.lexists(path):
+        path = os.path.dirname(path)
+    if not os.path.isdir(path):
+        raise StorageFault(
+            "Nothing was fetched",
+            cause=f"{display_path(path)} is {'a file' if os.path.isfile(path) else 'no folder'}, and DEST is "
+            "the folder that a share is put into",
+            next_step="name a folder; it is made if it is not there",
+            code="not_a_folder",
         )
 
 
