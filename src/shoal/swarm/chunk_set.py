@@ -5,7 +5,7 @@ And, or and "the first one after position r" cost microseconds for hundreds of t
 
 from __future__ import annotations
 
-from collections.abc import Iterable, Iterator
+from collections.abc import Iterable, Iterator, Sequence
 
 from shoal.core.errors import MalformedMessage
 
@@ -19,6 +19,20 @@ def bits(value: int) -> Iterator[int]:
             low = byte & -byte
             yield base + low.bit_length() - 1
             byte ^= low
+
+
+def split(ordinals: Sequence[int], chunks: int) -> tuple[list[int], list[int]]:
+    """Return those of `ordinals` that are in a set, and those that are not, in their order.
+
+    Costs one pass over the set; a shift of it for each ordinal would cost one pass each.
+    """
+    data = chunks.to_bytes((chunks.bit_length() + 7) // 8, "little")
+    there: list[int] = []
+    absent: list[int] = []
+    for ordinal in ordinals:
+        is_there = ordinal >> 3 < len(data) and data[ordinal >> 3] >> (ordinal & 7) & 1
+        (there if is_there else absent).append(ordinal)
+    return there, absent
 
 
 def to_set(ordinals: Iterable[int], total: int) -> int:

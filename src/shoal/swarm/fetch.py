@@ -385,12 +385,14 @@ class ShareFetch:
             last = min(provider.entries, self._owner.entry_count) - 1
             compared, provider.compared = provider.compared, last
             if compared < last:
-                self._owner.on_entries(provider.peer, await provider.read_feed(last))
-        if provider.entries > self._owner.entry_count:
+                self._owner.on_entries(provider.peer, (await provider.read_feed(last)).entries)
+        more = True
+        while more and provider.entries > self._owner.entry_count:
             first = self._owner.entry_count
-            entries = await provider.read_feed(first)
+            page = await provider.read_feed(first)
             already = self._owner.entry_count - first  # another provider was faster
-            self._owner.on_entries(provider.peer, entries[already:])
+            self._owner.on_entries(provider.peer, page.entries[already:])
+            more = page.more and bool(page.entries)
         target = self._target
         if target is None or provider.active or provider.version < target.version:
             return

@@ -44,7 +44,6 @@ OBJECT_TIMEOUT_S = 30.0  # without a byte
 OBJECTS_LIMIT_S = 300.0  # for all that is asked at once, up to 16 MiB; then another peer is asked
 RETRY_FIRST_S = 1.0
 RETRY_LAST_S = 30.0
-FEED_ENTRIES = 1 << 20  # of one feed that a getter reads; a version of a terabyte has some hundred
 
 R = TypeVar("R", bound=Message)
 
@@ -115,20 +114,14 @@ class Provider:
         self.standing = Standing.JOINED
         self.why = ""
 
-    async def read_feed(self, first: int) -> list[bytes]:
-        """Return feed entries from `first` on. Raises: Refused, Unavailable, RemoteFault. Safe to cancel."""
-        entries: list[bytes] = []
-        more = True
-        while more:
-            page = await self._request(
-                self._session(), FeedRequest(self.share_id, first + len(entries)), FeedPage
-            )
-            page.check()
-            entries += page.entries
-            more = page.more and bool(page.entries)
-            if len(entries) > FEED_ENTRIES:
-                raise RemoteFault("A feed without an end", peer=self.peer)
-        return entries
+    async def read_feed(self, first: int) -> FeedPage:
+        """Return some feed entries from `first` on, to be verified before more of them are read.
+
+        Raises: Refused, Unavailable, RemoteFault. Safe to cancel.
+        """
+        page = await self._request(self._session(), FeedRequest(self.share_id, first), FeedPage)
+        page.check()
+        return page
 
     async def follow(self, version: int, total: int) -> bool:
         """Learn which chunks of a version the peer has; False if it serves none of that version.
@@ -184,6 +177,7 @@ class Provider:
         futures = [loop.create_future() for _ in ids]
         self.objects.update(zip(range(first, self.next_object), futures, strict=True))
         self.receiver.expected += len(ids)
+        self.receiver.allow(len(ids))
         try:
             if not session.notify(ServiceNumber.SWARM, WantObjects(self.share_id, first, ids)):
                 raise Unavailable("A provider's session is full or closed")
@@ -214,6 +208,8 @@ class Provider:
     def want(self, version: int, ordinals: tuple[int, ...]) -> bool:
         """Ask for chunks; False when the session cannot take it."""
         session = self.joined
+        if self.receiver is not None:
+            self.receiver.allow(len(ordinals))
         return session is not None and all(
             session.notify(ServiceNumber.SWARM, Want(self.share_id, version, list(part)))
             for part in _parts(ordinals)

@@ -91,6 +91,7 @@ class LaneReceiver:
         self.target: ChunkTarget | None = None
         self.expected = 0  # records that will have come when nothing is owed any more
         self.received = 0
+        self._allowed = 0  # records that were asked for since the beginning; each is sent once at most
         self.ended = asyncio.Event()
         self.stages: StageClock | None = None
         self._lane = lane
@@ -101,6 +102,10 @@ class LaneReceiver:
         self._reports: deque[Report] = deque()  # bounded by what is asked: the window and the objects
         self._reported_at = 0.0
         self._thread = threading.Thread(target=self._run, name="shoal-receive", daemon=True)
+
+    def allow(self, records: int) -> None:
+        """Let so many more come; before they are asked for."""
+        self._allowed += records
 
     def start(self) -> None:
         """Begin to receive."""
@@ -159,6 +164,8 @@ class LaneReceiver:
 
     def _take_record(self, record: memoryview) -> None:
         kind, version, ordinal = parse_header(record)
+        if self.received >= self._allowed:  # it would take bandwidth, and memory where a reader takes chunks
+            raise MalformedMessage("a record that was not asked for", cause=f"record {self.received + 1}")
         body = record[LANE_HEADER_BYTES:]
         urgent = False
         match kind:

@@ -21,6 +21,7 @@ from shoal.core.units import KIB
 from shoal.identity.ids import short_peer_id
 from shoal.identity.operations import Role
 from shoal.swarm.activity import Activity
+from shoal.swarm.chunk_set import split
 from shoal.swarm.fetch import FetchOwner, ShareFetch
 from shoal.swarm.lane_header import make_purpose, parse_purpose
 from shoal.swarm.messages import (
@@ -324,8 +325,7 @@ class SwarmService(BaseService):
         if offer is None or sender is None:
             return  # the lane just ended; the getter hears of that
         version = offer.versions.get(message.version)
-        there = [o for o in message.ordinals if version is not None and version.have >> o & 1]
-        absent = [o for o in message.ordinals if version is None or not version.have >> o & 1]
+        there, absent = split(message.ordinals, version.have if version is not None else 0)
         try:
             if version is not None and there:
                 sender.want(message.version, there, version.source)
