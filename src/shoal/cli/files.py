@@ -9,6 +9,7 @@ import typer
 
 from shoal.api import operations as ops
 from shoal.api import schema as s
+from shoal.cli import complete
 from shoal.cli.face import (
     ID_SHOWN,
     HomeOption,
@@ -31,7 +32,7 @@ BackgroundOption = Annotated[
 
 def share(
     paths: Annotated[
-        list[str], typer.Argument(metavar="PATH...", help="Files and folders; one link for all. - is a pipe.")
+        list[str], typer.Argument(metavar="PATH", help="Files and folders; one link for all. - is a pipe.")
     ],
     wait: Annotated[
         bool, typer.Option("--wait", help="Return when it is complete.", metavar="", show_default=False)
@@ -154,7 +155,9 @@ def shares(
     share: Annotated[
         str | None,
         typer.Argument(
-            metavar="SHARE", help="Show one in full: a name, a path, a share id or its beginning."
+            metavar="SHARE",
+            help="Show one in full: a name, a path, a share id or its beginning.",
+            autocompletion=complete.shares,
         ),
     ] = None,
     links: Annotated[
@@ -181,7 +184,12 @@ def shares(
 
 def unshare(
     share: Annotated[
-        str, typer.Argument(metavar="SHARE", help="A share id, a link, the path that was shared, or a name.")
+        str,
+        typer.Argument(
+            metavar="SHARE",
+            help="A share id, a link, the path that was shared, or a name.",
+            autocompletion=complete.shares,
+        ),
     ],
     home: HomeOption = None,
     json: JsonOption = False,

@@ -10,6 +10,7 @@ from msgspec import structs
 
 from shoal.api import operations as ops
 from shoal.api import schema as s
+from shoal.cli import complete
 from shoal.cli.face import (
     ID_SHOWN,
     Face,
@@ -77,7 +78,12 @@ def follows(home: HomeOption = None, json: JsonOption = False) -> None:
 
 
 def unfollow(
-    follow: Annotated[str, typer.Argument(metavar="FOLLOW", help="A share id, a link, or the folder.")],
+    follow: Annotated[
+        str,
+        typer.Argument(
+            metavar="FOLLOW", help="A share id, a link, or the folder.", autocompletion=complete.follows
+        ),
+    ],
     home: HomeOption = None,
     json: JsonOption = False,
 ) -> None:

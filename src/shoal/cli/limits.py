@@ -7,6 +7,7 @@ from typing import Annotated
 import typer
 
 from shoal.api import schema as s
+from shoal.cli import complete
 from shoal.cli.face import HomeOption, JsonOption, columns, make_face, printable
 from shoal.core.units import NO_LIMIT, format_rate
 
@@ -24,7 +25,10 @@ def limits(
         str | None, typer.Option("--download", metavar="RATE", help="Limit what is received; likewise.")
     ] = None,
     peer: Annotated[
-        str | None, typer.Option("--peer", metavar="NAME", help="Only to and from this device.")
+        str | None,
+        typer.Option(
+            "--peer", metavar="NAME", help="Only to and from this device.", autocompletion=complete.peers
+        ),
     ] = None,
     home: HomeOption = None,
     json: JsonOption = False,

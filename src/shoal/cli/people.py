@@ -10,25 +10,15 @@ import typer
 
 from shoal.api import operations as ops
 from shoal.api import schema as s
+from shoal.cli import complete
 from shoal.cli.face import Face, HomeOption, JsonOption, columns, make_face, printable
-from shoal.core.errors import LocalMisuse, Refused, ShoalError
+from shoal.core.errors import LocalMisuse, Refused
 from shoal.core.units import parse_duration
-
-
-def _complete_peer(incomplete: str) -> list[str]:
-    """Offer the names of members to the shell; nothing where no node can be asked."""
-    try:
-        with make_face(None, False).connect() as client:
-            names = [m.name for m in client.members().members if m.state == "active"]
-    except ShoalError:
-        return []
-    return [name for name in names if name.startswith(incomplete) and name.isprintable()]
-
 
 PeerArgument = Annotated[
     str,
     typer.Argument(
-        metavar="PEER", help="A name, a peer id, or the beginning of one.", autocompletion=_complete_peer
+        metavar="PEER", help="A name, a peer id, or the beginning of one.", autocompletion=complete.peers
     ),
 ]
 YesOption = Annotated[bool, typer.Option("--yes", "-y", help="Do not ask.", metavar="", show_default=False)]

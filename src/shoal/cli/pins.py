@@ -9,6 +9,7 @@ import typer
 from shoal.api import operations as ops
 from shoal.api import pin_schema as p
 from shoal.api import schema as s
+from shoal.cli import complete
 from shoal.cli.face import ID_SHOWN, HomeOption, JsonOption, columns, make_face, printable, read_argument
 from shoal.core.units import format_size, parse_duration
 
@@ -78,7 +79,10 @@ def pins(home: HomeOption = None, json: JsonOption = False) -> None:
 
 def unpin(
     wanted: Annotated[
-        str, typer.Argument(metavar="PIN", help="A share id, its beginning, a link, or a name.")
+        str,
+        typer.Argument(
+            metavar="PIN", help="A share id, its beginning, a link, or a name.", autocompletion=complete.pins
+        ),
     ],
     home: HomeOption = None,
     json: JsonOption = False,

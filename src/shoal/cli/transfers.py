@@ -8,25 +8,16 @@ import typer
 
 from shoal.api import operations as ops
 from shoal.api import schema as s
-from shoal.api.client import ENDED
+from shoal.cli import complete
 from shoal.cli.face import ID_SHOWN, Face, HomeOption, JsonOption, columns, make_face, printable
-from shoal.core.errors import LocalMisuse, ShoalError
+from shoal.core.errors import LocalMisuse
 from shoal.core.units import format_size
 
 RECENT = 5  # of those that are done or failed, without --all
 
 
-def _complete_transfer(incomplete: str) -> list[str]:
-    """Offer ids of transfers to the shell; nothing where no node can be asked."""
-    try:
-        with make_face(None, False).connect() as client:
-            return [x.id[:ID_SHOWN] for x in client.transfers() if x.id.startswith(incomplete)]
-    except ShoalError:
-        return []
-
-
 def _verb(name: str, text: str) -> object:
-    return typer.Option(name, metavar="ID", help=text, autocompletion=_complete_transfer)
+    return typer.Option(name, metavar="ID", help=text, autocompletion=complete.transfers)
 
 
 def transfers(
@@ -80,6 +71,7 @@ def select_recent(found: list[s.Transfer]) -> list[s.Transfer]:
 
 def describe(face: Face, details: list[s.TransferDetail]) -> list[str]:
     """Return a table of transfers, from whom the running ones come, and why others failed."""
+    from shoal.api.client import ENDED
     from shoal.cli.progress import member_names
 
     rows = [
