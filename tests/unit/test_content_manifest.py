@@ -13,7 +13,7 @@ from shoal.content.manifest import (
     ManifestHeader,
 )
 from shoal.content.manifest_builder import ManifestBuilder
-from shoal.content.manifest_loader import load_manifest, missing_segments, open_root
+from shoal.content.manifest_loader import list_segments, load_manifest, missing_segments, open_root
 from shoal.content.manifest_segments import (
     ChunkSegment,
     EntryRow,
@@ -275,6 +275,12 @@ def test_a_large_manifest_has_levels(monkeypatch: pytest.MonkeyPatch) -> None:
         rounds += 1
     assert rounds >= 3
     assert stored == objects
+    listed = list_segments(root.sealed, root.key, stored.get)
+    assert set(listed) == set(objects)
+    top = list_segments(
+        root.sealed, root.key, lambda object_id: None
+    )  # nodes that are not there have nothing
+    assert 0 < len(top) < len(listed)
     loaded = load_manifest(root.sealed, root.key, stored.__getitem__)
     assert list(loaded.files) == list(manifest.files)
     assert loaded.content_id == root.object_id

@@ -24,6 +24,7 @@ from shoal.storage.segment_format import (
     parse_record_header,
     parse_segment_name,
 )
+from shoal.storage.segment_index import find_chunk
 from shoal.storage.segment_store import NewChunk
 from shoal.storage.store import Store
 
@@ -119,6 +120,32 @@ def test_a_chunk_of_two_holders_goes_with_the_last_one(tmp_path: Path) -> None:
         assert store.read(key(make_chunk(1, 1))) is None
         assert store.release_blocking(2) == 1
         assert store.segments.use().live_bytes == 0
+
+
+def test_holds_are_copied_without_writing_again(tmp_path: Path) -> None:
+    with opened(tmp_path) as store:
+        chunks = [make_chunk(1, ordinal) for ordinal in range(1500)]
+        store.put_blocking(chunks)
+        store.put_blocking([make_chunk(2, 7)])
+        before = store.segments.use()
+        store.segments.lose([(key(chunks[3]), _place_of(store, key(chunks[3])))])
+        pairs = [(ordinal + 10, ordinal) for ordinal in range(1500)]
+        assert store.segments.copy_holds(2, 1, [*pairs, (5000, 4000)]) == 1499  # what is lost is not held
+        assert store.segments.copy_holds(2, 1, pairs) == 0
+        assert store.segments.use().file_bytes == before.file_bytes
+        assert store.release_blocking(1) == 1500
+        assert store.segments.use().chunks == 1499
+        assert store.read(key(chunks[1499])) == chunks[1499].sealed
+        assert store.segments.find_key(2, 1509) == key(chunks[1499])
+        assert store.verify_blocking().repaired_rows == 0
+        store.release_blocking(2)
+        assert store.segments.use().chunks == 0
+
+
+def _place_of(store: Store, wanted: bytes) -> int:
+    found = store.segments.index.read(lambda connection: find_chunk(connection, wanted))
+    assert found is not None
+    return found[0]
 
 
 def test_collecting_gives_space_back_while_everybody_reads(tmp_path: Path) -> None:

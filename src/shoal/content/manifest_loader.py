@@ -69,6 +69,16 @@ def missing_segments(root_sealed: bytes, root_key: bytes, find_segment: FindSegm
     return list(missing)
 
 
+def list_segments(root_sealed: bytes, root_key: bytes, find_segment: FindSegment) -> list[bytes]:
+    """Return the ids of all segments below a root, as far as the nodes between are stored.
+
+    Raises: MalformedMessage, LimitExceeded.
+    """
+    root = open_root(root_sealed, root_key)
+    found = [*_walk(root.entry_level, root.entry_references, find_segment)]
+    return [*found, *_walk(root.chunk_level, root.chunk_references, find_segment)]
+
+
 def load_manifest(root_sealed: bytes, root_key: bytes, get_segment: Callable[[bytes], bytes]) -> Manifest:
     """Return the whole manifest. `get_segment` returns the sealed object of an id; what it raises passes
     through.
@@ -130,6 +140,15 @@ def _collect_missing(
         elif level:
             plaintext = open_object(reference.key, sealed, reference.object_id)
             _collect_missing(level - 1, _open_node(reference, plaintext, level), find_segment, missing)
+
+
+def _walk(level: int, references: list[Reference], find_segment: FindSegment) -> Iterator[bytes]:
+    for reference in references:
+        yield reference.object_id
+        sealed = find_segment(reference.object_id) if level else None
+        if sealed is not None:
+            plaintext = open_object(reference.key, sealed, reference.object_id)
+            yield from _walk(level - 1, _open_node(reference, plaintext, level), find_segment)
 
 
 def _open_node(reference: Reference, plaintext: bytes, level: int) -> list[Reference]:

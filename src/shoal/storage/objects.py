@@ -80,8 +80,11 @@ class Objects:
 
         await self._database.write(run)
 
-    async def drop_share(self, share_id: bytes, keep: Iterable[bytes] = ()) -> int:
-        """End a share's hold on its objects except `keep`; delete those nobody holds; returns how many."""
+    async def drop_share(self, share_id: bytes, keep: Iterable[bytes] = (), *, durable: bool = True) -> int:
+        """End a share's hold on its objects except `keep`; delete those nobody holds; returns how many.
+
+        All of it or nothing; not `durable` where it is done again anyway.
+        """
         kept = [(object_id,) for object_id in keep]
 
         def run(connection: Connection) -> int:
@@ -106,7 +109,7 @@ class Objects:
                 ).rowcount
             return deleted
 
-        return await self._database.write(run)
+        return await self._database.write(run, durable=durable)
 
 
 def _find(connection: Connection, object_id: bytes) -> bytes | None:

@@ -177,6 +177,28 @@ def drop_refs(connection: Connection, keys: Iterable[bytes]) -> None:
     add_live(connection, live)
 
 
+def copy_holds(connection: Connection, holder: int, other: int, pairs: Iterable[tuple[int, int]]) -> int:
+    """Let `holder` hold, as (its ordinal, the other's ordinal), what `other` holds and is not lost.
+
+    Returns how many holds are new.
+    """
+    count = 0
+    for ordinal, there in pairs:
+        added = connection.execute(
+            "INSERT OR IGNORE INTO holds (holder, ordinal, key) SELECT ?, ?, key FROM holds "
+            "JOIN chunks USING (key) WHERE holder = ? AND ordinal = ? AND place != 0",
+            (holder, ordinal, other, there),
+        ).rowcount
+        if added:
+            count += 1
+            connection.execute(
+                "UPDATE chunks SET refs = refs + 1 "
+                "WHERE key = (SELECT key FROM holds WHERE holder = ? AND ordinal = ?)",
+                (holder, ordinal),
+            )
+    return count
+
+
 def release(connection: Connection, holder: int, limit: int) -> int:
     """End up to `limit` holds of a holder; returns how many it were, 0 at the end."""
     rows = connection.execute(

@@ -38,10 +38,10 @@ from shoal.storage.segment_log import NEW, SegmentLog
 
 log = logging.getLogger("shoal.storage")
 
-RELEASE_ROWS = 1000  # holds ended in one transaction: bounds how long a put waits for it
+RELEASE_ROWS = 1000  # holds ended or copied in one transaction: bounds how long a put waits for it
 LOOKS = 3  # a chunk may move between the look into the index and the read
-# what says that the bytes are gone; after another error of a read (no descriptors, no memory, no permission, a
-# server that does not answer) they may be there the next time
+# what says that the bytes are gone; after another error of a read (no descriptors, no memory, no permission,
+# a server that does not answer) they may be there the next time
 _GONE = {errno.EIO, errno.ENOENT, errno.EISDIR, errno.ELOOP, errno.EBADMSG, errno.ENODATA} | {
     getattr(errno, name)
     for name in ("EUCLEAN", "EREMOTEIO")
@@ -175,6 +175,17 @@ class SegmentStore:
         """End some of a holder's holds; returns how many: call it until it is 0. Raises: StorageFault."""
         with self.lock:
             return self.index.write(lambda connection: sql.release(connection, holder, RELEASE_ROWS))
+
+    def copy_holds(self, holder: int, other: int, pairs: Sequence[tuple[int, int]]) -> int:
+        """Let a holder hold too what another one has, as (ordinal, the other's ordinal); nothing is written
+        again. What the other does not have is left out; returns how many it were. Raises: StorageFault.
+        """
+        count = 0
+        for start in range(0, len(pairs), RELEASE_ROWS):
+            part = pairs[start : start + RELEASE_ROWS]
+            with self.lock:
+                count += self.index.write(lambda c, part=part: sql.copy_holds(c, holder, other, part))  # type: ignore[misc]
+        return count
 
     # Reading
 
