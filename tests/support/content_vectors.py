@@ -13,13 +13,15 @@ from typing import Any
 
 from blake3 import blake3
 
-from shoal.content.cut import Cutter
+from shoal.content.cut import CHUNK_MAX_BYTES, Cutter
+from shoal.content.draft import DraftChunk, make_gap, refer, seal_chunks
 from shoal.content.feed import SegmentReference
 from shoal.content.feed_log import FeedWriter
 from shoal.content.keys import ChunkKeys, SegmentKeys, cut_seed, location_key
 from shoal.content.link import Link
 from shoal.content.manifest import EntryKind, ManifestHeader
 from shoal.content.manifest_builder import BuiltManifest, ManifestBuilder
+from shoal.content.manifest_segments import KIND_CHUNKS, KIND_ENTRIES
 from shoal.content.proof import EXPORTER_LABEL, make_fetch_proof
 from shoal.content.seal import seal_object
 from shoal.content.stream import iter_sections
@@ -137,7 +139,7 @@ def make_manifest() -> dict[str, Any]:
 
 
 def make_feed() -> dict[str, Any]:
-    """A feed of two versions."""
+    """A feed of two versions, and a draft of the third."""
     keys = DeviceKeys.from_seed(make_seed())
     built = build_manifest()
     counter = 0
@@ -174,8 +176,24 @@ def make_feed() -> dict[str, Any]:
                 time=TIME + version,
             )
         )
+    manifest = built.manifest
+    entries.append(
+        writer.begin_draft(
+            entries=len(manifest),
+            files=manifest.file_count,
+            total_bytes=manifest.total_bytes,
+            stream_bytes=manifest.stream_bytes,
+            time=TIME + 2,
+        )
+    )
+    rows = [DraftChunk(*manifest.chunk(0)[1:], 0), *make_gap(CHUNK_MAX_BYTES + 5, 0)]
+    chunks = seal_chunks(READ_KEY, rows)
+    entries += writer.announce(refer(built.segments[:1], KIND_ENTRIES), TIME + 2)
+    entries += writer.announce(refer(chunks, KIND_CHUNKS), TIME + 3)
+    assert writer.reader.draft is not None
     return {
-        "about": "A feed of two versions with the same content; spec/feed.md. Bytes are hexadecimal.",
+        "about": "A feed of two versions with the same content, and a draft of the third that tells of a "
+        "chunk and of a gap; spec/feed.md. Bytes are hexadecimal.",
         "seed": make_seed().hex(),
         "network_id": NETWORK.hex(),
         "share_id": writer.share_id.hex(),
@@ -185,6 +203,11 @@ def make_feed() -> dict[str, Any]:
         "name": b"folder".hex(),
         "versions": len(writer.reader.closings),
         "content_id": built.root.object_id.hex(),
+        "draft": writer.reader.draft.number,
+        "draft_chunks": [
+            {"id": o.object_id.hex(), "key": o.key.hex(), "sealed": o.sealed.hex()} for o in chunks
+        ],
+        "draft_rows": [[row.length, row.key.hex(), row.generation] for row in rows],
     }
 
 

@@ -7,7 +7,9 @@ from tests.support.content_vectors import MAKERS, load
 
 from shoal.content.feed_log import FeedReader
 from shoal.content.link import Link
+from shoal.content.manifest import Manifest, ManifestHeader
 from shoal.content.manifest_loader import load_manifest
+from shoal.content.manifest_segments import ChunkSegment, add_chunk_rows, decode_segment
 from shoal.content.proof import check_fetch_proof
 from shoal.content.seal import open_object
 
@@ -58,6 +60,15 @@ def test_a_feed_is_read() -> None:
     assert (reader.opening.cut_seed, reader.opening.name.hex()) == (vector["cut_seed"], vector["name"])
     assert len(reader.closings) == vector["versions"]
     assert reader.find_closing(bytes.fromhex(vector["content_id"])) == reader.latest
+    assert reader.draft is not None
+    assert reader.draft.number == vector["draft"]
+    (reference,), (told,) = reader.draft.chunks, vector["draft_chunks"]
+    assert (reference.object_id.hex(), reference.key.hex()) == (told["id"], told["key"])
+    plaintext = open_object(reference.key, bytes.fromhex(told["sealed"]), reference.object_id)
+    manifest = Manifest(ManifestHeader(bytes(32), 0))
+    add_chunk_rows(manifest, decode_segment(ChunkSegment, plaintext))
+    rows = [[*manifest.chunk(i)[1:], manifest.chunk_generation(i)] for i in range(manifest.chunk_count)]
+    assert [[length, key.hex(), generation] for length, key, generation in rows] == vector["draft_rows"]
 
 
 def test_links_and_proofs_are_read() -> None:

@@ -76,6 +76,26 @@ def test_what_cannot_be_shared_is_listed(place: bytes) -> None:
         scan([tree + b"/home"], avoid=[tree + b"/home"])
 
 
+def test_homes_of_other_networks_are_left_out_with_their_keys(place: bytes) -> None:
+    tree = place + b"/tree"
+    write_file(tree + b"/file", b"x")
+    write_file(tree + b"/.local/share/shoal/keys/device.key", b"x")
+    write_file(tree + b"/.local/share/shoal/shoal.db", b"x")
+    write_file(tree + b"/piano/keys/c", b"x")
+    result = scan([tree])
+    assert [s.path for s in result.skipped] == [b"tree/.local/share/shoal"]
+    assert "keys" in result.skipped[0].reason
+    assert b"tree/piano/keys/c" in [entry.path for entry in result.entries]
+    with pytest.raises(LocalMisuse, match="cannot be shared"):
+        scan([tree + b"/.local/share/shoal"])
+
+
+@pytest.mark.skipif(not os.path.isdir("/proc/self"), reason="there is no such folder on this system")
+def test_what_only_shows_the_system_is_no_folder_to_share() -> None:
+    with pytest.raises(LocalMisuse, match="cannot be shared"):
+        scan([b"/proc"])
+
+
 def test_a_link_given_by_the_person_is_followed_others_are_not(place: bytes) -> None:
     write_file(place + b"/real/file", b"x")
     os.symlink(place + b"/real", place + b"/alias")

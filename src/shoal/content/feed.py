@@ -8,8 +8,8 @@ offset  size  field
 24      n     XChaCha20-Poly1305 under derive_key("shoal v1 feed", read key), additional data = entry header
 24+n    16    tag
 
-The plaintext is one byte of type (2 Opening, 3 Segments, 4 Closing; an unknown odd type is skipped, an
-unknown even one makes the feed unreadable for us), then MessagePack. A counter as nonce would repeat after
+The plaintext is one byte of type (2 Opening, 3 Segments, 4 Closing, 5 Draft; an unknown odd type is skipped,
+an unknown even one makes the feed unreadable for us), then MessagePack. A counter as nonce would repeat after
 a restored backup, hence the random one.
 """
 
@@ -39,6 +39,7 @@ PLAINTEXT_BYTES: Final = PAYLOAD_LIMIT_BYTES - SEAL_OVERHEAD_BYTES
 SALT_BYTES: Final = 16
 REFERENCES_PER_ENTRY: Final = 512  # 80 bytes each at most: fits into one entry
 NAME_BYTES: Final = 255
+DRAFTS: Final = 2**31  # numbers from here on are drafts, where others are versions
 
 Hash = Annotated[bytes, msgspec.Meta(min_length=32, max_length=32)]
 Unsigned = Annotated[int, msgspec.Meta(ge=0, le=SIZE_LIMIT)]
@@ -89,12 +90,27 @@ class Closing(Message, frozen=True):
     chunks: Annotated[int, msgspec.Meta(ge=0, le=CHUNK_LIMIT)]
 
 
-FeedPayload: TypeAlias = Opening | Segments | Closing
+class Draft(Message, frozen=True):
+    """The author begins to hash a version: what Segments of it said before is void, those after it are of
+    this draft, first all entries (kind 1) as they were found, then chunks (kind 2) in stream order as they
+    are hashed. Its chunks can be fetched as those of version `draft_number`. What the version is in the end
+    the Closing says alone. Counts are those of the entries.
+    """
 
-_TYPES: Final[dict[int, type[Opening] | type[Segments] | type[Closing]]] = {
+    version: Version
+    entries: Annotated[int, msgspec.Meta(ge=1, le=ENTRY_LIMIT)]
+    files: Annotated[int, msgspec.Meta(ge=0, le=ENTRY_LIMIT)]
+    total_bytes: Unsigned
+    stream_bytes: Unsigned
+
+
+FeedPayload: TypeAlias = Opening | Segments | Closing | Draft
+
+_TYPES: Final[dict[int, type[Opening] | type[Segments] | type[Closing] | type[Draft]]] = {
     2: Opening,
     3: Segments,
     4: Closing,
+    5: Draft,
 }
 _NUMBERS: Final = {kind: number for number, kind in _TYPES.items()}
 
@@ -102,6 +118,11 @@ _NUMBERS: Final = {kind: number for number, kind in _TYPES.items()}
 def make_share_id(author: bytes, salt: bytes) -> bytes:
     """Return the id of the share that `author` opened with `salt`."""
     return blake3(author + salt).digest()
+
+
+def draft_number(seq: int) -> int:
+    """Return what stands for a version's number where the draft is meant that entry `seq` began."""
+    return DRAFTS + seq
 
 
 def encode_payload(payload: FeedPayload) -> bytes:

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import os
 from collections.abc import Callable, Sequence
+from dataclasses import dataclass, field
 from typing import Final
 
 from shoal.content.feed import (
@@ -12,22 +13,44 @@ from shoal.content.feed import (
     SALT_BYTES,
     SEAL_OVERHEAD_BYTES,
     Closing,
+    Draft,
     FeedPayload,
     Opening,
     SegmentReference,
     Segments,
     decode_payload,
+    draft_number,
     encode_payload,
     make_share_id,
     open_payload,
     seal_payload,
 )
+from shoal.content.manifest_segments import KIND_CHUNKS, KIND_ENTRIES
 from shoal.core.errors import LimitExceeded, LocalMisuse, MalformedMessage, RemoteFault
 from shoal.identity.entry import ZERO_ID, Domain, Entry, EntryFlags, pack_header, parse_entry, sign_entry
 from shoal.identity.keys import DeviceKeys
 
 ENTRY_LIMIT: Final = 65_536  # entries of one feed; 32 bytes each are kept
 ANNOUNCED_LIMIT: Final = 65_536  # segments announced for one version; more are ignored, the root has them all
+DRAFTS_KEPT: Final = 4  # drafts that a reader remembers: of one that was begun the chunks may be used later
+
+
+@dataclass(slots=True)
+class AnnouncedDraft:
+    """What a feed says of one draft. The segments are complete for `entries` once there is one of chunks."""
+
+    number: int
+    said: Draft
+    entries: list[SegmentReference] = field(default_factory=list)
+    chunks: list[SegmentReference] = field(default_factory=list)
+
+    def add(self, references: Sequence[SegmentReference]) -> None:
+        """Take what another Segments entry announces."""
+        for reference in references[: ANNOUNCED_LIMIT - len(self.entries) - len(self.chunks)]:
+            if reference.kind == KIND_CHUNKS:
+                self.chunks.append(reference)
+            elif reference.kind == KIND_ENTRIES and not self.chunks:
+                self.entries.append(reference)
 
 
 class FeedReader:
@@ -45,7 +68,9 @@ class FeedReader:
         self.author: bytes | None = None
         self.closings: list[Closing] = []
         self.announced: list[SegmentReference] = []  # of the version after the last closed one
+        self.draft: AnnouncedDraft | None = None  # of that version, the last one that was begun
         self.closed_at = 0  # display time of the last closing entry, seconds since 1970
+        self._drafts: dict[int, AnnouncedDraft] = {}  # the last DRAFTS_KEPT, by number, also of closed ones
         self._ids = bytearray()  # of the entries 0, 1, 2, ...
 
     @property
@@ -72,6 +97,10 @@ class FeedReader:
     def find_version(self, version: int) -> Closing | None:
         """Return a closed version by its number."""
         return self.closings[version - 1] if 0 < version <= len(self.closings) else None
+
+    def find_draft(self, number: int) -> AnnouncedDraft | None:
+        """Return one of the last drafts by its number, whether its version is closed by now or not."""
+        return self._drafts.get(number)
 
     def add(self, data: bytes | Entry) -> bool:
         """Take an entry; return whether it was new.
@@ -122,12 +151,23 @@ class FeedReader:
                 if payload.version != version:
                     raise MalformedMessage("a feed entry for another version", peer=entry.author)
                 self.announced += payload.references[: ANNOUNCED_LIMIT - len(self.announced)]
+                if self.draft is not None:
+                    self.draft.add(payload.references)
+            case Draft():
+                if payload.version != version:
+                    raise MalformedMessage("a feed entry for another version", peer=entry.author)
+                self.announced = []
+                self.draft = AnnouncedDraft(draft_number(entry.seq), payload)
+                self._drafts[self.draft.number] = self.draft
+                while len(self._drafts) > DRAFTS_KEPT:
+                    del self._drafts[min(self._drafts)]
             case Closing():
                 if payload.version != version:
                     raise MalformedMessage("a feed entry for another version", peer=entry.author)
                 self.closings.append(payload)
                 self.closed_at = entry.time
                 self.announced = []
+                self.draft = None
             case None:
                 pass
 
@@ -176,6 +216,12 @@ class FeedWriter:
     def next_version(self) -> int:
         """The number of the version that the next closing entry closes."""
         return len(self.reader.closings) + 1
+
+    def begin_draft(
+        self, *, entries: int, files: int, total_bytes: int, stream_bytes: int, time: int
+    ) -> Entry:
+        """Return the entry that begins a draft of the next version; its segments are announced after it."""
+        return self._append(Draft(self.next_version, entries, files, total_bytes, stream_bytes), time)
 
     def announce(self, references: Sequence[SegmentReference], time: int) -> list[Entry]:
         """Return entries that announce segments of the next version."""

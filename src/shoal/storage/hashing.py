@@ -18,8 +18,10 @@ from shoal.content.manifest_builder import BuiltManifest, ManifestBuilder
 from shoal.content.stream import iter_sections
 from shoal.core.errors import StorageFault, Unavailable
 from shoal.core.thread_priority import lower_thread_priority
+from shoal.storage.draft_rows import DraftRows
 from shoal.storage.scan import SKIPPED_LIMIT, ScannedEntry, ScanResult, Skipped
 from shoal.storage.section_hasher import HashedEntry, Section, SectionHasher, WaitTurn
+from shoal.storage.section_parts import is_known, split_at_changes
 from shoal.storage.tree_handles import TreeHandles
 
 HASH_THREADS: Final = 2
@@ -52,16 +54,17 @@ def hash_share(
     cancelled: threading.Event | None = None,
     threads: int = HASH_THREADS,
     wait_turn: WaitTurn | None = None,
+    rows: DraftRows | None = None,
 ) -> HashedShare:
     """Read everything that `scan` found and return the manifest with its sealed segments. Use a thread.
 
     `previous` is the manifest of the version before, whose rows are taken over for files with the same size
     and time. With `wait_turn` this is work in the background: it is called before each buffer of 8 MiB, and
-    the threads have low priority. A file that vanished, may not be read or changes all the time is skipped
-    and listed. Raises: StorageFault if nothing is left, Unavailable (code "cancelled") soon after `cancelled`
-    is set.
+    the threads have low priority. `rows` sees the rows as they come. A file that vanished, may not be read or
+    changes all the time is skipped and listed. Raises: StorageFault if nothing is left, Unavailable (code
+    "cancelled") soon after `cancelled` is set.
     """
-    work = _Work(scanned, progress, cancelled or threading.Event())
+    work = _Work(scanned, progress, cancelled or threading.Event(), rows)
     keys = ChunkKeys(content_secret)
     handles = TreeHandles(roots=scanned.roots)
 
@@ -74,7 +77,10 @@ def hash_share(
             number, entries = item
             section = reuse.find(entries) if reuse is not None else None
             if section is None:
-                section = hasher.hash_section(entries)
+                section = Section()
+                work.begin(number, entries, section)
+                for part in split_at_changes(entries, previous):
+                    hasher.hash_section(part, section)
             else:
                 work.report(sum(section.lengths), len(entries), reused=True)
             work.put(number, section)
@@ -112,8 +118,15 @@ def hash_share(
 class _Work:
     """Hands out sections, takes results, counts. For several threads."""
 
-    def __init__(self, scanned: ScanResult, progress: Progress | None, cancelled: threading.Event) -> None:
+    def __init__(
+        self,
+        scanned: ScanResult,
+        progress: Progress | None,
+        cancelled: threading.Event,
+        rows: DraftRows | None,
+    ) -> None:
         self.cancelled = cancelled
+        self._rows = rows
         self.read_bytes = 0
         self._items = enumerate(_split(scanned.entries))
         self._progress = progress
@@ -129,9 +142,16 @@ class _Work:
         with self._lock:
             return None if self._failed else next(self._items, None)
 
+    def begin(self, number: int, entries: Sequence[ScannedEntry], section: Section) -> None:
+        """Show a section that is about to be hashed to who wants rows early."""
+        if self._rows is not None:
+            self._rows.begin(number, entries, section)
+
     def put(self, number: int, section: Section) -> None:
         with self._lock:
             self._sections[number] = section
+        if self._rows is not None:
+            self._rows.end(number)
 
     def report(self, size_bytes: int, files: int, *, reused: bool = False) -> None:
         with self._lock:
@@ -189,12 +209,9 @@ class _Reuse:
             index = previous.find_file(entry.path)
             if index is None:
                 return None
-            known = previous.entry(index)
-            if known.kind is not EntryKind.FILE or (known.size, known.mtime_ns) != (
-                entry.size,
-                entry.mtime_ns,
-            ):
+            if not is_known(entry, previous, index):
                 return None
+            known = previous.entry(index)
             extents = [(offset, length) for offset, length, _ in known.extents]
             section.entries.append(
                 HashedEntry(

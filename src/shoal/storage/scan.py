@@ -17,7 +17,8 @@ from typing import Final, NamedTuple
 from shoal.content.manifest import ENTRY_LIMIT, EntryKind, permissions
 from shoal.content.paths import COMPONENT_BYTES, PART_PREFIX, VERSIONS_NAME, display_path, find_path_problem
 from shoal.core.errors import LocalMisuse, Unavailable
-from shoal.storage.extents import find_extents
+from shoal.identity.keystore import DEVICE_FILE, DIRECTORY
+from shoal.storage.extents import Extents, find_extents
 from shoal.storage.faults import fault_of_os_error
 from shoal.storage.ignore import IgnoreRules, read_rules
 from shoal.storage.tree_handles import DIRECTORY_FLAGS, READ_FLAGS
@@ -25,10 +26,14 @@ from shoal.storage.tree_handles import DIRECTORY_FLAGS, READ_FLAGS
 SKIPPED_LIMIT: Final = 10_000  # listed; more are counted
 TOP_LIMIT: Final = 1024  # paths in one share
 ROOT_NAME: Final = b"root"  # what "/" is called in a share
+SYSTEM_FOLDERS: Final = (b"/proc", b"/sys", b"/dev")
+HOME_KEY: Final = os.path.join(DIRECTORY, DEVICE_FILE)  # what tells a home from other folders
+HOME_REASON: Final = "it is the home of a Shoal node, with its keys"
+SYSTEM_REASON: Final = "it shows the state of the system, not files"
 
 
 class ScannedEntry(NamedTuple):
-    """What was found at a share path. `data_bytes` is `size` without holes."""
+    """What was found at a share path. `data_bytes` is `size` without holes; `extents` None: all is data."""
 
     path: bytes
     kind: EntryKind
@@ -37,6 +42,7 @@ class ScannedEntry(NamedTuple):
     size: int = 0
     data_bytes: int = 0
     target: bytes = b""
+    extents: Extents | None = None
 
 
 class Skipped(NamedTuple):
@@ -80,13 +86,13 @@ class _Scanner:
     def __init__(self, avoid: Sequence[bytes], cancelled: threading.Event) -> None:
         self._result = ScanResult()
         self._cancelled = cancelled
-        self._avoid: set[tuple[int, int]] = set()
-        for path in avoid:
+        self._avoid: dict[tuple[int, int], str] = {}
+        for path, reason in [(p, SYSTEM_REASON) for p in SYSTEM_FOLDERS] + [(p, HOME_REASON) for p in avoid]:
             try:
                 info = os.stat(path)
             except OSError:
                 continue  # what is not there cannot be shared by accident
-            self._avoid.add((info.st_dev, info.st_ino))
+            self._avoid[(info.st_dev, info.st_ino)] = reason
 
     def run(self, paths: Sequence[bytes]) -> ScanResult:
         if not paths or len(paths) > TOP_LIMIT:
@@ -110,8 +116,9 @@ class _Scanner:
         try:
             info = os.stat(real, follow_symlinks=False)
             if stat.S_ISDIR(info.st_mode):
-                if (info.st_dev, info.st_ino) in self._avoid:
-                    raise LocalMisuse(what, cause="it is Shoal's own home, with its keys")
+                reason = self._avoid.get((info.st_dev, info.st_ino))
+                if reason is not None:
+                    raise LocalMisuse(what, cause=reason, next_step="share another folder")
                 self._add_directory(name, real, None, info, 0, None)
                 return
             if not stat.S_ISREG(info.st_mode):
@@ -144,6 +151,15 @@ class _Scanner:
             self._result.skip(path, reason_of(error))
             return
         try:
+            if _is_home(fd):  # of another network, perhaps: its keys must not leave this machine
+                if depth == 0:
+                    raise LocalMisuse(
+                        f"{display_path(path)} cannot be shared",
+                        cause=HOME_REASON,
+                        next_step="share another folder",
+                    )
+                self._result.skip(path, HOME_REASON)
+                return
             try:
                 rules = read_rules(fd, path, above)
             except (LocalMisuse, OSError) as error:
@@ -161,8 +177,9 @@ class _Scanner:
                 elif rules is not None and rules.ignores(child_path, stat.S_ISDIR(child_info.st_mode)):
                     self._result.ignored_count += 1
                 elif stat.S_ISDIR(child_info.st_mode):
-                    if (child_info.st_dev, child_info.st_ino) in self._avoid:
-                        self._result.skip(child_path, "it is Shoal's own home, with its keys")
+                    reason = self._avoid.get((child_info.st_dev, child_info.st_ino))
+                    if reason is not None:
+                        self._result.skip(child_path, reason)
                     elif child.startswith(PART_PREFIX):
                         self._result.skip(child_path, "it is an unfinished transfer of Shoal's")
                     elif child == VERSIONS_NAME:
@@ -196,6 +213,7 @@ class _Scanner:
 
     def _add_file(self, path: bytes, name: bytes, parent: int | None, info: os.stat_result) -> None:
         size = data = info.st_size
+        extents: Extents | None = None
         if info.st_blocks * 512 < size:  # perhaps sparse: ask
             try:
                 fd = os.open(name, READ_FLAGS, dir_fd=parent)
@@ -203,14 +221,24 @@ class _Scanner:
                 self._result.skip(path, reason_of(error))
                 return
             try:
-                data = sum(length for _, length in find_extents(fd, os.fstat(fd)))
+                found = find_extents(fd, os.fstat(fd))
+                data = sum(length for _, length in found)
+                extents = found if data != size else None
             except OSError as error:
                 self._result.skip(path, reason_of(error))
                 return
             finally:
                 os.close(fd)
         self._append(
-            ScannedEntry(path, EntryKind.FILE, permissions(info.st_mode), info.st_mtime_ns, size, data)
+            ScannedEntry(
+                path,
+                EntryKind.FILE,
+                permissions(info.st_mode),
+                info.st_mtime_ns,
+                size,
+                data,
+                extents=extents,
+            )
         )
 
     def _add_link(self, path: bytes, name: bytes, parent: int, info: os.stat_result) -> None:
@@ -234,6 +262,14 @@ class _Scanner:
         result.entries.append(entry)
         result.total_bytes += entry.size
         result.data_bytes += entry.data_bytes
+
+
+def _is_home(folder: int) -> bool:
+    """Whether an open folder is the home of a node: it has the key of a device."""
+    try:
+        return stat.S_ISREG(os.stat(HOME_KEY, dir_fd=folder, follow_symlinks=False).st_mode)
+    except OSError:
+        return False
 
 
 def _resolve(path: bytes) -> tuple[bytes, bytes]:

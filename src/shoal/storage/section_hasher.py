@@ -45,16 +45,26 @@ class HashedEntry(NamedTuple):
 
 
 class Section:
-    """What hashing a run of entries gave: rows of the manifest, in order."""
+    """What hashing a run of entries gave: rows of the manifest, in order.
 
-    __slots__ = ("entries", "generations", "keys", "lengths", "skipped")
+    While it is hashed the rows that are there are right as long as `as_scanned`: all that was read so far is
+    as the scan found it. That is set to False before rows come that are not so, or before some are taken out.
+    """
+
+    __slots__ = ("as_scanned", "entries", "generations", "keys", "lengths", "skipped")
 
     def __init__(self) -> None:
         self.entries: list[HashedEntry] = []
         self.skipped: list[tuple[bytes, str]] = []
         self.lengths = array("I")
         self.keys = bytearray()
-        self.generations = array("I")
+        self.generations = array("I")  # the last column that a new row is put into
+        self.as_scanned = True
+
+    def skip(self, path: bytes, reason: str) -> None:
+        """List a file as skipped."""
+        self.as_scanned = False
+        self.skipped.append((path, reason))
 
 
 class SectionHasher:
@@ -88,9 +98,9 @@ class SectionHasher:
         self._files = 0
         self._section = Section()
 
-    def hash_section(self, entries: Sequence[ScannedEntry]) -> Section:
-        """Return the rows of `entries`. Raises: Unavailable (code "cancelled")."""
-        self._section = section = Section()
+    def hash_section(self, entries: Sequence[ScannedEntry], section: Section) -> None:
+        """Put the rows of `entries` into `section`. Raises: Unavailable (code "cancelled")."""
+        self._section = section
         self._filled = 0
         for entry in entries:
             if entry.kind is not EntryKind.FILE:
@@ -101,26 +111,28 @@ class SectionHasher:
             try:
                 fd = self._handles.open(entry.path)
             except OSError as error:
-                section.skipped.append((entry.path, reason_of(error)))
+                section.skip(entry.path, reason_of(error))
                 continue
             try:
-                self._add_file(entry.path, fd)
+                self._add_file(entry, fd)
             except OSError as error:
-                section.skipped.append((entry.path, reason_of(error)))
+                section.skip(entry.path, reason_of(error))
             finally:
                 os.close(fd)
             self._files += 1
         self._cut(final=True)
         self._tell()
-        return section
 
-    def _add_file(self, path: bytes, fd: int) -> None:
+    def _add_file(self, entry: ScannedEntry, fd: int) -> None:
+        path = entry.path
         for _ in range(2):
             before = os.fstat(fd)
             if not stat.S_ISREG(before.st_mode):
-                self._section.skipped.append((path, CHANGED))
+                self._section.skip(path, CHANGED)
                 return
             extents = find_extents(fd, before)
+            if not _is_as_scanned(entry, before, extents):
+                self._section.as_scanned = False
             data = before.st_size if _is_dense(extents, before.st_size) else sum(e[1] for e in extents)
             read = self._read_small if data < LARGE_FILE_BYTES else self._read_large
             if read(fd, extents, data, before):
@@ -137,18 +149,18 @@ class SectionHasher:
                     )
                 )
                 return
-        self._section.skipped.append((path, CHANGED))
+        self._section.skip(path, CHANGED)
 
     def _read_small(self, fd: int, extents: Extents, data: int, before: os.stat_result) -> bool:
         """Append a small file to the section; False, and nothing appended, if it changed."""
         if self._filled + data > BUFFER_BYTES:
             self._cut(final=False)
-        start = self._filled
+        start = end = self._filled
         for offset, length in extents:
-            if not read_exactly(fd, self._buffer[self._filled : self._filled + length], offset):
-                self._filled = start
+            if not read_exactly(fd, self._buffer[end : end + length], offset):
                 return False
-            self._filled += length
+            end += length
+        self._filled = end
         if _changed(before, os.fstat(fd)):
             self._filled = start
             return False
@@ -165,7 +177,12 @@ class SectionHasher:
                 if self._filled == BUFFER_BYTES:
                     self._cut(final=False)
                 run = min(BUFFER_BYTES - self._filled, end - offset)
-                if not read_exactly(fd, self._buffer[self._filled : self._filled + run], offset):
+                try:
+                    is_there = read_exactly(fd, self._buffer[self._filled : self._filled + run], offset)
+                except OSError:
+                    self._drop_rows(rows)
+                    raise
+                if not is_there:
                     return self._drop_rows(rows)
                 self._filled += run
                 offset += run
@@ -176,6 +193,7 @@ class SectionHasher:
 
     def _drop_rows(self, rows: int) -> bool:
         self._filled = 0
+        self._section.as_scanned = False
         del self._section.lengths[rows:]
         del self._section.generations[rows:]
         del self._section.keys[32 * rows :]
@@ -192,6 +210,7 @@ class SectionHasher:
         for length in self._cutter.cut(buffer[:filled], final=final):
             section.keys += self._key(buffer[position : position + length])
             section.lengths.append(length)
+            # from here on others may see the row
             section.generations.append(self._generation)
             position += length
         if position and position < filled:
@@ -208,6 +227,11 @@ class SectionHasher:
 
 def _is_dense(extents: Extents, size: int) -> bool:
     return not size or (len(extents) == 1 and extents[0] == (0, size))
+
+
+def _is_as_scanned(entry: ScannedEntry, info: os.stat_result, extents: Extents) -> bool:
+    scanned = [(0, entry.size)] if entry.extents is None and entry.size else entry.extents or []
+    return (entry.size, entry.mtime_ns) == (info.st_size, info.st_mtime_ns) and scanned == extents
 
 
 def _changed(before: os.stat_result, after: os.stat_result) -> bool:
