@@ -16,7 +16,9 @@ from typing import Protocol, TypeAlias
 from shoal.core.errors import LimitExceeded, RemoteFault, ShoalError, StorageFault, Unavailable
 from shoal.core.stages import StageClock
 from shoal.core.thread_priority import lower_thread_priority
+from shoal.core.units import KIB
 from shoal.swarm.lane_header import LANE_HEADER_BYTES, LaneKind, pack_header_into
+from shoal.swarm.upload_turns import LaneTurn
 from shoal.transport.lane import Lane
 from shoal.wire.limits import LANE_RECORD_PLAINTEXT_BYTES
 
@@ -25,6 +27,9 @@ log = logging.getLogger("shoal.swarm")
 QUEUE_CHUNKS = 1024  # wants of one lane; an honest getter has 64 and some of the end game
 QUEUE_OBJECTS = 256
 IDLE_S = 120.0  # a lane on which nothing is wanted this long is ended; the getter opens another one
+UNSENT_BYTES = (
+    128 * KIB
+)  # in the kernel, of a lane that shares the line: its turn ends when the chunk has left
 BODY_BYTES = LANE_RECORD_PLAINTEXT_BYTES - LANE_HEADER_BYTES
 
 
@@ -58,9 +63,13 @@ class LaneSender:
         on_end: Callable[[LaneSender], None],
         on_fault: FaultReport,
         *,
+        turn: LaneTurn | None = None,
         background: bool = False,
     ) -> None:
+        """Without a `turn` the lane sends whenever it can."""
         self._lane = lane
+        self.turn = turn
+        self._is_shallow = False
         self._background = background
         self._loop = loop
         self._on_end = on_end
@@ -119,6 +128,8 @@ class LaneSender:
         """End at once, in the middle of a record if need be; idempotent."""
         self.finish()
         self._lane.close()
+        if self.turn is not None:
+            self.turn.close()
 
     def join(self, timeout_s: float) -> bool:
         """Wait for the thread's end; return whether it ended. Not on the loop's thread."""
@@ -139,6 +150,8 @@ class LaneSender:
             log.debug("a lane ended: %s", error)
         finally:
             self._lane.close()
+            if self.turn is not None:
+                self.turn.close()
             self._tell(self._end)
 
     def _end(self) -> None:
@@ -149,19 +162,40 @@ class LaneSender:
         """Send one record; return False when the lane should be ended."""
         lane = self._lane
         with self._wake:
-            if not self._wake.wait_for(self._has_work, IDLE_S) or self._finishing:
+            if not self._wake.wait_for(self._has_work, IDLE_S):
+                return False
+            waits = bool(self._chunks) and not self._objects
+        if waits:
+            self._wait_turn()
+        with self._wake:
+            if self._finishing:
                 return False
             if self._objects:
                 number, object_id, find = self._objects.popleft()
                 key = None
-            else:
+            elif self._chunks:
                 key = next(iter(self._chunks))
                 source = self._chunks.pop(key)
+            else:  # taken back while the lane waited
+                self._end_turn(0)
+                return True
         if key is None:
             self._send_object(number, object_id, find)
         elif not self._send_chunk(key[0], key[1], source):
             return False
         return not lane.is_spent
+
+    def _wait_turn(self) -> None:
+        if self.turn is None:
+            return
+        self.turn.take()
+        if self._is_shallow == self.turn.is_alone:
+            self._is_shallow = not self._is_shallow
+            self._lane.limit_unsent(UNSENT_BYTES if self._is_shallow else 0)
+
+    def _end_turn(self, size_bytes: int) -> None:
+        if self.turn is not None:
+            self.turn.sent(size_bytes, bool(self._chunks))
 
     def _has_work(self) -> bool:
         return bool(self._finishing or self._objects or self._chunks)
@@ -173,6 +207,7 @@ class LaneSender:
         except (StorageFault, Unavailable) as error:
             log.warning("an object could not be read: %s", error)
             data = None
+        self._end_turn(0)  # if it came while the lane waited with a chunk
         if data is None or len(data) > BODY_BYTES:
             pack_header_into(buffer, LaneKind.OBJECT_MISSING, 0, number)
             self._lane.send(LANE_HEADER_BYTES)
@@ -204,10 +239,12 @@ class LaneSender:
         if not length:
             pack_header_into(buffer, LaneKind.CHUNK_MISSING, version, ordinal)
             self._lane.send(LANE_HEADER_BYTES)
+            self._end_turn(0)
             return True
         pack_header_into(buffer, LaneKind.CHUNK, version, ordinal)
         self._lane.send(LANE_HEADER_BYTES + length)
         self.sent_bytes += length
+        self._end_turn(length)
         return True
 
     def _tell(self, callback: Callable[..., None], *arguments: object) -> None:
