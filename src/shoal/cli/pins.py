@@ -99,4 +99,5 @@ def unpin(
 def describe(done: p.Pin) -> str:
     """Return a complete pin in a line."""
     until = f", until {done.lease}" if done.lease else ""
-    return f"kept: {printable(done.name)}, {format_size(done.bytes)} in {done.chunks} chunks{until}"
+    chunks = "1 chunk" if done.chunks == 1 else f"{done.chunks} chunks"
+    return f"kept: {printable(done.name)}, {format_size(done.bytes)} in {chunks}{until}"

@@ -24,7 +24,12 @@ class PinAnswers:
     async def pin(self, request: p.PinRequest) -> p.Pin:
         """Begin to keep a copy, or attach to who does so."""
         if request.lease_s is not None and request.lease_s <= 0:
-            raise LocalMisuse("Nothing was kept", cause="the time to keep it is over at once", code="usage")
+            raise LocalMisuse(
+                "Nothing was kept",
+                cause="the time to keep it is over at once",
+                next_step="say how long with --for, e.g. 30d, or leave --for away",
+                code="usage",
+            )
         wait_s = request.wait_s if request.wait_s is None else max(0.0, request.wait_s)
         return _pin(await self._pins.pin(Link.parse(request.link), request.lease_s, wait_s))
 
