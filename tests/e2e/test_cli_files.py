@@ -268,6 +268,18 @@ def test_importing_shoal_loads_next_to_nothing() -> None:
     assert done.stdout.strip() == "[]"
 
 
+def test_unshare_by_path_means_the_share_of_that_path_alone(network: MakeNetwork, tmp_path: Path) -> None:
+    (anna,) = network("anna")
+    for name in ("one", "two"):
+        (tmp_path / name).write_text(name)
+    one, two = str(tmp_path / "one"), str(tmp_path / "two")
+    both = anna.run("share", "--wait", one, two)
+    alone = anna.run("share", "--wait", one)
+    assert anna.run("unshare", one)["share_id"] == alone["share_id"]
+    assert [x["share_id"] for x in anna.run("shares")["shares"]] == [both["share_id"]]
+    assert anna.run("unshare", "one and 1 more")["share_id"] == both["share_id"]
+
+
 def test_unshare_stops_serving(network: MakeNetwork, tmp_path: Path) -> None:
     anna, bert = network("anna", "bert")
     (tmp_path / "file").write_bytes(os.urandom(64 * KIB))

@@ -111,6 +111,11 @@ def skipped_lines(paths: Sequence[str], reasons: object) -> list[str]:
     ]
 
 
+def count_files(count: int) -> str:
+    """Return `1 file`, `2 files`."""
+    return "1 file" if count == 1 else f"{count} files"
+
+
 def read_argument(given: str | None, name: str) -> str:
     """Return a ticket or a link: as given, else (or for `-`) asked for on the terminal or read from stdin.
 

@@ -14,6 +14,7 @@ from shoal.cli.face import (
     ID_SHOWN,
     HomeOption,
     JsonOption,
+    count_files,
     make_face,
     printable,
     read_argument,
@@ -80,7 +81,7 @@ def share(
             skipped, ignored = skipped_lines(detail.skipped, detail.skipped_why), detail.ignored
     if found.complete and found.files is not None and found.bytes is not None:
         left_out = f", {ignored} left out by .shoalignore" if ignored else ""
-        face.tell(f"{_files(found.files)}, {format_size(found.bytes)}, complete{left_out}")
+        face.tell(f"{count_files(found.files)}, {format_size(found.bytes)}, complete{left_out}")
         for line in skipped:
             face.tell(line)
     else:
@@ -207,10 +208,6 @@ def unshare(
     face.show(done, [f"no longer shared: {printable(done.name)}"])
 
 
-def _files(count: int) -> str:
-    return "1 file" if count == 1 else f"{count} files"
-
-
 def _describe(result: s.GetResult, transfer: s.TransferDetail) -> list[str]:
     rate = (
         f", {format_size(result.fetched_bytes / result.seconds)}/s"
@@ -218,7 +215,7 @@ def _describe(result: s.GetResult, transfer: s.TransferDetail) -> list[str]:
         else ""
     )
     lines = [
-        f"{_files(result.files)}, {format_size(result.bytes)} in {printable(_find_result(transfer))}",
+        f"{count_files(result.files)}, {format_size(result.bytes)} in {printable(_find_result(transfer))}",
         f"fetched {format_size(result.fetched_bytes)} in {format_duration(result.seconds)}{rate}"
         + (f", {format_size(result.reused_bytes)} were here already" if result.reused_bytes else "")
         + (", resumed" if result.resumed else ""),

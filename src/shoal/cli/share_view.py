@@ -6,7 +6,7 @@ import os
 from collections.abc import Sequence
 
 from shoal.api import schema as s
-from shoal.cli.face import ID_SHOWN, Face, columns, printable, skipped_lines
+from shoal.cli.face import ID_SHOWN, Face, columns, count_files, printable, skipped_lines
 from shoal.cli.transfers import failure
 from shoal.core.errors import LocalMisuse
 from shoal.core.units import format_size
@@ -73,7 +73,7 @@ def in_full(face: Face, shares: Sequence[s.ShareDetail]) -> list[str]:
             f"  state    {x.state}, version {x.version}",
         ]
         if x.files is not None and x.bytes is not None:
-            lines.append(f"  holds    {x.files} files, {format_size(x.bytes)}")
+            lines.append(f"  holds    {count_files(x.files)}, {format_size(x.bytes)}")
         lines += [f"  path     {_piped(face, path) or printable(path)}" for path in x.paths]
         if x.only:
             lines.append(f"  part     {printable(', '.join(x.only))}")

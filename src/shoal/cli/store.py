@@ -9,7 +9,7 @@ import typer
 from shoal.api import operations as ops
 from shoal.api import schema as s
 from shoal.api import store_schema as st
-from shoal.cli.face import HomeOption, JsonOption, columns, make_face
+from shoal.cli.face import HomeOption, JsonOption, columns, count_files, make_face
 from shoal.core.errors import ExitCode
 from shoal.core.units import format_size
 
@@ -60,8 +60,8 @@ def gc(home: HomeOption = None, json: JsonOption = False) -> None:
         lines = ["there was nothing to give back"]
     else:
         moved = f"; {format_size(found.moved_bytes)} that is kept was moved" if found.moved_bytes else ""
-        files = "1 file" if found.segments == 1 else f"{found.segments} files"
-        lines = [f"freed {format_size(max(0, found.freed_bytes))} in {files}{moved}"]
+        freed = format_size(max(0, found.freed_bytes))
+        lines = [f"freed {freed} in {count_files(found.segments)}{moved}"]
     face.show(found, lines)
 
 

@@ -98,15 +98,16 @@ class FileAnswers:
     def _find_share(self, request: s.UnshareRequest) -> bytes:
         if request.path is not None:
             path = decode_path(request.path)
-            status = self._parts.files.find_share_of(path)
-            if status is None:
+            holding = [x for x in self._parts.files.shares() if path in x.paths]
+            if not holding:
                 raise LocalMisuse(
                     "Nothing was changed",
                     cause=f"{display_path(path)} is not shared by this node",
                     next_step="see what is: shoal shares",
                     code="not_shared",
                 )
-            return status.share_id
+            # of this path alone rather than of several, and an own one rather than what was fetched to there
+            return min(holding, key=lambda x: (len(x.paths) > 1, not x.own)).share_id
         text = (request.share or "").strip()
         if text.lower().startswith("shl"):
             return Link.parse(text).share_id
