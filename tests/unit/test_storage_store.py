@@ -224,6 +224,19 @@ def test_a_reader_finds_rot_by_itself(tmp_path: Path) -> None:
         assert store.read(key(chunk)) is None
 
 
+@pytest.mark.filterwarnings("ignore::pytest.PytestUnhandledThreadExceptionWarning")
+def test_nobody_waits_for_a_writer_that_has_ended(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    with opened(tmp_path) as store:
+
+        def run_out(chunks: object) -> None:
+            raise MemoryError
+
+        monkeypatch.setattr(store.segments, "put", run_out)
+        for _ in range(2):
+            with pytest.raises(Unavailable):
+                store.put_blocking([make_chunk(1, 1)])
+
+
 async def test_a_closed_store_says_so(tmp_path: Path) -> None:
     with opened(tmp_path) as store:
         assert (await store.use()).chunks == 0

@@ -214,9 +214,20 @@ class Store:
         return self._closing.is_set() or not self._threads
 
     def _write(self) -> None:
-        while puts := self._take():
-            self._put_group(puts)
-            for put in puts:
+        puts: list[_Put] = []
+        try:
+            while puts := self._take():
+                self._put_group(puts)
+                for put in puts:
+                    put.done.set()
+        finally:  # also when something ends it that no put may raise: nobody waits for ever
+            with self._wake:
+                self._closing.set()
+                left = [put for put in (*puts, *self._queue) if not put.done.is_set()]
+                self._queue.clear()
+                self._wake.notify_all()
+            for put in left:
+                put.error = Unavailable("A chunk was not stored", cause="the store's writer has ended")
                 put.done.set()
 
     def _take(self) -> list[_Put]:
