@@ -158,6 +158,7 @@ def test_what_is_not_selected_is_left_alone(world: World) -> None:
 
 def test_space_is_counted_for_what_is_selected(world: World, monkeypatch: pytest.MonkeyPatch) -> None:
     needed: list[int] = []
+    monkeypatch.setattr("shoal.storage.tree_writer.has_room", lambda _fd, _size: False)
     monkeypatch.setattr(
         "shoal.storage.tree_writer.check_free_space", lambda _fd, size, _where: needed.append(size)
     )

@@ -15,9 +15,10 @@ from enum import IntEnum
 from typing import Final, NamedTuple, overload
 
 from shoal.content.cut import CHUNK_MAX_BYTES
-from shoal.content.paths import TARGET_BYTES, display_path, find_path_problem, order_key, parent_path
+from shoal.content.paths import TARGET_BYTES, display_path, find_path_problem, order_key
 from shoal.content.stream import ExtentMap, Piece
 from shoal.core.errors import LimitExceeded, MalformedMessage
+from shoal.wire.limits import PATH_BYTES
 
 ENTRY_LIMIT: Final = 8 * 1024 * 1024  # files, folders and links of a share
 CHUNK_LIMIT: Final = 16 * 1024 * 1024  # 8 TiB at the average length
@@ -34,6 +35,9 @@ class EntryKind(IntEnum):
     FILE = 0
     DIR = 1
     SYMLINK = 2
+
+
+_KINDS: Final = tuple(EntryKind)  # by number; looking one up this way is five times as fast as EntryKind(n)
 
 
 class FileEntry(NamedTuple):
@@ -81,6 +85,7 @@ class Manifest:
         self._generations = array("I")
         self._last_key = b""
         self._open_dirs: list[bytes] = []  # the folders that the next entry can be in
+        self._parent = b""  # the folder of the last entry
 
     # -- reading -----------------------------------------------------------------------------------------
 
@@ -108,10 +113,9 @@ class Manifest:
 
     def entry(self, index: int) -> FileEntry:
         """Return an entry. Raises: IndexError."""
-        kind = EntryKind(self._kinds[index])
         return FileEntry(
             self.path(index),
-            kind,
+            _KINDS[self._kinds[index]],
             self._modes[index],
             self._mtimes[index],
             self._sizes[index],
@@ -125,7 +129,19 @@ class Manifest:
 
     def kind(self, index: int) -> EntryKind:
         """Return what an entry is."""
-        return EntryKind(self._kinds[index])
+        return _KINDS[self._kinds[index]]
+
+    def iter_kind(self, kind: EntryKind) -> Iterator[int]:
+        """Yield the indices of all entries of one kind, ascending; those of other kinds cost nothing."""
+        kinds = self._kinds
+        index = kinds.find(kind)
+        while index >= 0:
+            yield index
+            index = kinds.find(kind, index + 1)
+
+    def mode(self, index: int) -> int:
+        """Return an entry's permissions."""
+        return self._modes[index]
 
     def size(self, index: int) -> int:
         """Return a file's size, holes included; 0 for others."""
@@ -226,9 +242,22 @@ class Manifest:
         last = bisect_right(self._chunk_start, end - 1) - 1
         return range(first, last + 1)
 
+    def find_below(self, index: int) -> int:
+        """Return where what lies below a folder ends: the first index behind it. For others the next one."""
+        if self._kinds[index] != EntryKind.DIR:
+            return index + 1
+        return self.find_end(self.path(index) + b"/", index + 1)
+
+    def iter_tops(self) -> Iterator[int]:
+        """Yield the indices of the entries at the top, ascending."""
+        index = 0
+        while index < len(self):
+            yield index
+            index = self.find_below(index)
+
     def top_names(self) -> list[bytes]:
         """Return the first components of all paths, each once, in order."""
-        return [path for path in self.files.paths() if b"/" not in path]
+        return [self.path(index) for index in self.iter_tops()]
 
     # -- filling -----------------------------------------------------------------------------------------
 
@@ -248,7 +277,8 @@ class Manifest:
         """
         if len(self._kinds) >= ENTRY_LIMIT:
             raise LimitExceeded("a manifest with too many entries", cause=f"at most {ENTRY_LIMIT}")
-        problem = self._find_entry_problem(path, kind, mode, mtime_ns, size, target)
+        order = order_key(path)
+        problem = self._find_entry_problem(path, order, kind, mode, mtime_ns, size, target)
         if extents is None:
             extents = ((0, size),) if size else ()
         elif problem is None:
@@ -271,7 +301,7 @@ class Manifest:
         elif kind == EntryKind.DIR:
             self._open_dirs.append(path)
             self.dir_count += 1
-        self._last_key = order_key(path)
+        self._last_key = order
 
     def add_chunk(self, length: int, key: bytes, generation: int) -> None:
         """Add the next chunk. Raises: MalformedMessage, LimitExceeded."""
@@ -292,17 +322,22 @@ class Manifest:
             )
 
     def _find_entry_problem(
-        self, path: bytes, kind: int, mode: int, mtime_ns: int, size: int, target: bytes
+        self, path: bytes, order: bytes, kind: int, mode: int, mtime_ns: int, size: int, target: bytes
     ) -> str | None:
-        if (problem := find_path_problem(path)) is not None:
-            return problem
-        if order_key(path) <= self._last_key:
+        parent, _, name = path.rpartition(b"/")
+        if parent != self._parent or not parent or find_path_problem(name) is not None:
+            if (problem := find_path_problem(path)) is not None:
+                return problem
+        elif len(path) > PATH_BYTES:  # its folder is known to be fine
+            return find_path_problem(path)
+        if order <= self._last_key:
             return "it is not after the entry before it, or stands twice"
-        parent = parent_path(path)
-        while self._open_dirs and self._open_dirs[-1] != parent:
-            self._open_dirs.pop()
-        if parent and not self._open_dirs:
+        open_dirs = self._open_dirs
+        while open_dirs and open_dirs[-1] != parent:
+            open_dirs.pop()
+        if parent and not open_dirs:
             return "what it lies in is not a folder of this share"
+        self._parent = parent
         if not 0 <= mode <= PERMISSIONS or not -TIME_LIMIT <= mtime_ns < TIME_LIMIT:
             return "its mode or time is out of range"
         if kind == EntryKind.FILE:

@@ -103,11 +103,13 @@ class ExtentMap:
         if offset < 0 or length < 0 or offset + length > self.stream_bytes:
             raise LocalMisuse("A range outside the stream was asked for")
         pieces: list[Piece] = []
-        extent = bisect_right(self._start, offset) - 1
+        starts, last = self._start, len(self._start) - 1
+        extent = bisect_right(starts, offset) - 1
         while length:
-            into = offset - self._start[extent]
-            run = min(self._length(extent) - into, length)
-            pieces.append(Piece(self._file[extent], self._file_offset[extent] + into, run))
+            start = starts[extent]
+            end = starts[extent + 1] if extent < last else self.stream_bytes
+            run = min(end - offset, length)
+            pieces.append(Piece(self._file[extent], self._file_offset[extent] + offset - start, run))
             offset += run
             length -= run
             extent += 1

@@ -9,7 +9,7 @@ from __future__ import annotations
 import os
 import stat
 from array import array
-from collections.abc import Iterable, Mapping
+from collections.abc import Iterable, Iterator, Mapping
 from enum import IntEnum
 from typing import Final
 
@@ -80,17 +80,20 @@ class Destination:
         earlier = pair_entries(manifest, owned) if owned is not None else None
         self.free_tops.clear()
         blocked: list[bytes] = []
-        missing = b""  # everything below this path is absent
-        for index in range(len(manifest)):
-            path = manifest.path(index)
-            self.places[index] = Place.ABSENT if self.chunks.has(index) else Place.OUT
+        self.places[:] = bytes(len(manifest))  # ABSENT
+        if self.chunks.selection is not None:
+            for index in range(len(manifest)):
+                if not self.chunks.has(index):
+                    self.places[index] = Place.OUT
+        next_index = 0
+        while (index := next_index) < len(manifest):
+            next_index = index + 1
             if self.places[index] == Place.OUT:
                 continue
-            if missing and path.startswith(missing):
-                continue
+            path = manifest.path(index)
             info = self.handles.lstat(path)
             if info is None:
-                missing = path + b"/"
+                next_index = manifest.find_below(index)
                 if b"/" not in path:
                     self.free_tops.add(path)
                 continue
@@ -107,10 +110,10 @@ class Destination:
                     place = Place.SAME
             if place is None and displace:
                 self.places[index] = Place.DIFFERENT
-                missing = path + b"/"
+                next_index = manifest.find_below(index)
             elif place is None:
                 blocked.append(path)
-                missing = path + b"/"
+                next_index = manifest.find_below(index)
             else:
                 self.places[index] = place
         if blocked:
@@ -126,14 +129,19 @@ class Destination:
     @property
     def is_empty(self) -> bool:
         """Whether nothing of the share lies there: then all its top names are renamed as a whole."""
-        return all(place in (Place.ABSENT, Place.OUT) for place in self.places)
+        return self.places.count(Place.ABSENT) + self.places.count(Place.OUT) == len(self.places)
+
+    def iter_at(self, place: Place) -> Iterator[int]:
+        """Yield the indices of the entries at which this lies, ascending; `places` may change meanwhile."""
+        index = self.places.find(place)
+        while index >= 0:
+            yield index
+            index = self.places.find(place, index + 1)
 
     def refuse_different(self) -> None:
         """Raises: Refused if something lies there that would have to be replaced."""
         different = [
-            self.manifest.path(index)
-            for index, place in enumerate(self.places)
-            if place == Place.DIFFERENT and not self.ours[index]
+            self.manifest.path(index) for index in self.iter_at(Place.DIFFERENT) if not self.ours[index]
         ]
         if different:
             raise self._refuse(different, "different from the share", next_step=_OVERWRITE)
@@ -148,9 +156,11 @@ class Destination:
         what it was when we looked. OSError.
         """
         changed: list[bytes] = []
-        for index, place in enumerate(self.places):
-            kept = place == Place.SAME and self.manifest.kind(index) is EntryKind.FILE
-            if (kept or (place == Place.DIFFERENT and self.ours[index])) and not self.is_untouched(index):
+        for index in self.iter_at(Place.SAME):
+            if self.manifest.kind(index) is EntryKind.FILE and not self.is_untouched(index):
+                changed.append(self.manifest.path(index))
+        for index in self.iter_at(Place.DIFFERENT):
+            if self.ours[index] and not self.is_untouched(index):
                 changed.append(self.manifest.path(index))
         if changed:
             raise self._refuse(changed, "not what it was when this began", next_step=_LOOK_AGAIN)

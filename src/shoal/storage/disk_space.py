@@ -31,6 +31,12 @@ def check_free_space(directory: int, needed_bytes: int, where: str) -> None:
         )
 
 
+def has_room(directory: int, needed_bytes: int) -> bool:
+    """Tell whether the file system of an open folder surely has `needed_bytes`; False if it does not say."""
+    status = os.fstatvfs(directory)
+    return status.f_bavail * status.f_frsize >= needed_bytes + MARGIN_BYTES
+
+
 def block_bytes(directory: int) -> int:
     """Return in which units the file system of an open folder hands out space."""
     return os.fstatvfs(directory).f_frsize

@@ -19,6 +19,7 @@ from shoal.content.manifest import EntryKind, FileEntry, Manifest
 from shoal.content.stream import LARGE_FILE_BYTES, Piece
 from shoal.core.errors import StorageFault
 from shoal.storage.disk_space import reserve
+from shoal.storage.folder_runs import FileRun, FolderRun
 from shoal.storage.tree_handles import (
     DIRECTORY_FLAGS,
     READ_FLAGS,
@@ -31,6 +32,7 @@ from shoal.storage.tree_handles import (
 OWN_DIRECTORY: Final = 0o700
 OWN_FILE: Final = 0o600
 _CREATE: Final = os.O_CREAT | os.O_NONBLOCK
+_CREATE_NEW: Final = os.O_WRONLY | os.O_CREAT | os.O_EXCL | os.O_NOFOLLOW | os.O_CLOEXEC
 _TYPES: Final = {
     EntryKind.FILE: stat.S_IFREG,
     EntryKind.DIR: stat.S_IFDIR,
@@ -64,14 +66,16 @@ class PartTree:
             raise planted(name, "the folder belongs to another user or is open to others")
         self.handles = TreeHandles(base=self.fd)
         self._large = HandleCache(self._open_large)
-        self._finished = bytearray(len(manifest))  # files that have their mode and time
+        self._finished = bytearray(len(manifest))  # entries that need nothing more: files with mode and time
+        for index in manifest.iter_kind(EntryKind.DIR):
+            self._finished[index] = True  # they are dressed by whoever places the tree
         self._lock = threading.Lock()
         self._closed = False
 
     def make_folders(self, is_wanted: Callable[[int], bool]) -> None:
         """Create all wanted folders, for us alone. Raises: OSError, StorageFault."""
-        for index in range(len(self.manifest)):
-            if self.manifest.kind(index) is EntryKind.DIR and is_wanted(index):
+        for index in self.manifest.iter_kind(EntryKind.DIR):
+            if is_wanted(index):
                 path = self.manifest.path(index)
                 with self.handles.parent_of(path) as (fd, name):
                     try:
@@ -114,23 +118,43 @@ class PartTree:
         finally:
             os.close(fd)
 
-    def write(self, pieces: list[Piece], data: memoryview, *, early: bool) -> None:
-        """Write consecutive pieces of one file. `early`: give the file mode and time if that is all of it.
+    def write(self, run: FolderRun, data: memoryview, *, early: bool) -> None:
+        """Write consecutive files of one folder, as far as they are in a chunk. `early`: give a file mode and
+        time if that is all of it.
 
         Raises: OSError, StorageFault.
         """
-        index = pieces[0].file_index
-        if self.manifest.data_bytes(index) >= LARGE_FILE_BYTES:
-            with self._large.borrow(self.manifest.path(index)) as fd:
-                _write_pieces(fd, pieces, data)
+        if run.is_large:
+            file = run.files[0]
+            with self._large.borrow(self.manifest.path(file.file_index)) as fd:
+                _write_pieces(fd, file, data)
             return
-        entry = self.manifest.entry(index)
-        fd = self._open_own(entry.path, os.O_WRONLY | _CREATE)
+        position = 0
+        with self.handles.opened(run.folder) as folder:
+            for file in run.files:
+                end = position + file.length
+                self._write_small(folder, file, data[position:end], early=early)
+                position = end
+
+    def _write_small(self, folder: int | None, file: FileRun, data: memoryview, *, early: bool) -> None:
+        manifest, index = self.manifest, file.file_index
         try:
-            _write_pieces(fd, pieces, data)
-            if early and len(data) == self.manifest.data_bytes(index):
-                self._finish(fd, entry)
-                if entry.mode & OWN_FILE == OWN_FILE:
+            fd = os.open(file.name, _CREATE_NEW, OWN_FILE, dir_fd=folder)
+            is_new = True
+        except FileExistsError:  # another chunk has a part of it, or it was written before
+            fd = self._open_own(manifest.path(index), os.O_WRONLY | _CREATE)
+            is_new = False
+        try:
+            _write_pieces(fd, file, data)
+            if early and file.length == manifest.data_bytes(index):
+                last = file.pieces[-1]
+                size = manifest.size(index)
+                if not (is_new and last.file_offset + last.length == size) and os.fstat(fd).st_size != size:
+                    os.ftruncate(fd, size)  # a hole at the end, or an older version was longer
+                mode, mtime_ns = manifest.mode(index), manifest.mtime_ns(index)
+                os.fchmod(fd, mode | OWN_FILE)
+                os.utime(fd, ns=(mtime_ns, mtime_ns))
+                if mode & OWN_FILE == OWN_FILE:
                     self._finished[index] = True
         finally:
             os.close(fd)
@@ -151,6 +175,13 @@ class PartTree:
             return read_exactly(fd, view, piece.file_offset)
         finally:
             os.close(fd)
+
+    def iter_unfinished(self) -> Iterator[int]:
+        """Yield the indices of files and links that `write` has not given their mode and time, ascending."""
+        index = self._finished.find(0)
+        while index >= 0:
+            yield index
+            index = self._finished.find(0, index + 1)
 
     def complete(self, index: int, *, sync: bool) -> None:
         """Give a file its size, mode and time; create it if it has no data.
@@ -237,12 +268,6 @@ class PartTree:
             raise
         return fd
 
-    def _finish(self, fd: int, entry: FileEntry) -> None:
-        if os.fstat(fd).st_size != entry.size:  # a hole at the end, or an older version was longer
-            os.ftruncate(fd, entry.size)
-        os.fchmod(fd, entry.mode | OWN_FILE)
-        os.utime(fd, ns=(entry.mtime_ns, entry.mtime_ns))
-
     def _truncate(self, entry: FileEntry) -> None:
         fd = self._open_own(entry.path, os.O_WRONLY | os.O_NONBLOCK)
         try:
@@ -285,8 +310,9 @@ def _remove(name: bytes, mode: int, parent: int) -> None:
         os.unlink(name, dir_fd=parent)
 
 
-def _write_pieces(fd: int, pieces: list[Piece], data: memoryview) -> None:
+def _write_pieces(fd: int, file: FileRun, data: memoryview) -> None:
     position = 0
-    for piece in pieces:
-        write_fully(fd, data[position : position + piece.length], piece.file_offset)
+    for piece in file.pieces:
+        part = data if piece.length == file.length else data[position : position + piece.length]
+        write_fully(fd, part, piece.file_offset)
         position += piece.length

@@ -72,7 +72,7 @@ class Placement:
     def _complete(self) -> None:
         """Make files, links and what has no data, with their attributes, in the part tree."""
         manifest, places = self._manifest, self._destination.places
-        for index in range(len(manifest)):
+        for index in self._part.iter_unfinished():
             if places[index] in (Place.SAME, Place.OUT):
                 continue
             kind = manifest.kind(index)
@@ -91,9 +91,7 @@ class Placement:
     def _settle(self, *, overwrite: bool) -> None:
         """Compare files of which it is not known yet whether they are the same as those that lie there."""
         destination, part = self._destination, self._part
-        for index, place in enumerate(destination.places):
-            if place != Place.UNKNOWN:
-                continue
+        for index in destination.iter_at(Place.UNKNOWN):
             path = self._manifest.path(index)
             destination.note(index)
             fd = part.handles.open(path)
@@ -110,17 +108,17 @@ class Placement:
 
     def _rename_all(self, *, overwrite: bool) -> None:
         manifest, destination = self._manifest, self._destination
-        moved = b""  # everything below this path went with its folder
-        for index in range(len(manifest)):
-            path = manifest.path(index)
+        index, next_index = 0, 0
+        while (index := next_index) < len(manifest):
+            next_index = index + 1
             place = destination.places[index]
-            if place in (Place.SAME, Place.OUT) or (moved and path.startswith(moved)):
+            if place in (Place.SAME, Place.OUT):
                 continue
+            path = manifest.path(index)
             kind = manifest.kind(index)
             if kind is EntryKind.SYMLINK and find_target_problem(path, manifest.entry(index).target):
                 continue
-            if kind is EntryKind.DIR:
-                moved = path + b"/"
+            next_index = manifest.find_below(index)  # all that is below a folder goes with it
             replace = place == Place.DIFFERENT and (
                 overwrite or (bool(destination.ours[index]) and destination.is_untouched(index))
             )
@@ -179,8 +177,8 @@ class Placement:
         whole and stay writable, after it all others.
         """
         manifest = self._manifest
-        for index in reversed(range(len(manifest))):
-            if manifest.kind(index) is not EntryKind.DIR or not self._chunks.has(index):
+        for index in reversed(list(manifest.iter_kind(EntryKind.DIR))):
+            if not self._chunks.has(index):
                 continue
             entry = manifest.entry(index)
             is_free = (
@@ -198,8 +196,8 @@ class Placement:
     def _dress_kept(self) -> None:
         """Give files that lay there already the share's mode and time, where we may."""
         manifest, destination = self._manifest, self._destination
-        for index, place in enumerate(destination.places):
-            if place != Place.SAME or manifest.kind(index) is not EntryKind.FILE:
+        for index in destination.iter_at(Place.SAME):
+            if manifest.kind(index) is not EntryKind.FILE:
                 continue
             try:
                 fd = destination.handles.open(manifest.path(index), READ_FLAGS)

@@ -127,6 +127,21 @@ class TreeHandles:
         with self._directories.borrow(parent) as fd:
             yield fd, name
 
+    @contextmanager
+    def opened(self, folder: bytes) -> Iterator[int | None]:
+        """Yield the descriptor of a folder, for *at calls on names in it; for b"" that of the base,
+        None where tops lie at absolute paths of their own: `top` has them. Raises: OSError.
+        """
+        if folder:
+            with self._directories.borrow(folder) as fd:
+                yield fd
+        else:
+            yield self._base
+
+    def top(self, name: bytes) -> bytes:
+        """Return what to open for a top name, with the descriptor that `opened(b"")` yields."""
+        return self._top(name)[1]
+
     def open(self, path: bytes, flags: int = READ_FLAGS, mode: int = 0o600) -> int:
         """Return a new descriptor of `path`, the caller's to close. Raises: OSError."""
         with self.parent_of(path) as (fd, name):

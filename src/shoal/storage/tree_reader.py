@@ -12,12 +12,13 @@ from collections.abc import Mapping
 
 from shoal.content.manifest import Manifest
 from shoal.content.paths import display_path
-from shoal.content.stream import LARGE_FILE_BYTES, Piece
 from shoal.core.errors import LocalMisuse, StorageFault
-from shoal.storage.tree_handles import HandleCache, TreeHandles, read_exactly
+from shoal.storage.folder_runs import FileRun, FolderRun, iter_folder_runs
+from shoal.storage.tree_handles import READ_FLAGS, HandleCache, TreeHandles, read_exactly
 
 _SECOND_NS = 1_000_000_000
 _COARSE_NS = 2 * _SECOND_NS  # FAT keeps even seconds
+_NOT_THE_SAME = "its size or time of last change is not what it was"
 
 
 class TreeReader:
@@ -39,9 +40,13 @@ class TreeReader:
         if len(buffer) < length:
             raise LocalMisuse(f"a chunk of {length} bytes does not fit into {len(buffer)}")
         position = 0
-        for piece in self.manifest.pieces(ordinal):
-            self._read(piece, buffer[position : position + piece.length])
-            position += piece.length
+        for run in iter_folder_runs(self.manifest, self.manifest.pieces(ordinal)):
+            view = buffer[position : position + run.length]
+            position += run.length
+            if run.is_large:
+                self._read_large(run, view)
+            else:
+                self._read_small(run, view)
         return length
 
     def rest(self) -> None:
@@ -54,31 +59,51 @@ class TreeReader:
         self._files.close()
         self._handles.close()
 
-    def _read(self, piece: Piece, view: memoryview) -> None:
-        path = self.manifest.path(piece.file_index)
+    def _read_large(self, run: FolderRun, view: memoryview) -> None:
+        file = run.files[0]
+        path = self.manifest.path(file.file_index)
         try:
-            if self.manifest.data_bytes(piece.file_index) >= LARGE_FILE_BYTES:
-                with self._files.borrow(path) as fd:
-                    fine = self._read_open(fd, piece, view)
-                if not fine:
-                    self._files.forget(path)  # another file may lie there by now
-            else:
-                fd = self._handles.open(path)
-                try:
-                    fine = self._read_open(fd, piece, view)
-                finally:
-                    os.close(fd)
+            with self._files.borrow(path) as fd:
+                fine = self._read_open(fd, file, view)
+            if not fine:
+                self._files.forget(path)  # another file may lie there by now
         except OSError as error:
             raise _changed(path, error.strerror or str(error)) from error
         if not fine:
-            raise _changed(path, "its size or time of last change is not what it was")
+            raise _changed(path, _NOT_THE_SAME)
 
-    def _read_open(self, fd: int, piece: Piece, view: memoryview) -> bool:
-        if not read_exactly(fd, view, piece.file_offset):
-            return False
+    def _read_small(self, run: FolderRun, view: memoryview) -> None:
+        """Read the files of one folder, each opened for this alone."""
+        index = run.files[0].file_index
+        handles, position = self._handles, 0
+        try:
+            with handles.opened(run.folder) as folder:
+                for file in run.files:
+                    index = file.file_index
+                    name = file.name if run.folder else handles.top(file.name)
+                    end = position + file.length
+                    fd = os.open(name, READ_FLAGS, dir_fd=folder)
+                    try:
+                        fine = self._read_open(fd, file, view[position:end])
+                    finally:
+                        os.close(fd)
+                    if not fine:
+                        raise _changed(self.manifest.path(index), _NOT_THE_SAME)
+                    position = end
+        except OSError as error:
+            raise _changed(self.manifest.path(index), error.strerror or str(error)) from error
+
+    def _read_open(self, fd: int, file: FileRun, view: memoryview) -> bool:
+        position = 0
+        for piece in file.pieces:
+            part = view if piece.length == file.length else view[position : position + piece.length]
+            if not read_exactly(fd, part, piece.file_offset):
+                return False
+            position += piece.length
         info = os.fstat(fd)  # afterwards: if it is as it was, so were the bytes
-        return info.st_size == self.manifest.size(piece.file_index) and is_same_time(
-            info.st_mtime_ns, self.manifest.mtime_ns(piece.file_index)
+        manifest = self.manifest
+        return info.st_size == manifest.size(file.file_index) and is_same_time(
+            info.st_mtime_ns, manifest.mtime_ns(file.file_index)
         )
 
 

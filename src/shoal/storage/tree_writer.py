@@ -26,11 +26,12 @@ from shoal.content.manifest import Manifest
 from shoal.content.paths import display_path
 from shoal.content.seal import PLAINTEXT_BYTES
 from shoal.content.selection import Selection
-from shoal.content.stream import LARGE_FILE_BYTES, Piece
+from shoal.content.stream import LARGE_FILE_BYTES
 from shoal.core.errors import LocalMisuse, StorageFault, Unavailable
 from shoal.storage.destination import Destination, Place
-from shoal.storage.disk_space import block_bytes, check_free_space
+from shoal.storage.disk_space import block_bytes, check_free_space, has_room
 from shoal.storage.faults import fault_of_os_error
+from shoal.storage.folder_runs import FolderRun, iter_folder_runs
 from shoal.storage.part_tree import PartTree
 from shoal.storage.placement import SYNC_EACH_LIMIT, Placement
 from shoal.storage.scan import Skipped
@@ -187,6 +188,8 @@ class TreeWriter:
         small: set[int] = set()
         needed = 0
         with self._faults():
+            if self._has_room_for_all():
+                return
             for ordinal in missing:
                 for piece in self._chunks.pieces(ordinal):
                     index = piece.file_index
@@ -201,6 +204,11 @@ class TreeWriter:
                 needed += max(0, self.manifest.data_bytes(index) - part.allocated_bytes(index))
             needed += len(small) * block_bytes(self._base) // 2
             check_free_space(self._base, needed, self._where)
+
+    def _has_room_for_all(self) -> bool:
+        """Whether even the whole share would fit, whatever of it is here: nothing has to be counted then."""
+        most = self.manifest.total_bytes + self.manifest.file_count * block_bytes(self._base)
+        return has_room(self._base, most)
 
     def write(self, ordinal: int, data: bytes | memoryview) -> None:
         """Write a verified chunk to its files. It may be written again. Raises: StorageFault."""
@@ -218,10 +226,11 @@ class TreeWriter:
             if trees is None:
                 return  # all is there already
             destination, part = trees
-            for pieces, length in _by_file(self._chunks.pieces(ordinal)):
-                if destination.places[pieces[0].file_index] != Place.SAME:
-                    part.write(pieces, view[position : position + length], early=early)
-                position += length
+            for run in iter_folder_runs(self.manifest, self._chunks.pieces(ordinal)):
+                data = view[position : position + run.length]
+                position += run.length
+                for wanted, offset in _without_same(run, destination):
+                    part.write(wanted, data[offset : offset + wanted.length], early=early)
 
     def read_into(self, ordinal: int, buffer: memoryview) -> int:
         """Read a chunk that was written, as far as it is wanted, to the front of `buffer`; return how long
@@ -277,15 +286,12 @@ class TreeWriter:
                 if versions is not None:
                     versions.close()
             real = os.path.realpath(self._dest)
-            names = [path for i, path in enumerate(self.manifest.files.paths()) if self._is_top(i, path)]
+            names = [self.manifest.path(i) for i in self.manifest.iter_tops() if self._chunks.has(i)]
             roots = {name: os.path.join(real, name) for name in names}
             self._reader = TreeReader(roots, self.manifest)
             self._close_trees()
             self._remove_part()
         return WrittenTree(roots, placement.skipped)
-
-    def _is_top(self, index: int, path: bytes) -> bool:
-        return b"/" not in path and self._chunks.has(index)
 
     def discard(self) -> None:
         """Remove the part folder with all that is in it, and close. Raises: StorageFault."""
@@ -382,14 +388,17 @@ class TreeWriter:
             raise fault_of_os_error(error, f"Writing to {self._where} failed", self._where) from error
 
 
-def _by_file(pieces: list[Piece]) -> Iterator[tuple[list[Piece], int]]:
-    """Yield the pieces of one file together, with their length."""
-    first = 0
-    for index in range(1, len(pieces) + 1):
-        if index == len(pieces) or pieces[index].file_index != pieces[first].file_index:
-            run = pieces[first:index]
-            yield run, sum(piece.length for piece in run)
-            first = index
+def _without_same(run: FolderRun, destination: Destination) -> Iterator[tuple[FolderRun, int]]:
+    """Yield the files of a run that do not lie at DEST already, with where their data begins in the run's."""
+    places = destination.places
+    if not any(places[file.file_index] == Place.SAME for file in run.files):
+        yield run, 0
+        return
+    position = 0
+    for file in run.files:
+        if places[file.file_index] != Place.SAME:
+            yield run._replace(files=[file], length=file.length), position
+        position += file.length
 
 
 def _check(cancelled: Event | None) -> None:
