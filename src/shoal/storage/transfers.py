@@ -11,7 +11,7 @@ from typing import Any, NamedTuple, TypedDict, Unpack
 from blake3 import blake3
 
 from shoal.core.errors import Refused
-from shoal.storage.boot import read_boot_id
+from shoal.storage.boot import BOOT_ID_BYTES, read_boot_id
 from shoal.storage.chunk_ledger import ChunkLedger
 from shoal.storage.database import Connection, Database
 from shoal.storage.rows import pack, unpack, update_statement
@@ -145,12 +145,15 @@ class Transfers:
 
         return await self._database.write(run)
 
-    async def open_ledger(self, transfer_id: bytes, version: int, chunk_count: int) -> ChunkLedger:
+    async def open_ledger(
+        self, transfer_id: bytes, version: int, chunk_count: int, disk_id: bytes = b""
+    ) -> ChunkLedger:
         """Return the chunks a transfer has of one version of its share; what other versions had is forgotten.
+        What was recorded for another `disk_id` (of where the part files lie) is doubtful.
 
         Raises: StorageFault.
         """
-        boot_id = self._boot_id
+        boot_id = self._era(disk_id)
 
         def run(connection: Connection) -> tuple[dict[int, bytes], dict[int, bytes]]:
             sure: dict[int, bytes] = {}
@@ -176,13 +179,16 @@ class Transfers:
 
         return ChunkLedger(chunk_count, sure, doubtful, save)
 
-    async def forget_doubtful(self, transfer_id: bytes) -> None:
-        """Forget what other boots recorded: after it was verified, marked where it was right, and flushed."""
+    async def forget_doubtful(self, transfer_id: bytes, disk_id: bytes = b"") -> None:
+        """Forget what other boots and disks recorded: after it was verified, marked where it was right, and
+        flushed.
+        """
+        boot_id = self._era(disk_id)
 
         def run(connection: Connection) -> None:
             connection.execute(
                 "DELETE FROM transfer_pages WHERE transfer_id = ? AND boot_id <> ?",
-                (transfer_id, self._boot_id),
+                (transfer_id, boot_id),
             )
 
         await self._database.write(run, durable=False)
@@ -194,6 +200,10 @@ class Transfers:
             connection.execute("DELETE FROM transfer_pages WHERE transfer_id = ?", (transfer_id,))
 
         await self._database.write(run)
+
+    def _era(self, disk_id: bytes) -> bytes:
+        """Return how long records are trusted: this boot, with this disk as it is plugged in now."""
+        return blake3(self._boot_id + disk_id).digest(BOOT_ID_BYTES) if disk_id else self._boot_id
 
     async def _select(self, where: str, *values: Any) -> list[TransferRow]:
         def run(connection: Connection) -> list[TransferRow]:

@@ -11,6 +11,7 @@ from typing import TypeAlias
 import msgspec
 from msgspec import structs
 
+from shoal.apps.files.comeback import Comeback
 from shoal.apps.files.context import ChangeSignal, FilesContext
 from shoal.apps.files.status import ShareStatus
 from shoal.content.feed import Closing
@@ -60,6 +61,7 @@ class ServedShare:
         self.unsettled = 0  # looks in a row that came while files were written
         self.watch_note = ""  # why changes are not noticed at once
         self.coming_back = asyncio.Lock()
+        self._comeback = Comeback(context, row.share_id, self._on_back)
         self.is_back = True  # False from a start of the node on until feed and version are loaded
         self._files: TreeReader | None = None
         self._earlier: TreeReader | None = None
@@ -235,15 +237,24 @@ class ServedShare:
         return offer
 
     def on_fault(self, version: int, ordinal: int, error: StorageFault) -> None:
-        """A chunk could not be read: mark the share, once."""
+        """A chunk could not be read: mark the share, once, and look whether it can be read again."""
+        self._comeback.note(version, ordinal)
         if self.row.state is not ShareState.COMPLETE or version != self.row.version:
             return
         log.warning("share %s: %s", self.row.name, error)
         self.row = self.row._replace(state=ShareState.CHANGED)
         self.context.supervisor.spawn("share changed", self.update(ShareState.CHANGED, error))
 
+    def _on_back(self, source: ChunkSource) -> None:
+        """What was missing can be read at `source`; a copy in the store says nothing of the files."""
+        if source is self._files and self.row.state is ShareState.CHANGED:
+            log.info("share %s is there again", self.row.name)
+            self.row = self.row._replace(state=ShareState.COMPLETE)
+            self.context.supervisor.spawn("share is back", self.update(ShareState.COMPLETE))
+
     async def stop(self) -> None:
         """Serve it no longer; what is stored stays."""
+        self._comeback.stop()
         self.context.swarm.withdraw(self.share_id)
         for files in (self._files, self._earlier):
             if files is not None:
