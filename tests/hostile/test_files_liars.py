@@ -15,6 +15,8 @@ from shoal.apps.files.stream_get import StreamEnd
 from shoal.core.errors import Unavailable
 from shoal.core.units import MIB
 from shoal.storage.transfers import TransferState
+from shoal.swarm.fetch import ShareFetch
+from shoal.swarm.receive import LaneReceiver
 from shoal.testing.liar import Lie, make_liar
 from shoal.testing.trees import find_difference, write_seeded_tree
 
@@ -189,6 +191,25 @@ async def test_a_stream_is_right_beside_a_liar(tmp_path: Path, lie: Lie) -> None
         end = got.pop()
         assert isinstance(end, StreamEnd)
         assert b"".join(item for item in got if isinstance(item, bytes)) == data
+        assert end.providers == {a.peer_id: len(data)}
+
+
+async def test_a_stream_counts_what_came_last(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    """A chunk may be read before its report is: who gave how much has to be right all the same."""
+    drain = ShareFetch._drain
+
+    def drain_late(self: ShareFetch, receiver: LaneReceiver) -> None:
+        asyncio.get_running_loop().call_later(0.1, drain, self, receiver)
+
+    monkeypatch.setattr(ShareFetch, "_drain", drain_late)
+    data = random.Random(8).randbytes(3 * MIB)
+    (tmp_path / "file").write_bytes(data)
+    async with files_world(tmp_path) as world:
+        a, c = await world.add(), await world.add()
+        share = await a.share(tmp_path / "file")
+        end = [item async for item in c.files.get_stream(share.link).read()][-1]
+        assert isinstance(end, StreamEnd)
+        assert end.fetched_bytes == len(data)
         assert end.providers == {a.peer_id: len(data)}
 
 

@@ -33,6 +33,7 @@ from shoal.swarm.chunk_set import to_set
 AHEAD_CHUNKS: Final = 32  # in memory before the reader: 16 MiB on average, never more than 32
 HOLE_BYTES: Final = MIB  # zeros of a sparse file at once
 SHOWN_LIMIT: Final = 5
+COUNTED_S: Final = 0.5  # longest wait for reports at the end; those of a lane that was lost never come
 
 
 @dataclass(frozen=True, slots=True)
@@ -109,6 +110,7 @@ class ShareStream:
         self._arrived = asyncio.Event()
         self._trusts_own = True
         self._fetched_bytes = 0
+        self._taken_bytes = 0  # of chunks that came over the network and were read
         self._providers: dict[bytes, int] = {}
 
     async def read(self) -> AsyncGenerator[bytes | StreamEnd, None]:
@@ -128,6 +130,7 @@ class ShareStream:
                 position += len(piece)
                 yield piece
             assert position == manifest.size(index)
+            await self._wait_counted()
             yield StreamEnd(
                 display_path(manifest.path(index)),
                 position,
@@ -254,6 +257,7 @@ class ShareStream:
             data = target.take(ordinal)
             if data is not None:
                 self._say("")
+                self._taken_bytes += len(data)
                 return data
             finder.check_member()
             if glance.fault is not None:
@@ -265,6 +269,16 @@ class ShareStream:
                 patience.restart(clock.monotonic())
             with suppress(TimeoutError):
                 async with asyncio.timeout(WATCH_S):
+                    await self._arrived.wait()
+
+    async def _wait_counted(self) -> None:
+        """Wait until what came last is counted, too: a lane's thread hands a chunk over before its report."""
+        clock = self._context.clock
+        limit = clock.monotonic() + COUNTED_S
+        while self._fetched_bytes < self._taken_bytes and (left := limit - clock.monotonic()) > 0:
+            self._arrived.clear()
+            with suppress(TimeoutError):
+                async with asyncio.timeout(left):
                     await self._arrived.wait()
 
     def _make_keys(self, manifest: Manifest) -> dict[int, ChunkKeys]:
