@@ -9,11 +9,12 @@ from pathlib import Path
 import pytest
 from tests.support.files_nodes import files_world
 
-from shoal.core.errors import Refused
+from shoal.core.errors import Refused, StorageFault
 from shoal.core.units import MIB
 from shoal.storage.transfers import TransferState
 from shoal.storage.tree_writer import TreeWriter
 from shoal.testing.disk import FailingDisk, can_mount, fill_disk, small_disk
+from shoal.testing.liar import Lie, make_liar
 
 needs_mount = pytest.mark.skipif(not can_mount(), reason="mounting a small disk is not allowed here")
 
@@ -76,6 +77,41 @@ async def test_a_disk_that_fills_in_the_middle_leaves_a_resumable_transfer(
             assert done.result.resumed == (failed.done_bytes > 0)
             for file in tree.iterdir():
                 assert (dest / "tree" / file.name).read_bytes() == file.read_bytes()
+
+
+@needs_mount
+async def test_a_store_whose_disk_fills_in_the_middle_goes_on_when_there_is_room(tmp_path: Path) -> None:
+    tree = make_files(tmp_path / "tree", 12, 2 * MIB)
+    (tmp_path / "home1").mkdir()
+    with small_disk(str(tmp_path / "home1"), 96 * MIB):
+        async with files_world(tmp_path) as world:
+            a, b = await world.add(), await world.add()
+            share = await a.share(tree)
+            make_liar(a.swarm, share.share_id, Lie.SLOW)
+            pin = await b.pins.pin(share.link)
+            while pin.done < 4:
+                assert pin.error is None
+                pin = await b.pins.wait(pin.number, pin.revision, 5.0)
+            fill_disk(str(tmp_path / "home1" / "ballast"))
+            while pin.error is None:
+                assert pin.state == "fetching"
+                pin = await b.pins.wait(pin.number, pin.revision, 5.0)
+            assert isinstance(pin.error, StorageFault)
+            assert pin.error.code == "disk_full"
+            assert "space" in pin.error.next_step
+            kept = pin.done
+            (tmp_path / "home1" / "ballast").unlink()
+            pin = await b.pins.pin(share.link)
+            while pin.state != "complete":
+                assert pin.error is None
+                pin = await b.pins.wait(pin.number, pin.revision, 5.0)
+            assert kept >= 4
+            await world.stop(a)
+            c = await world.add()
+            done = await c.get(share.link, tmp_path / "dest")
+            assert done.state is TransferState.DONE, done.error
+            for file in tree.iterdir():
+                assert (tmp_path / "dest" / "tree" / file.name).read_bytes() == file.read_bytes()
 
 
 async def test_a_full_disk_of_the_home_is_said_and_passes(tmp_path: Path) -> None:

@@ -10,7 +10,9 @@ import subprocess
 import sys
 import threading
 from collections.abc import Iterator
-from contextlib import contextmanager
+from contextlib import ExitStack, contextmanager
+from pathlib import Path
+from types import TracebackType
 from typing import Any
 
 _SQLITE_FULL = 13
@@ -91,6 +93,60 @@ def small_disk(directory: str, size_bytes: int, options: str = "") -> Iterator[s
         yield directory
     finally:
         subprocess.run(["umount", "--lazy", directory], capture_output=True, check=False)
+
+
+class UnpluggedDisk:
+    """A small disk at `place` that can be pulled out while files on it are open, and put in again.
+
+    Pulled out, `place` is an empty folder. Between `with` and its end; see `can_mount`.
+    """
+
+    def __init__(self, place: Path, size_bytes: int) -> None:
+        self.place = place
+        self._size_bytes = size_bytes
+        self._inside = place.with_name(f"{place.name} itself")  # where the disk is while it is not plugged in
+        self._stack = ExitStack()
+        self._is_plugged = False
+
+    def __enter__(self) -> UnpluggedDisk:
+        self.place.mkdir()
+        self._inside = self._insert(self._inside)
+        self.plug()
+        return self
+
+    def __exit__(
+        self, kind: type[BaseException] | None, error: BaseException | None, trace: TracebackType | None
+    ) -> None:
+        if self._is_plugged:
+            self.unplug()
+        self._stack.close()
+
+    def plug(self) -> None:
+        """Put it in: the same disk, in the same place."""
+        subprocess.run(["mount", "--bind", self._inside, self.place], check=True)
+        self._is_plugged = True
+
+    def unplug(self) -> None:
+        """Pull it out; who has a file of it open keeps that."""
+        subprocess.run(["umount", "--lazy", self.place], check=True)
+        self._is_plugged = False
+
+    def plug_in_copy(self, *, forgets: bool) -> None:
+        """Put it in as another device. If it `forgets`, all files hold zeros: names, sizes, times remain."""
+        other = self._insert(self._inside.with_name(f"{self._inside.name} again"))
+        subprocess.run(["cp", "--archive", f"{self._inside}/.", str(other)], check=True)
+        for file in other.rglob("*") if forgets else ():
+            if file.is_file() and not file.is_symlink():
+                info = file.stat()
+                file.write_bytes(bytes(info.st_size))
+                os.utime(file, ns=(info.st_atime_ns, info.st_mtime_ns))
+        self._inside = other
+        self.plug()
+
+    def _insert(self, where: Path) -> Path:
+        where.mkdir()
+        self._stack.enter_context(small_disk(str(where), self._size_bytes))
+        return where
 
 
 def fill_disk(path: str) -> int:

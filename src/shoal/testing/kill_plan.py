@@ -15,16 +15,16 @@ from shoal.core.units import MIB
 DEVICES: Final = ("ada", "ben", "cem")
 # from the start of an operation to the kill: a little longer than it takes alone on a quick machine
 LONGEST_DELAY_S: Final = {
-    "share": 0.3,
-    "copy": 0.6,
+    "share": 0.12,
+    "copy": 0.5,
     "watch": 2.5,
     "get": 1.2,
     "only": 0.7,
     "follow": 2.5,
-    "pin": 0.8,
-    "gc": 0.2,
-    "scrub": 0.5,
-    "migrate": 0.7,
+    "pin": 0.4,
+    "gc": 0.08,
+    "scrub": 0.15,
+    "migrate": 0.6,
 }
 OPERATIONS: Final = tuple(LONGEST_DELAY_S)
 TREE_BYTES: Final = {
@@ -65,7 +65,7 @@ def make_plan(seed: int, only: str | None = None) -> Plan:
     operation = only or OPERATIONS[seed % len(OPERATIONS)]
     rng = random.Random(seed)  # noqa: S311 - test data
     author, keeper, reader = rng.sample(DEVICES, 3)
-    number = seed if only else seed // len(OPERATIONS)
+    number = seed if only else seed // len(OPERATIONS) + seed % len(OPERATIONS)
     victims: tuple[str, ...]
     if number % ALL_AT_ONCE == 0:
         victims = DEVICES

@@ -38,6 +38,7 @@ class Round:
         self.rng = plan.rng()
         self.told = Told()
         self.refetched_bytes = 0
+        self.was_cut = False  # the kill came while the operation ran
         self.tree = world.directory / "trees" / "tree"
 
     def run(self) -> None:
@@ -55,7 +56,9 @@ class Round:
             "migrate": self._migrate,
         }
         write_seeded_tree(self.tree, self.rng, self.plan.tree_bytes)
+        before = self.world.cut
         operations[self.plan.operation]()
+        self.was_cut = self.was_cut or self.world.cut > before
         for name in self.world.devices:
             self.world.expect_sound(name)
         self.world.clean_up()
@@ -248,7 +251,8 @@ class Round:
         time.sleep(plan.delay_s)
         for process in starting:
             process.kill()
-            process.communicate()
+            said, _ = process.communicate()
+            self.was_cut = self.was_cut or not said  # it prints its status once it is up
         world.kills += 1
         world.up(*plan.victims)
         world.wait_connected()

@@ -20,15 +20,19 @@ class SeriesReport:
     """What a series did."""
 
     rounds: dict[str, int] = field(default_factory=dict)
+    cut: dict[str, int] = field(default_factory=dict)  # rounds whose kill came while its operation ran
     all_at_once: int = 0
     refetched_bytes: int = 0
     worst_refetched_bytes: int = 0
     seconds: float = 0.0
 
     def __str__(self) -> str:
-        kinds = ", ".join(f"{count} {name}" for name, count in sorted(self.rounds.items()))
+        kinds = ", ".join(
+            f"{name} {self.cut.get(name, 0)} of {count}" for name, count in sorted(self.rounds.items())
+        )
         return (
-            f"{sum(self.rounds.values())} kills ({kinds}), {self.all_at_once} of them of all three devices; "
+            f"{sum(self.rounds.values())} kills, {self.all_at_once} of them of all three devices; "
+            f"in the middle: {kinds}; "
             f"{format_size(self.refetched_bytes)} fetched again, at most "
             f"{format_size(self.worst_refetched_bytes)} in a round; nothing lost, nothing wrong, "
             f"{self.seconds:.0f} s"
@@ -67,6 +71,7 @@ class KillSeries:
                     raise SeriesFailed(f"{plan}\n{error}\nrun it again: make hostile {words}") from error
                 report = self.report
                 report.rounds[plan.operation] = report.rounds.get(plan.operation, 0) + 1
+                report.cut[plan.operation] = report.cut.get(plan.operation, 0) + one.was_cut
                 report.all_at_once += len(plan.victims) == len(DEVICES)
                 report.refetched_bytes += one.refetched_bytes
                 report.worst_refetched_bytes = max(report.worst_refetched_bytes, one.refetched_bytes)

@@ -41,6 +41,7 @@ class KillWorld:
         self.directory = directory
         self.devices = {name: Device(directory / name, name) for name in DEVICES}
         self.kills = 0
+        self.cut = 0  # actions that a kill interrupted: the others had ended before it
         self._clients: dict[str, Client] = {}
 
     def start(self) -> None:
@@ -104,6 +105,7 @@ class KillWorld:
         except Unavailable as error:
             if error.code not in ("node_ended", "not_running"):
                 raise
+            self.cut += 1
 
     def wait_connected(self) -> None:
         """Wait until everybody has a session with everybody. Raises: TimeoutError."""

@@ -24,6 +24,7 @@ class Lie(Enum):
     MISSING = "it is announced, and then not there"
     SILENT = "nothing is sent until `release`"
     SLOW = "a tenth of a second late"
+    TWICE = "right; who patches the sender sends it once more, unasked"
 
 
 class LyingSource:
@@ -32,9 +33,9 @@ class LyingSource:
     def __init__(self, honest: ChunkSource, total: int, lie: Lie, truthful_chunks: int = 0) -> None:
         """The first `truthful_chunks` are honest: a liar that is found out later."""
         self.told = 0
+        self.lie = lie
         self._honest = honest
         self._total = total
-        self._lie = lie
         self._truthful = truthful_chunks
         self._released = threading.Event()
 
@@ -44,7 +45,7 @@ class LyingSource:
             self._truthful -= 1
             return self._honest.read_into(ordinal, buffer)
         self.told += 1
-        match self._lie:
+        match self.lie:
             case Lie.FLIPPED:
                 length = self._honest.read_into(ordinal, buffer)
                 buffer[length // 2] ^= 1
