@@ -21,7 +21,7 @@ from shoal.core.stages import add_seconds
 from shoal.core.supervisor import Supervisor
 from shoal.identity.ids import short_peer_id
 from shoal.swarm.chunk_set import runs_to_set
-from shoal.swarm.messages import Changed, Have
+from shoal.swarm.messages import Changed, Have, Taken
 from shoal.swarm.provider import RETRY_FIRST_S, RETRY_LAST_S, Provider, Standing
 from shoal.swarm.receive import ChunkReport, ChunkTarget, EndReport, LaneReceiver, ObjectReport
 from shoal.swarm.scheduler import Scheduler
@@ -43,6 +43,7 @@ from shoal.swarm.scheduler_events import (
     Want,
 )
 from shoal.swarm.scheduler_events import Have as MoreChunks
+from shoal.swarm.scheduler_events import Taken as TakenByOthers
 from shoal.swarm.throttle import Throttle
 
 if TYPE_CHECKING:
@@ -291,6 +292,12 @@ class ShareFetch:
         provider.have |= more
         if provider.active:
             self._step(MoreChunks(peer, more))
+
+    def on_taken(self, peer: bytes, message: Taken) -> None:
+        """A provider gives chunks to others. Raises: MalformedMessage."""
+        target, scheduler = self._target, self._scheduler
+        if target is not None and scheduler is not None and message.version == target.version:
+            self._step(TakenByOthers(peer, runs_to_set(message.runs, scheduler.total)))
 
     def on_gone(self, peer: bytes) -> None:
         """A provider does not serve the share any more."""

@@ -11,8 +11,9 @@ from dataclasses import dataclass, field
 from typing import TYPE_CHECKING
 
 from shoal.core.errors import StorageFault
-from shoal.swarm.chunk_set import bits
-from shoal.swarm.messages import PAGE_CHUNKS, RUNS, Followed, Have
+from shoal.swarm.chunk_set import bits, to_set
+from shoal.swarm.claims import Claims
+from shoal.swarm.messages import PAGE_CHUNKS, RUNS, Followed, Have, Taken
 from shoal.swarm.serve import ChunkSource, FindObject
 
 if TYPE_CHECKING:
@@ -61,6 +62,7 @@ class Offer:
     background: bool = False  # what is sent of it gives way to what is sent of others
     versions: dict[int, OfferedVersion] = field(default_factory=dict)
     followers: dict[Session, set[int]] = field(default_factory=dict)  # proved the link -> versions followed
+    claims: dict[int, Claims[Session]] = field(default_factory=dict)  # by version, while several follow it
 
     @property
     def newest(self) -> int:
@@ -99,6 +101,33 @@ class Offer:
             for start in range(0, len(runs), RUNS):
                 news.append(Have(self.share_id, version.version, runs[start : start + RUNS]))
         return news
+
+    def claim(self, getter: Session, version: int, ordinals: list[int]) -> bool:
+        """Note what a getter is given of a version; return whether others have to hear of it.
+
+        Only of a version that is complete here: for the rest there are others to ask anyhow.
+        """
+        followers = sum(version in versions for versions in self.followers.values())
+        if followers < 2 or not self.versions[version].is_complete:
+            self.claims.pop(version, None)
+            return False
+        claims = self.claims.setdefault(version, Claims())
+        claims.claim(getter, to_set(ordinals, self.versions[version].total))
+        return True
+
+    def take_claims(self) -> list[tuple[Session, Taken]]:
+        """Return whom to tell what others were given."""
+        told: list[tuple[Session, Taken]] = []
+        for version, claims in list(self.claims.items()):
+            if version not in self.versions:
+                del self.claims[version]
+                continue
+            followers = [session for session, versions in self.followers.items() if version in versions]
+            for session, taken in claims.take_news(followers):
+                runs = make_runs(taken)
+                for start in range(0, len(runs), RUNS):
+                    told.append((session, Taken(self.share_id, version, runs[start : start + RUNS])))
+        return told
 
 
 def make_runs(ordinals: int) -> list[tuple[int, int]]:

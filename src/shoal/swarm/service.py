@@ -37,6 +37,7 @@ from shoal.swarm.messages import (
     Join,
     Joined,
     Leave,
+    Taken,
     Unwant,
     Want,
     WantObjects,
@@ -44,6 +45,7 @@ from shoal.swarm.messages import (
 from shoal.swarm.offer import Offer
 from shoal.swarm.serve import LaneSender
 from shoal.swarm.throttle import Throttle
+from shoal.swarm.upload_turns import UploadTurns
 from shoal.transport.lane import Lane
 from shoal.transport.ports import BaseService, ServiceBudget
 from shoal.wire.codec import Message
@@ -54,7 +56,8 @@ if TYPE_CHECKING:
 
 UPLOAD_SLOTS = 64  # lanes we serve at once, a thread and 2 MiB each; wild guess
 FOLLOWERS = 256  # sessions that one share serves; wild guess
-NEWS_S = 0.25  # how often followers hear of new chunks
+NEWS_S = 0.05  # how often followers hear of new chunks, and of what others were given
+NEWS_MESSAGES_S = 400.0  # about that many at most a share and second: less often where many follow
 OTHERS = 16  # peers named to a getter
 CLOSE_TIMEOUT_S = 2.0
 
@@ -94,6 +97,7 @@ class SwarmService(BaseService):
         self._news: asyncio.TimerHandle | None = None
         self._closed = False
         self.uploads = Throttle(clock.monotonic)
+        self._turns = UploadTurns(clock.monotonic)
         self.downloads = Throttle(clock.monotonic)
         self.activity = Activity(
             lambda: self.uploads.foreground_bytes + self.downloads.foreground_bytes, clock.monotonic
@@ -125,8 +129,7 @@ class SwarmService(BaseService):
         if offer is None:
             return
         offer.add_chunks(version, ordinals)
-        if self._news is None and not self._closed:
-            self._news = asyncio.get_running_loop().call_later(NEWS_S, self._tell_news)
+        self._plan_news(offer)
 
     def withdraw(self, share_id: bytes) -> None:
         """Stop serving a share, at once; idempotent."""
@@ -277,6 +280,9 @@ class SwarmService(BaseService):
         if version is None:
             return Followed(False, False, 0, b"")
         offer.followers[session].add(message.version)
+        if message.version in offer.claims:
+            offer.claims[message.version].greet(session)
+            self._plan_news(offer)
         return version.page(message.page)
 
     def _get_offer(self, session: Session, share_id: bytes) -> Offer:
@@ -308,6 +314,10 @@ class SwarmService(BaseService):
                 message.check()
                 if (fetch := self._fetches.get(message.share_id)) is not None:
                     fetch.on_have(session.peer_id, message)
+            case Taken():
+                message.check()
+                if (fetch := self._fetches.get(message.share_id)) is not None:
+                    fetch.on_taken(session.peer_id, message)
             case Changed():
                 message.check()
                 if (listener := self._listeners.get(message.share_id)) is not None:
@@ -329,6 +339,8 @@ class SwarmService(BaseService):
         try:
             if version is not None and there:
                 sender.want(message.version, there, version.source)
+                if offer.claim(session, message.version, there):
+                    self._plan_news(offer)
             if absent:
                 sender.want(message.version, absent, None)
         except LimitExceeded as error:
@@ -392,6 +404,8 @@ class SwarmService(BaseService):
         earlier = self._senders.get((session, share_id))
         if earlier is not None:  # the getter lost it; it has one lane a share
             self._end_sender(session, share_id, earlier)
+        elif len(self._senders) >= UPLOAD_SLOTS:
+            self._free_slot()
 
         def on_end(sender: LaneSender) -> None:
             add_seconds(self._stages, sender.stage_seconds())
@@ -407,7 +421,8 @@ class SwarmService(BaseService):
         offer = self._offers[share_id]
         self.uploads.join(lane, session.peer_id, background=offer.background)
         loop = asyncio.get_running_loop()
-        sender = LaneSender(lane, loop, on_end, on_fault, background=offer.background)
+        turn = None if offer.background else self._turns.join(session.peer_id)  # background yields anyhow
+        sender = LaneSender(lane, loop, on_end, on_fault, turn=turn, background=offer.background)
         self._senders[session, share_id] = sender
         sender.start()
 
@@ -424,7 +439,21 @@ class SwarmService(BaseService):
                 version.source.rest()
 
     def _has_slot(self, peer: bytes) -> bool:
-        return len(self._senders) < UPLOAD_SLOTS and self.uploads.has_room(peer)
+        is_free = len(self._senders) < UPLOAD_SLOTS or self._turns.find_spare() is not None
+        return is_free and self.uploads.has_room(peer)
+
+    def _free_slot(self) -> None:
+        """End the lane that can best be spared; its getter opens another one when it can."""
+        spare = self._turns.find_spare()
+        for (session, share_id), sender in list(self._senders.items()):
+            if sender.turn is not None and sender.turn.number == spare:
+                del self._senders[session, share_id]
+                sender.finish()
+
+    def _plan_news(self, offer: Offer) -> None:
+        if self._news is None and not self._closed:
+            delay_s = max(NEWS_S, len(offer.followers) / NEWS_MESSAGES_S)
+            self._news = asyncio.get_running_loop().call_later(delay_s, self._tell_news)
 
     def _tell_news(self) -> None:
         self._news = None
@@ -433,6 +462,8 @@ class SwarmService(BaseService):
                 for session, versions in offer.followers.items():
                     if have.version in versions:
                         session.notify(self.number, have)
+            for session, taken in offer.take_claims():
+                session.notify(self.number, taken)
 
     def _may_read(self, peer: bytes) -> bool:
         role = self._role_of(peer)
