@@ -15,6 +15,7 @@ from shoal.swarm.scheduler import (
     BAD_LIMIT,
     ENDGAME_AGE_S,
     ORDERED_RUN_CHUNKS,
+    RETURN_LIMIT,
     STALL_LAST_S,
     STALL_MIN_S,
     WINDOW_MAX_CHUNKS,
@@ -237,6 +238,25 @@ def test_a_missing_chunk_is_asked_elsewhere_without_blame() -> None:
     machine.step(0.0, ProviderUp(B, None))
     assert wanted(machine.step(0.1, ChunkMissing(A, first[0])), B) == [first[0]]
     assert machine.blamed == frozenset()
+
+
+def test_what_was_missing_is_asked_again_once_it_is_offered_anew() -> None:
+    machine = make(4)
+    (ordinal, *_) = wanted(machine.step(0.0, ProviderUp(A, None)), A)
+    assert machine.step(0.1, ChunkMissing(A, ordinal)) == []
+    assert wanted(machine.step(0.2, Have(A, 1 << ordinal)), A) == [ordinal]
+    machine.step(0.3, ChunkBad(A, ordinal))  # but never what was wrong
+    assert machine.step(0.4, Have(A, 1 << ordinal)) == []
+
+
+def test_who_offers_and_lacks_for_ever_is_not_asked_for_ever() -> None:
+    machine = make(1)
+    machine.step(0.0, ProviderUp(A, None))
+    asked = 0
+    for turn in range(2 * RETURN_LIMIT):
+        machine.step(0.1 + turn, ChunkMissing(A, 0))
+        asked += len(wanted(machine.step(0.2 + turn, Have(A, 1)), A))
+    assert asked == RETURN_LIMIT
 
 
 def test_stuck_means_that_only_somebody_new_can_help() -> None:

@@ -118,6 +118,6 @@ def _changed(path: bytes, cause: str) -> StorageFault:
     return StorageFault(
         f"{display_path(path)} is not what was shared any more",
         cause=cause,
-        next_step="share it again to publish what it is now",
+        next_step="if it lies on a disk that was unplugged, plug that in; else share it again as it is now",
         code="changed",
     )

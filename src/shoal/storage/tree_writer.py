@@ -28,6 +28,7 @@ from shoal.content.seal import PLAINTEXT_BYTES
 from shoal.content.selection import Selection
 from shoal.content.stream import LARGE_FILE_BYTES
 from shoal.core.errors import LocalMisuse, StorageFault, Unavailable
+from shoal.storage.boot import read_disk_id
 from shoal.storage.destination import Destination, Place
 from shoal.storage.disk_space import block_bytes, check_free_space, has_room
 from shoal.storage.faults import fault_of_os_error
@@ -122,6 +123,11 @@ class TreeWriter:
             self._check_names()
             self._part.remove_strangers()
             self._part.make_folders(self._chunks.has)
+
+    def read_disk_id(self) -> bytes:
+        """Return what tells whether the part folder still lies on the disk as it was plugged in."""
+        with self._faults():
+            return read_disk_id(self._get_part().fd)
 
     @property
     def trusts_records(self) -> bool:

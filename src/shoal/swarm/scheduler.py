@@ -53,6 +53,7 @@ RATE_INTERVAL_S = 0.02  # shortest time a rate is measured over
 STALL_MIN_S = 5.0
 STALL_FACTOR = 4.0  # times the expected time of one chunk
 STALL_LAST_S = 60.0  # a provider this long silent is dropped; the driver may bring it again
+RETURN_LIMIT = 64  # then what is missing stays so: a peer that offers and lacks for ever keeps nobody busy
 BAD_LIMIT = 2
 ENDGAME_AGE_S = 0.5  # younger asks are not duplicated
 ENDGAME_PACED_FACTOR = 2.0  # nor, where this end holds them back, before all that is owed should have come
@@ -78,6 +79,7 @@ class _Provider:
     retry_at: float = 0.0
     stalled: bool = False
     refused: int = 0
+    returns: int = 0  # times that it offered again what it had told missing
     alive_at: float = 0.0  # when bytes of it came last
     pace_bytes_s: float | None = None  # what this end lets through
 
@@ -158,6 +160,9 @@ class Scheduler:
                 self._on_up(now, event, effects)
             case Have(peer, more):
                 if (provider := self._providers.get(peer)) is not None:
+                    if provider.refused & more and provider.returns < RETURN_LIMIT:
+                        provider.returns += 1  # what it told missing is there again, but not what was wrong
+                        provider.refused &= self._refused.get(peer, 0) | ~more
                     provider.usable |= more & self._all & ~provider.refused
                     self._levels_stale = True
                     self._fill(now, provider, effects)
@@ -327,7 +332,7 @@ class Scheduler:
         provider.window_bytes = _window_bytes(fastest)
 
     def _refuse(self, peer: Peer, ordinal: int) -> None:
-        """Do not ask a peer for a chunk again while it is connected."""
+        """Do not ask a peer for a chunk again while it is connected, unless it offers that anew."""
         provider = self._providers.get(peer)
         if provider is None or not 0 <= ordinal < self.total:
             return

@@ -21,7 +21,7 @@ from shoal.core.units import MIB
 from shoal.storage.schema import MIGRATIONS, migrate
 from shoal.storage.segment_format import FILE_HEADER_BYTES
 from shoal.testing.kill_plan import Plan
-from shoal.testing.kill_world import REFETCHED_A_KILL_BYTES, WAIT_S, KillWorld, Told, expect
+from shoal.testing.kill_world import REFETCHED_A_KILL_BYTES, WAIT_S, KillWorld, SeriesFailed, Told, expect
 from shoal.testing.trees import find_difference, write_seeded_tree
 
 PART: Final = "folder [0-3]"  # what `only` selects, of the folders that write_seeded_tree makes
@@ -166,7 +166,11 @@ class Round:
         expect(version >= max(seen, default=1), f"version {max(seen)} was told, now it is {version}")
         follow = world.client(plan.keeper).follows()
         expect(len(follow) == 1, "the follow is not listed any more")
-        world.wait(lambda: find_difference(self.tree, copy) is None, "the copy is what the author has")
+        try:
+            world.wait(lambda: find_difference(self.tree, copy) is None, "the copy is what the author has")
+        except SeriesFailed as error:
+            shares, follows = world.client(plan.author).shares(), world.client(plan.keeper).follows()
+            raise SeriesFailed(f"{error}: {find_difference(self.tree, copy)}; {shares} {follows}") from error
         world.wait(
             lambda: world.client(plan.keeper).follows()[0].state == "current", "the follower says `current`"
         )
