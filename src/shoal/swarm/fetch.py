@@ -12,8 +12,9 @@ import logging
 import random
 from collections import deque
 from collections.abc import Callable, Iterable
-from typing import TYPE_CHECKING, Protocol
+from typing import TYPE_CHECKING
 
+from shoal.content.feed import DRAFTS
 from shoal.core.clock import Clock
 from shoal.core.errors import Refused, RemoteFault, ShoalError, StorageFault, Unavailable
 from shoal.core.observation import Observation, Observer
@@ -21,6 +22,7 @@ from shoal.core.stages import add_seconds
 from shoal.core.supervisor import Supervisor
 from shoal.identity.ids import short_peer_id
 from shoal.swarm.chunk_set import runs_to_set
+from shoal.swarm.fetch_owner import FetchOwner
 from shoal.swarm.messages import Changed, Have, Taken
 from shoal.swarm.provider import RETRY_FIRST_S, RETRY_LAST_S, Provider, Standing
 from shoal.swarm.receive import ChunkReport, ChunkTarget, EndReport, LaneReceiver, ObjectReport
@@ -56,38 +58,6 @@ PROVIDERS = 256  # peers one fetch keeps; beyond it new ones are not taken
 JOINS_AT_ONCE = 16
 OBJECTS_AT_ONCE = 16
 CLOSE_TIMEOUT_S = 2.0
-
-
-class FetchOwner(Protocol):
-    """Who wanted the share; called on the loop, must be short."""
-
-    @property
-    def entry_count(self) -> int:
-        """How many feed entries are known: the next one to read."""
-        ...
-
-    def on_entries(self, peer: bytes, entries: list[bytes]) -> None:
-        """Take feed entries, the first of number `entry_count`, or one that is known, to be compared.
-
-        Raises: RemoteFault if they do not verify.
-        """
-        ...
-
-    def on_chunks(self, peer: bytes, ordinals: list[int], size_bytes: int) -> None:
-        """Note that chunks from a peer are written."""
-        ...
-
-    def on_blamed(self, peer: bytes) -> None:
-        """A peer sent wrong data and is not asked any more."""
-        ...
-
-    def on_fault(self, error: StorageFault) -> None:
-        """The disk refused a chunk; nothing more will be asked for."""
-        ...
-
-    def on_finished(self) -> None:
-        """Every chunk is written. A thread may still write one a second time until `close` returns."""
-        ...
 
 
 class ShareFetch:
@@ -129,6 +99,8 @@ class ShareFetch:
         self._random = rng
         self._providers: dict[bytes, Provider] = {}
         self._target: ChunkTarget | None = None
+        self._limit = 0  # what the chunks of the target can come to; of a version that is how many there are
+        self._known = 0  # those that may be asked for: the set of all that are described
         self._scheduler: Scheduler | None = None
         self._inputs: deque[Input] = deque()
         self._stepping = False
@@ -161,18 +133,37 @@ class ShareFetch:
         self._advance()
 
     def set_target(
-        self, target: ChunkTarget, length_of: Callable[[int], int], done: int, ahead: int | None = None
+        self,
+        target: ChunkTarget,
+        length_of: Callable[[int], int],
+        done: int,
+        ahead: int | None = None,
+        limit: int | None = None,
     ) -> None:
         """Begin to fetch the chunks of a version that are not in `done`; with `ahead` in order, and only so
-        many before what was `reached`.
+        many before what was `reached`. Of a draft, at most `limit` chunks come: see `grow`.
         """
         self._target = target
-        self._scheduler = Scheduler(target.total, length_of, self._random, done, ahead)
+        self._limit = target.total if limit is None else limit
+        self._known = (1 << target.total) - 1
+        self._scheduler = Scheduler(self._limit, length_of, self._random, done, ahead)
         for provider in self._providers.values():
             provider.have = 0
             provider.retry_at = 0.0
         self._step(Tick())
         self._advance()
+
+    def grow(self, done: Iterable[int] = ()) -> None:
+        """Note that more chunks of a draft are described, as the target's `total` says; those of them that
+        are `done` are there already.
+        """
+        target = self._target
+        assert target is not None
+        self._step(ChunksDone(b"", tuple(done)))
+        self._known = (1 << target.total) - 1
+        for provider in self._providers.values():
+            if provider.active:
+                self._step(MoreChunks(provider.peer, provider.have & self._known))
 
     def reached(self, ordinal: int) -> None:
         """Note that all chunks before `ordinal` were taken out of the target, by who reads in order."""
@@ -192,7 +183,12 @@ class ShareFetch:
         """Whether nobody of now can help: no provider, or none with a chunk that is needed."""
         if self._scheduler is not None:
             return self._scheduler.is_stuck()
-        return not any(p.joined is not None for p in self._providers.values())
+        return not self.is_joined
+
+    @property
+    def is_joined(self) -> bool:
+        """Whether somebody is connected who has the description."""
+        return any(p.joined is not None for p in self._providers.values())
 
     @property
     def is_searching(self) -> bool:
@@ -288,10 +284,10 @@ class ShareFetch:
         target = self._target
         if provider is None or target is None or message.version != target.version:
             return
-        more = runs_to_set(message.runs, target.total)
+        more = runs_to_set(message.runs, self._limit)
         provider.have |= more
         if provider.active:
-            self._step(MoreChunks(peer, more))
+            self._step(MoreChunks(peer, more & self._known))
 
     def on_taken(self, peer: bytes, message: Taken) -> None:
         """A provider gives chunks to others. Raises: MalformedMessage."""
@@ -357,7 +353,7 @@ class ShareFetch:
             return True
         if self._target is None:
             return False
-        return not provider.active and provider.version >= self._target.version
+        return not provider.active and provider.may_serve(self._target.version)
 
     async def _work(self, provider: Provider) -> None:
         """Bring one provider as far as it goes now: joined, feed read, followed, lane open."""
@@ -401,12 +397,12 @@ class ShareFetch:
             self._owner.on_entries(provider.peer, page.entries[already:])
             more = page.more and bool(page.entries)
         target = self._target
-        if target is None or provider.active or provider.version < target.version:
+        if target is None or provider.active or not provider.may_serve(target.version):
             return
         receiver = await self._open_lane(provider)
         self._receivers[receiver] = provider
-        if not await provider.follow(target.version, target.total):
-            provider.version = 0
+        if not await provider.follow(target.version, self._limit):
+            provider.version = 0  # of a draft, which has no such number: it is asked again after a pause
             provider.why = "it has another version"
             return
         if self._target is target and provider.receiver is receiver:
@@ -414,7 +410,8 @@ class ShareFetch:
             provider.active = True
             provider.standing = Standing.SERVING
             provider.pace_bytes_s = self._pace(provider.peer)
-            self._step(ProviderUp(provider.peer, provider.have, provider.pace_bytes_s))
+            have = provider.have & self._known
+            self._step(ProviderUp(provider.peer, have, provider.pace_bytes_s))
 
     async def _open_lane(self, provider: Provider) -> LaneReceiver:
         return await provider.open_lane(self._drain, self._downloads, background=self._background)
@@ -483,6 +480,10 @@ class ShareFetch:
     def _on_bad_chunk(self, provider: Provider, ordinal: int) -> None:
         self._observe(Observation("wrong_chunk", short_peer_id(provider.peer), f"chunk {ordinal}"))
         provider.why = f"chunk {ordinal} was not what it should be"
+        if self._target is not None and self._target.version >= DRAFTS:
+            # no proof of a lie: its author may just have seen that the file was rewritten
+            self._step(ChunkMissing(provider.peer, ordinal))
+            return
         self._step(ChunkBad(provider.peer, ordinal))
 
     def _on_lane_end(self, provider: Provider, receiver: LaneReceiver, error: ShoalError | None) -> None:

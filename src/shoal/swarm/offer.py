@@ -10,6 +10,7 @@ from collections.abc import Awaitable, Callable
 from dataclasses import dataclass, field
 from typing import TYPE_CHECKING
 
+from shoal.content.feed import DRAFTS
 from shoal.core.errors import StorageFault
 from shoal.swarm.chunk_set import bits, to_set
 from shoal.swarm.claims import Claims
@@ -24,7 +25,10 @@ VERSIONS = 2  # of one share that are served at once: the newest, and one for wh
 
 @dataclass(slots=True)
 class OfferedVersion:
-    """Chunks of one version: where they are read, and which there are. `fresh` are not announced yet."""
+    """Chunks of one version: where they are read, and which there are. `fresh` are not announced yet.
+
+    Of a draft (a number from DRAFTS on) `total` grows; nobody serves its gaps.
+    """
 
     version: int
     total: int
@@ -66,8 +70,8 @@ class Offer:
 
     @property
     def newest(self) -> int:
-        """The newest version that has chunks here, 0 without one."""
-        return max(self.versions, default=0)
+        """The newest version that has chunks here, 0 without one; drafts do not count."""
+        return max((number for number in self.versions if number < DRAFTS), default=0)
 
     def put_version(self, version: OfferedVersion) -> None:
         """Serve a version, or serve it from another place; the oldest beyond VERSIONS is given up.
@@ -81,11 +85,14 @@ class Offer:
         while len(self.versions) > VERSIONS:
             del self.versions[min(self.versions)]
 
-    def add_chunks(self, version: int, ordinals: list[int]) -> None:
-        """Note chunks that can be served from now on; `take_news` announces them."""
+    def add_chunks(self, version: int, ordinals: list[int], total: int = 0) -> None:
+        """Note chunks that can be served from now on; `take_news` announces them. Of a draft `total` are
+        known now.
+        """
         offered = self.versions.get(version)
         if offered is None:
             return
+        offered.total = max(offered.total, total)
         added = 0
         for ordinal in ordinals:
             added |= 1 << ordinal

@@ -14,6 +14,7 @@ from typing import TYPE_CHECKING, TypeVar
 
 from blake3 import blake3
 
+from shoal.content.feed import DRAFTS
 from shoal.content.proof import EXPORTER_LABEL, check_fetch_proof, make_fetch_proof
 from shoal.core.errors import MalformedMessage, RemoteFault, ShoalError, Unavailable
 from shoal.swarm.lane_header import make_purpose
@@ -92,6 +93,12 @@ class Provider:
         """Whether this peer must not be used in this transfer any more."""
         return self.standing in (Standing.WRONG, Standing.FAULTY)
 
+    def may_serve(self, version: int) -> bool:
+        """Whether the peer can have chunks of a version, or of a draft, by what it said."""
+        if version >= DRAFTS:
+            return self.entries > version - DRAFTS
+        return self.version >= version
+
     def describe(self) -> str:
         """Say what came of asking this peer."""
         return f"{self.standing.value}: {self.why}" if self.why else self.standing.value
@@ -124,22 +131,26 @@ class Provider:
         return page
 
     async def follow(self, version: int, total: int) -> bool:
-        """Learn which chunks of a version the peer has; False if it serves none of that version.
+        """Learn which chunks of a version the peer has; False if it serves none of that version. Of a draft
+        `total` is the most that can come.
 
         Raises: Refused, Unavailable, RemoteFault. Safe to cancel.
         """
-        have = 0
-        for page in range(max(1, -(-total // PAGE_CHUNKS))):
+        have = page = 0
+        pages = 1
+        while page < pages:
             answer = await self._request(self._session(), Follow(self.share_id, version, page), Followed)
             answer.check()
             if not answer.served:
                 return False
-            if answer.total != total:
+            if answer.total > total or (answer.total < total and version < DRAFTS):
                 raise RemoteFault("A peer counts the chunks of a version differently", peer=self.peer)
             if answer.complete:
-                have = (1 << total) - 1
+                have = (1 << answer.total) - 1
                 break
             have |= int.from_bytes(answer.bits, "little") << page * PAGE_CHUNKS
+            pages = -(-answer.total // PAGE_CHUNKS)
+            page += 1
         self.have |= have & (1 << total) - 1
         return True
 

@@ -32,8 +32,12 @@ class ChunkTarget(Protocol):
     """What is expected of a version and where it goes; used by several threads at once."""
 
     version: int
-    total: int
     written: bytearray  # one byte a chunk, not 0 once it is at its place; only ever set
+
+    @property
+    def total(self) -> int:
+        """How many chunks are known; of a draft it grows."""
+        ...
 
     def is_valid(self, ordinal: int, data: memoryview) -> bool:
         """Whether these bytes are that chunk: right length, keyed hash equal to its key."""

@@ -22,7 +22,8 @@ from shoal.identity.ids import short_peer_id
 from shoal.identity.operations import Role
 from shoal.swarm.activity import Activity
 from shoal.swarm.chunk_set import split
-from shoal.swarm.fetch import FetchOwner, ShareFetch
+from shoal.swarm.fetch import ShareFetch
+from shoal.swarm.fetch_owner import FetchOwner
 from shoal.swarm.lane_header import make_purpose, parse_purpose
 from shoal.swarm.messages import (
     PAGE_BYTES,
@@ -93,7 +94,7 @@ class SwarmService(BaseService):
         self._fetches: dict[bytes, ShareFetch] = {}
         self._senders: dict[tuple[Session, bytes], LaneSender] = {}
         self._stages: dict[str, float] = {}
-        self._listeners: dict[bytes, Callable[[int], None]] = {}
+        self._listeners: dict[tuple[bytes, str], Callable[[int], None]] = {}
         self._news: asyncio.TimerHandle | None = None
         self._closed = False
         self.uploads = Throttle(clock.monotonic)
@@ -123,12 +124,14 @@ class SwarmService(BaseService):
         for session in offer.followers:
             session.notify(self.number, message)
 
-    def add_chunks(self, share_id: bytes, version: int, ordinals: list[int]) -> None:
-        """Note chunks that can be served from now on; followers hear of them within NEWS_S."""
+    def add_chunks(self, share_id: bytes, version: int, ordinals: list[int], total: int = 0) -> None:
+        """Note chunks that can be served from now on; followers hear of them within NEWS_S. Of a draft
+        `total` are known now.
+        """
         offer = self._offers.get(share_id)
         if offer is None:
             return
-        offer.add_chunks(version, ordinals)
+        offer.add_chunks(version, ordinals, total)
         self._plan_news(offer)
 
     def withdraw(self, share_id: bytes) -> None:
@@ -182,14 +185,14 @@ class SwarmService(BaseService):
         self._fetches[share_id] = fetch
         return fetch
 
-    def listen(self, share_id: bytes, on_news: Callable[[int], None] | None) -> None:
+    def listen(self, share_id: bytes, on_news: Callable[[int], None] | None, who: str = "") -> None:
         """Call `on_news(entries)` when a peer that we fetched a share from has other entries, and with 0 when
-        any session comes up; None ends it.
+        any session comes up; None ends it. One listener a share for each `who`.
         """
         if on_news is None:
-            self._listeners.pop(share_id, None)
+            self._listeners.pop((share_id, who), None)
         else:
-            self._listeners[share_id] = on_news
+            self._listeners[share_id, who] = on_news
 
     async def close_fetch(self, fetch: ShareFetch) -> None:
         """End a fetch: after it nothing is written any more. Idempotent; at most 4 s."""
@@ -320,8 +323,9 @@ class SwarmService(BaseService):
                     fetch.on_taken(session.peer_id, message)
             case Changed():
                 message.check()
-                if (listener := self._listeners.get(message.share_id)) is not None:
-                    listener(message.entries)
+                for (share_id, _), listener in list(self._listeners.items()):
+                    if share_id == message.share_id:
+                        listener(message.entries)
                 if (fetch := self._fetches.get(message.share_id)) is not None:
                     fetch.on_changed(session.peer_id, message)
             case Gone():

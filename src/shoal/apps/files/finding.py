@@ -94,6 +94,7 @@ class Finder:
         self._reader = reader
         self._fetch = fetch
         self._seeker = seeker
+        self._version = 0  # that is being fetched
 
     async def search(self) -> None:
         """Name peers to the fetch for as long as it runs: who announced the share, and who is connected."""
@@ -116,6 +117,14 @@ class Finder:
         `begun`: a version that was begun already, for which nobody has to say whether there is a newer one.
         Raises: Unavailable (code "no_provider") that says who was asked, Refused. Safe to cancel.
         """
+        closing = await self.find_start(find_closing, begun, lambda: False)
+        assert closing is not None
+        return closing
+
+    async def find_start(
+        self, find_closing: Callable[[], Closing | None], begun: int, may_start: Callable[[], bool]
+    ) -> Closing | None:
+        """`find_version` that also ends, with None, once `may_start` says that something can be fetched."""
         fetch, seeker, clock = self._fetch, self._seeker, self._context.clock
         patience = self.make_patience()
         began_at = clock.monotonic()
@@ -123,6 +132,8 @@ class Finder:
             closing.version != begun and (fetch.is_stuck() or fetch.is_reading)
         ):
             self.check_member()
+            if closing is None and not fetch.is_reading and may_start():
+                return None
             if closing is not None and fetch.is_reading:  # there may be a newer one in it
                 await fetch.wait_change(WATCH_S)
                 continue
@@ -142,9 +153,11 @@ class Finder:
     async def describe(self, closing: Closing, shelf: Shelf) -> Manifest:
         """Return the manifest of a version; what is not on the shelf is fetched and put there.
 
-        Raises: Unavailable (code "no_provider"), RemoteFault if it is not well formed, StorageFault.
+        Raises: Unavailable (code "no_provider"; code "version_gone" at once if nobody keeps that version any
+        more and the link means the newest), RemoteFault if it is not well formed, StorageFault.
         """
         run = self._context.run
+        self._version = closing.version
         sealed = await run(lambda _: shelf.find_blocking(closing.content_id))
         if sealed is None:
             sealed = (await self._get_objects([closing.content_id]))[closing.content_id]
@@ -170,6 +183,9 @@ class Finder:
             try:
                 return await fetch.get_objects(ids)
             except Unavailable as error:
+                is_settled = not fetch.is_searching and not fetch.is_reading
+                if self._newer() and is_settled and not self._link.is_permanent:
+                    raise self._make_gone() from error
                 self.give_up_if(patience, error)
                 self._seeker.stand_aside()
                 await fetch.wait_change(WATCH_S * 5)
@@ -189,12 +205,16 @@ class Finder:
             )
 
     def give_up_if(self, patience: Patience, error: ShoalError | None = None) -> None:
-        """Raises: Unavailable (code "no_provider") that says who was asked, once the patience is over."""
+        """Raises: Unavailable (code "no_provider") that says who was asked, once the patience is over; code
+        "version_gone" if the link names a version that has a newer one, and nobody has it.
+        """
         fetch, context, seeker = self._fetch, self._context, self._seeker
         now = context.clock.monotonic()
         if not patience.is_over(now, seeker.wait_s, seeker.asked_at, searching=fetch.is_searching):
             return
         asked = fetch.describe_providers()
+        if self._newer() and self._link.is_permanent:
+            raise self._make_gone()
         lines = [f"{context.name_peer(peer)} {what}" for peer, what in sorted(asked.items())][:16]
         more = f", and {len(asked) - 16} more" if len(asked) > 16 else ""
         cause = "asked: " + "; ".join(lines) + more if asked else "no other device is connected"
@@ -203,6 +223,20 @@ class Finder:
             cause=f"{error.cause or error.message}; {cause}" if error is not None else cause,
             next_step=self._advice,
             code="no_provider",
+        )
+
+    def _newer(self) -> int:
+        """Return by how many versions the one that is being fetched is behind the newest one known."""
+        latest = self._reader.latest
+        return latest.version - self._version if latest is not None and self._version else 0
+
+    def _make_gone(self) -> Unavailable:
+        newest = self._version + self._newer()
+        return Unavailable(
+            "This version of the share is gone",
+            cause=f"it is version {self._version}, the newest is {newest}, and nobody connected keeps it",
+            next_step="get the newest by the share's link without a version, or start a device that has this",
+            code="version_gone",
         )
 
 

@@ -7,36 +7,28 @@ it offers what it has. Every way out leaves a state from which the same get goes
 from __future__ import annotations
 
 import asyncio
-import contextlib
 import logging
-import os
-from collections.abc import Callable, Iterable
-from typing import TypeAlias
+from collections.abc import Iterable
 
 from shoal.apps.files.context import FilesContext, make_row
+from shoal.apps.files.early import EarlyFetch
 from shoal.apps.files.finding import ASIDE_S, WATCH_S, Finder, check_may_fetch, find_location
-from shoal.apps.files.journal import ReceiptJournal
+from shoal.apps.files.part_files import FindTrees, PartFiles
 from shoal.apps.files.places import Place
 from shoal.apps.files.served import ServedShare, ShareDetails, join_parts, make_offer
-from shoal.apps.files.target import MovingSource, VersionTarget
+from shoal.apps.files.target import MovingSource
 from shoal.apps.files.transfer_state import TransferRecord
-from shoal.apps.files.wanted import Wanted, find_wanted
-from shoal.content.feed import Closing
-from shoal.content.feed_log import FeedReader
-from shoal.content.keys import ChunkKeys
-from shoal.content.manifest import Manifest, ManifestHeader
-from shoal.content.paths import PART_PREFIX, display_path
+from shoal.apps.files.wanted import find_wanted
+from shoal.content.feed import DRAFTS, Closing
+from shoal.content.feed_log import AnnouncedDraft, FeedReader
+from shoal.content.manifest import Manifest
+from shoal.content.paths import display_path
 from shoal.content.selection import refuse_empty
-from shoal.core.errors import RemoteFault, ShoalError, StorageFault
+from shoal.core.errors import RemoteFault, StorageFault, Unavailable
 from shoal.identity.entry import parse_entry
-from shoal.identity.secrets import DEFAULT_SPACE
-from shoal.storage.chunk_ledger import ChunkLedger
-from shoal.storage.local_chunks import LocalTree, copy_local_chunks
 from shoal.storage.rows import pack, unpack
-from shoal.storage.selected_chunks import SelectedChunks
 from shoal.storage.shares import Origin, ShareRow, ShareState
 from shoal.storage.transfers import TransferState
-from shoal.storage.tree_writer import TreeWriter
 from shoal.swarm.chunk_set import bits, to_set
 from shoal.swarm.fetch import ShareFetch
 from shoal.swarm.offer import OfferedVersion
@@ -45,8 +37,6 @@ log = logging.getLogger("shoal.files")
 
 COMPARE_S = 2.0  # a follow hears out all who are asked, at most this long
 WRITE_DELAY_NS = 1_000_000_000  # a chunk is on its way to its file so long after it was noted, at most
-
-FindTrees: TypeAlias = Callable[[], list[tuple[bytes, LocalTree]]]  # share id, what lies on this disk
 
 
 class Get:
@@ -63,31 +53,24 @@ class Get:
         find_trees: FindTrees = list,
     ) -> None:
         self.record = record
+        self.fault: StorageFault | None = None
+        self.parts = PartFiles(context, record, journal_dir, find_trees)
         self._place = place
         self.served: ServedShare | None = None
         self._context = context
-        self._find_trees = find_trees
         self._link = record.link
         self._reader = FeedReader(self._link.network_id, self._link.share_id, self._link.read_key)
         self._entries: list[bytes] = []  # verified, not stored yet
         self._storing = asyncio.Lock()
         self._fetch: ShareFetch | None = None
         self._finder: Finder | None = None
-        self._writer: TreeWriter | None = None
-        self._ledger: ChunkLedger | None = None
-        self._journal = ReceiptJournal(os.path.join(journal_dir, record.id.hex().encode() + b".journal"))
-        self._notes_path = os.path.join(journal_dir, record.id.hex().encode() + b".pieces")
-        self._part_name = PART_PREFIX + record.id.hex().encode()
-        self._manifest: Manifest | None = None
-        self._wanted = Wanted(Manifest(ManifestHeader(DEFAULT_SPACE, 0)))
-        self._source: MovingSource | None = None
         self._outdated = 0  # a version that nobody has whole any more
-        self._lost: set[int] = set()  # received before a crash, and gone
+        self._useless = 0  # a draft that is not fetched
+        self._wanted = self.parts.wanted
         self.fork: RemoteFault | None = None  # proof that the share has two histories
         self.went_back = False  # its author has fewer entries than we
         self._offered = False  # the version that is served is ours
         self._finished = asyncio.Event()
-        self._fault: StorageFault | None = None
         self._started_at = context.clock.monotonic()
 
     # The way
@@ -100,10 +83,13 @@ class Get:
         """
         check_may_fetch(self._context, self._link)
         while not await self._attempt():
-            self._journal.remove()  # its ordinals meant chunks of the version before
+            if self.record.version < DRAFTS:  # else the next plan has to know when it was touched last
+                self.parts.journal.remove()  # its ordinals meant chunks of the version before
 
     async def _attempt(self) -> bool:
-        """Get one version; False if that is not to be had any more, but a newer one is known."""
+        """Get one version; False if that is not to be had any more, but a newer one is known, and after a
+        draft.
+        """
         record, context = self.record, self._context
         search: asyncio.Task[None] | None = None
         behind = record.options.background
@@ -117,9 +103,14 @@ class Get:
                     self._reader.add(data)
             fetch.start()
             search = context.supervisor.spawn("search", finder.search())
-            closing = await finder.find_version(self._find_closing, record.version)
+            closing = await finder.find_start(
+                self._find_closing, record.version, lambda: self._find_draft() is not None
+            )
             if self._reader.opening is not None:
                 record.options.name = display_path(self._reader.opening.name)
+            if closing is None:
+                await self._fetch_early(fetch, finder)
+                return False
             follow = record.options.follow
             asked_until = context.clock.monotonic() + COMPARE_S
             while follow is not None and follow.version == closing.version and fetch.is_searching:
@@ -132,10 +123,16 @@ class Get:
                 await record.enter(TransferState.DONE)
                 return True
             await self._place.take()
-            planned = record.version
-            manifest = await self._describe(closing)
+            try:
+                manifest = await self._describe(closing)
+            except Unavailable as error:
+                if error.code != "version_gone" or self._link.is_permanent:
+                    raise
+                self._outdated = closing.version
+                return False
             await self._place.take()
-            await self._plan(closing, manifest, planned)
+            await self.parts.plan(closing.version, manifest, self._wanted, self._reader)
+            await self.offer_parts(closing.version, manifest)
             if not await self._fetch_chunks(manifest):
                 self._outdated = record.version
                 return False
@@ -150,43 +147,60 @@ class Get:
 
     async def discard(self) -> None:
         """Delete part files and journals of a transfer that is not running; it cannot resume then."""
-        self._journal.remove()
-        with contextlib.suppress(FileNotFoundError):
-            os.unlink(self._notes_path)
-        nothing = Manifest(ManifestHeader(DEFAULT_SPACE, 0))
-        writer = TreeWriter(self.record.row.dest, self._part_name, nothing)
-        await self._context.run(lambda _: writer.discard())
+        await self.parts.discard()
 
     # Finding
 
     def _find_closing(self) -> Closing | None:
         """Return the version that was begun, or that the link means."""
-        begun = self.record.version not in (0, self._outdated)
+        begun = self.record.version not in (0, self._outdated) and self.record.version < DRAFTS
         if begun and not self._link.is_permanent:
             return self._reader.find_version(self.record.version)
         return self._reader.find_closing(self._link.content_id)
 
+    def _find_draft(self) -> AnnouncedDraft | None:
+        """Return the draft that is fetched while the first version is still hashed, if there is one."""
+        options, draft = self.record.options, self._reader.draft
+        waits = options.follow is not None or options.only or self._link.is_permanent
+        if draft is None or not draft.chunks or waits or self._reader.latest is not None:
+            return None
+        return draft if draft.number != self._useless else None
+
+    async def _fetch_early(self, fetch: ShareFetch, finder: Finder) -> None:
+        """Fetch the chunks of a draft until its version is closed, or another draft begun."""
+        announced = self._find_draft()
+        if announced is None:
+            return
+        await self.store_entries()
+        await self._place.take()
+        early = EarlyFetch(
+            self._context,
+            self.record,
+            self,
+            self.parts,
+            self._reader,
+            announced,
+            fetch=fetch,
+            finder=finder,
+            place=self._place,
+        )
+        if not await early.run():
+            self._useless = announced.number
+
     async def _describe(self, closing: Closing) -> Manifest:
         """Fetch what is missing of the manifest and load it."""
         assert self._finder is not None
-        await self._store_entries()
+        await self.store_entries()
         manifest = await self._finder.describe(closing, self)
         options = self.record.options
         wanted = self._wanted = await find_wanted(self._context, manifest, options.only)
         if wanted.selection is not None:
             refuse_empty(wanted.selection, options.only)
             options.unmatched = wanted.selection.unmatched
-        self.record.version = closing.version
         self.record.total_bytes = wanted.stream_bytes
         options.files = wanted.files
         options.total_bytes = wanted.total_bytes
         return manifest
-
-    @property
-    def _mirrors(self) -> bool:
-        """Whether DEST is made what the share is: a follow that has begun, or was allowed to replace."""
-        follow = self.record.options.follow
-        return follow is not None and (follow.version > 0 or self.record.options.overwrite)
 
     # What a finder asks of us (Seeker, Shelf)
 
@@ -216,90 +230,20 @@ class Get:
     def find_blocking(self, object_id: bytes) -> bytes | None:
         return self._context.stores.objects.find_blocking(object_id)
 
-    # Planning
-
-    async def _plan(self, closing: Closing, manifest: Manifest, planned: int) -> None:
-        """Prepare the part files; see what is there already: recorded, received unrecorded, or at DEST.
-
-        `planned` is the version for which this was done before, or 0: the part files may hold chunks of it
-        that are also this version's.
-        """
-        context, record = self._context, self.record
-        keys = {
-            generation: ChunkKeys(context.network.content_secret(generation))
-            for generation in manifest.generations() or {self._link.generation}
-        }
-        trees = [tree for share, tree in self._find_trees() if share == self._link.share_id]
-        here_before = next((tree for tree in trees if _lies_in(tree, record.row.dest)), None)
-        if here_before is not None and here_before.only and self._mirrors:
-            here_before = None  # what a mirror removes has to be all of ours
-        owned = part = None
-        if here_before is not None:
-            owned = here_before.manifest
-            part = (await find_wanted(context, owned, here_before.only)).selection
-        chunks = SelectedChunks(manifest, self._wanted.selection, self._notes_path)
-        at = context.clock.wall() if self._mirrors else None
-        writer = TreeWriter(record.row.dest, self._part_name, manifest, chunks, owned, at, part)
-        self._writer = writer
-        overwrite = record.options.overwrite or self._mirrors
-        await record.enter(TransferState.VERIFYING)
-        await context.run(lambda _: writer.prepare(overwrite=overwrite))
-        ledger = await context.stores.transfers.open_ledger(record.id, closing.version, manifest.chunk_count)
-        self._ledger = ledger
-        recorded = set(ledger.ordinals())
-        counted = recorded | set(ledger.doubtful)
-        noted, lost = await context.run(lambda _: self._journal.read(manifest.chunk_count))
-        record.fetched_bytes += sum(manifest.chunk_length(o) for o in noted - counted)
-        record.refetched_bytes += sum(manifest.chunk_length(o) for o in (noted - counted) & lost)
-        received = counted | noted | lost
-        record.resumed = record.resumed or bool(received)
-        reused = await context.run(lambda cancelled: writer.reuse_existing(keys, cancelled))
-        since_ns = await context.run(lambda _: self._journal.touched_ns()) + WRITE_DELAY_NS
-        here = reused | await context.run(lambda _: writer.find_trusted(recorded, since_ns))
-        unsure = received - here
-        if planned not in (0, closing.version):
-            unsure = set(self._wanted.ordinals) - here
-        if unsure:
-            here |= await context.run(lambda cancelled: writer.verify(sorted(unsure), keys, cancelled))
-        missing = set(self._wanted.ordinals) - here
-        await context.run(lambda _: writer.check_space(missing))
-        trees += [tree for share, tree in self._find_trees() if share != self._link.share_id]
-        reused |= await context.run(
-            lambda cancelled: copy_local_chunks(manifest, sorted(missing), trees, keys, writer, cancelled)
-        )
-        here |= reused
-        self._lost = received - here
-        record.reused_bytes += sum(manifest.chunk_length(o) for o in reused - received)
-        ledger.unmark(recorded - here)
-        ledger.mark(
-            here,
-            fetched_bytes=record.fetched_bytes,
-            refetched_bytes=record.refetched_bytes,
-            reused_bytes=record.reused_bytes,
-        )
-        await ledger.flush()  # before what it replaces is forgotten
-        await context.stores.transfers.forget_doubtful(record.id)
-        record.done_bytes = sum(manifest.chunk_length(o) for o in here)
-        self._journal.start(self._lost)
-        self._manifest = manifest
-        self._target = VersionTarget(closing.version, manifest, keys, writer, self._journal)
-        await self._offer_parts(closing, manifest, writer, ledger)
-
-    async def _offer_parts(
-        self, closing: Closing, manifest: Manifest, writer: TreeWriter, ledger: ChunkLedger
-    ) -> None:
+    async def offer_parts(self, version: int, manifest: Manifest) -> None:
         """Serve what is there from now on, and say so."""
-        swarm = self._context.swarm
-        self._source = MovingSource(writer)
+        swarm, ledger, source = self._context.swarm, self.parts.ledger, self.parts.source
+        assert ledger is not None
+        assert source is not None
         offer = swarm.find_offer(self._link.share_id)
         if offer is None:
             offer = make_offer(self._context, self._link, self._reader, self._on_read_fault)
             swarm.offer(offer)
         have = int.from_bytes(ledger.bits(), "little") & self._wanted.servable
         offer.entries = self._reader.next_seq
-        served = offer.versions.get(closing.version)
+        served = offer.versions.get(version)
         if served is None or not served.is_complete:  # else it lies whole at an earlier DEST
-            offer.put_version(OfferedVersion(closing.version, manifest.chunk_count, self._source, have))
+            offer.put_version(OfferedVersion(version, manifest.chunk_count, source, have))
             self._offered = True
         swarm.announce(offer)
         await self._context.overlay.publish(find_location(self._context, self._link))
@@ -308,23 +252,24 @@ class Get:
 
     async def _fetch_chunks(self, manifest: Manifest) -> bool:
         """Fetch what is missing; False to go on with a newer version. Raises: Unavailable, StorageFault."""
-        fetch, finder, ledger, record = self._fetch, self._finder, self._ledger, self.record
+        fetch, finder, ledger, record = self._fetch, self._finder, self.parts.ledger, self.record
+        target = self.parts.target
         assert fetch is not None
         assert finder is not None
         assert ledger is not None
         await record.enter(TransferState.FETCHING)
         done = to_set(ledger.ordinals(), manifest.chunk_count) | self._wanted.left_out
         for ordinal in bits(done):
-            self._target.written[ordinal] = 1
-        fetch.set_target(self._target, manifest.chunk_length, done)
+            target.written[ordinal] = 1
+        fetch.set_target(target, manifest.chunk_length, done)
         record.count_arriving = lambda: fetch.arriving_bytes
         patience = finder.make_patience()
         clock = self._context.clock
         moved_at = clock.monotonic()
         while not self._finished.is_set():
             finder.check_member()
-            if self._fault is not None:
-                raise self._fault
+            if self.fault is not None:
+                raise self.fault
             if ledger.fault is not None and ledger.fault.code == "disk_full":
                 raise ledger.fault
             record.measure(clock.monotonic())
@@ -349,17 +294,20 @@ class Get:
 
     def _is_outdated(self) -> bool:
         latest = self._reader.latest
-        return latest is not None and latest.version > self._target.version and not self._link.is_permanent
+        return (
+            latest is not None and latest.version > self.parts.target.version and not self._link.is_permanent
+        )
 
     async def _finish(self, closing: Closing, manifest: Manifest) -> None:
         """Give the files their final names and serve them from there."""
-        context, record, writer, source = self._context, self.record, self._writer, self._source
+        context, record, parts = self._context, self.record, self.parts
+        writer, source = parts.writer, parts.source
         assert writer is not None
         assert source is not None
-        assert self._ledger is not None
-        await self._ledger.close()
+        assert parts.ledger is not None
+        await parts.ledger.close()
         await record.enter(TransferState.FINISHING)
-        overwrite = record.options.overwrite or self._mirrors
+        overwrite = record.options.overwrite or parts.mirrors
 
         def finish() -> tuple[dict[bytes, bytes], list[tuple[bytes, str]]]:
             source.hold()
@@ -374,7 +322,7 @@ class Get:
             roots, skipped = await context.run(lambda _: finish())
         except StorageFault as fault:
             if fault.code == "sync":
-                await self._start_over()
+                await parts.start_over()
             raise
         record.options.skipped = skipped
         if record.options.follow is not None:
@@ -384,21 +332,12 @@ class Get:
         if served is not None:
             here = await find_wanted(context, manifest, served.details.only)
             source.switch(served.serve(closing, manifest, served.details.roots, here.servable))
-            self._source = None
+            parts.source = None
             self.served = served
         record.done_bytes = self._wanted.stream_bytes
-        self._journal.remove()
+        parts.journal.remove()
         await context.stores.transfers.forget_chunks(record.id)
         await record.enter(TransferState.DONE)
-
-    async def _start_over(self) -> None:
-        """Trust nothing of what was received: the disk did not save it."""
-        writer = self._writer
-        assert writer is not None
-        self._journal.start(self._wanted.ordinals)  # all of it counts as fetched again
-        await self._context.stores.transfers.forget_chunks(self.record.id)
-        await self._context.run(lambda _: writer.discard())
-        self.record.done_bytes = 0
 
     async def _keep_share(
         self,
@@ -418,7 +357,7 @@ class Get:
             if joined is None:
                 return None
             details = joined
-        await self._store_entries()
+        await self.store_entries()
         now = context.clock.wall()
         row = ShareRow(
             share_id=self._link.share_id,
@@ -462,32 +401,16 @@ class Get:
             log.warning("%s has lost entries of its own feed", self._context.name_peer(peer))
             self.went_back = True
         offer = self._context.swarm.find_offer(self._link.share_id)
-        if offer is not None and self._manifest is not None:
-            self._context.supervisor.spawn("feed", self._store_entries())
+        if offer is not None and self.parts.manifest is not None:
+            self._context.supervisor.spawn("feed", self.store_entries())
 
     def on_chunks(self, peer: bytes, ordinals: list[int], size_bytes: int) -> None:
-        record, manifest = self.record, self._manifest
-        assert manifest is not None
-        assert self._ledger is not None
-        # in the end game two lanes may bring one chunk: fetched twice, done once
-        record.done_bytes += sum(manifest.chunk_length(o) for o in ordinals if not self._ledger.has(o))
-        record.fetched_bytes += size_bytes
-        record.providers[peer] = record.providers.get(peer, 0) + size_bytes
-        if self._lost:
-            again = self._lost.intersection(ordinals)
-            self._lost -= again
-            record.refetched_bytes += sum(manifest.chunk_length(o) for o in again)
-        self._ledger.mark(
-            ordinals,
-            size_bytes,
-            done_bytes=record.done_bytes,
-            fetched_bytes=record.fetched_bytes,
-            refetched_bytes=record.refetched_bytes,
-            providers=record.providers,
-            options=self._note_elapsed(),
-        )
-        servable = self._wanted.pick_servable(ordinals)
-        self._context.swarm.add_chunks(self._link.share_id, self._target.version, servable)
+        self.parts.note_chunks(peer, ordinals, size_bytes, self._note_elapsed())
+        self.add_servable(self._wanted.pick_servable(ordinals))
+
+    def add_servable(self, ordinals: list[int]) -> None:
+        target = self.parts.target
+        self._context.swarm.add_chunks(self._link.share_id, target.version, ordinals, target.total)
 
     def on_blamed(self, peer: bytes) -> None:
         if peer not in self.record.options.blamed:
@@ -495,7 +418,7 @@ class Get:
         log.warning("%s sent wrong data and is not asked any more", self._context.name_peer(peer))
 
     def on_fault(self, error: StorageFault) -> None:
-        self._fault = error
+        self.fault = error
 
     def on_finished(self) -> None:
         self._finished.set()
@@ -509,14 +432,14 @@ class Get:
             return
         self._offered = False
         swarm, share_id = self._context.swarm, self._link.share_id
-        swarm.withdraw_version(share_id, self._target.version)
+        swarm.withdraw_version(share_id, self.parts.target.version)
         if swarm.find_offer(share_id) is None:
             await self._context.overlay.withdraw(find_location(self._context, self._link))
 
     def _on_read_fault(self, version: int, ordinal: int, error: StorageFault) -> None:
         log.info("chunk %s of a transfer was not served: %s", ordinal, error)
 
-    async def _store_entries(self) -> None:
+    async def store_entries(self) -> None:
         """Keep what was read of the feed, and offer it. What could not be stored stays for the next call:
         stored entries without one of before could not be read again.
         """
@@ -540,22 +463,7 @@ class Get:
         """Leave everything so that the transfer can go on later."""
         self.record.count_arriving = None
         await self._context.swarm.close_fetch(fetch)
-        self._journal.close()
         self._note_elapsed()
-        if self._ledger is not None:
-            try:
-                await self._ledger.close()
-            except ShoalError as error:
-                log.warning("what was received last is not recorded: %s", error)
-        if self.served is None and self._source is not None:
-            await self._withdraw(self._source)
-        if self._writer is not None:
-            writer = self._writer
-            await self._context.run(lambda _: writer.close())
-        self._writer = self._ledger = self._source = None
-
-
-def _lies_in(tree: LocalTree, dest: bytes) -> bool:
-    """Whether a get put this tree, or the part of it that is here, into `dest`."""
-    real = os.path.realpath(dest)
-    return bool(tree.roots) and all(path == os.path.join(real, name) for name, path in tree.roots.items())
+        if self.served is None and self.parts.source is not None:
+            await self._withdraw(self.parts.source)
+        await self.parts.close()

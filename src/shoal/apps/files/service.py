@@ -12,11 +12,12 @@ from shoal.apps.files.context import FilesContext
 from shoal.apps.files.courtesy import Courtesy
 from shoal.apps.files.follows import Follows
 from shoal.apps.files.get import Get
+from shoal.apps.files.keeping import find_forgettable, let_go_of_old
 from shoal.apps.files.listing import LIST_LIMIT, Lister, Listing
 from shoal.apps.files.places import Place, Places
 from shoal.apps.files.ports import FilesNetwork, FilesOverlay, FileStores
 from shoal.apps.files.served import ServedShare
-from shoal.apps.files.share import VersionMaker, check_may_share, create_share
+from shoal.apps.files.share import Look, VersionMaker, check_may_share, create_share
 from shoal.apps.files.spool import Spool, sweep_notes
 from shoal.apps.files.status import ShareStatus, TransferStatus
 from shoal.apps.files.stream_get import ShareStream
@@ -69,7 +70,7 @@ class Files:
         )
         self._hash_slots = asyncio.Semaphore(ACTIVE_HASHINGS)
         self._background_hash_slots = asyncio.Semaphore(ACTIVE_HASHINGS)
-        self._watches = Watches(lambda share: VersionMaker(share).look())
+        self._watches = Watches(self._look)
         self._lister = Lister(self._context)
         self._spool = Spool(home)
         self._sharing = asyncio.Lock()
@@ -176,14 +177,6 @@ class Files:
         share = self._shares.get(share_id)
         return share.status() if share is not None else None
 
-    def find_share_of(self, path: bytes) -> ShareStatus | None:
-        """Return the share that has exactly this absolute path among its roots, or None; own ones first."""
-        wanted = os.path.normpath(path)
-        for share in sorted(self._shares.values(), key=lambda s: not s.is_own):
-            if wanted in share.row.roots:
-                return share.status()
-        return None
-
     async def wait_share(self, share_id: bytes, done_bytes: int | None, wait_s: float) -> ShareStatus:
         """Return a share's state once it is settled or differs from `done_bytes`, or after `wait_s`.
 
@@ -219,7 +212,7 @@ class Files:
     async def settle(self, share_id: bytes | None = None) -> None:
         """Wait for gets (of one share, or all) that are done and about to be served from their final place.
 
-        Until then `find_share_of` does not know that place, and a share forgotten now would come back.
+        Until then no share has that place, and a share forgotten now would come back.
         """
         ending = [
             self._running[record.id]
@@ -383,6 +376,8 @@ class Files:
             share.is_back = True
             try:
                 await self._bring_back_one(share)
+                if share.manifest is not None and share.row.state is not ShareState.HASHING:
+                    await self._let_go_of_old(share)  # what a crash left
                 if share.is_own and share.details.watch:
                     await self._watches.start(share)
             except ShoalError as error:
@@ -422,6 +417,23 @@ class Files:
     async def _hash(self, share: ServedShare) -> None:
         async with self._background_hash_slots if share.details.background else self._hash_slots:
             await VersionMaker(share).run()
+        # by itself: who shares the same again now wants it hashed again
+        self._context.supervisor.spawn("old versions", self._let_go_of_old(share))
+
+    async def _look(self, share: ServedShare) -> Look:
+        found = await VersionMaker(share).look()
+        if found is Look.PUBLISHED:
+            await self._let_go_of_old(share)
+        return found
+
+    async def _let_go_of_old(self, share: ServedShare) -> None:
+        """Drop the descriptions of versions that nobody can get any more."""
+        transfers = [r for r in self._transfers.values() if r.row.share_id == share.share_id]
+        begun = [record.version for record in transfers if record.state is not TransferState.DONE]
+        try:
+            await let_go_of_old(self._context, share, begun)
+        except StorageFault as fault:
+            log.warning("old versions of %s are not let go of: %s", share.row.name, fault)
 
     async def _claim_transfer(self, link: Link, dest: bytes) -> TransferRecord:
         """Return the transfer of a link to a place for a follow to use, stopped."""
@@ -487,7 +499,21 @@ class Files:
                 place.leave()
             if get.served is not None:
                 await self._adopt(get.served)
+                await self._let_go_of_old(get.served)
+        await self._forget_done()
         return get
+
+    async def _forget_done(self) -> None:
+        """Bound the list of transfers that are done; those whose task is not over yet stay for now."""
+        for record in find_forgettable(self._transfers.values()):
+            if record.id not in self._running:
+                try:
+                    await self._context.stores.transfers.drop(record.id)
+                except StorageFault as fault:
+                    log.warning("an old transfer is not forgotten: %s", fault)
+                    return
+                self._transfers.pop(record.id, None)
+                await self._forget_description(record.row.share_id)
 
     def _find_trees(self) -> list[tuple[bytes, LocalTree]]:
         """Return what this node serves and where it lies: a get takes from there what it can."""

@@ -1,7 +1,8 @@
 """Share: makes versions of an own share: scan, hash, seal, append to the feed.
 
 The link exists at once; the rest happens in the background, and again from the start after a crash. A version
-becomes visible with one transaction: all its feed entries, the closing one included, or none.
+becomes visible with one transaction: its segments are stored, then its closing entry. The chunks of the first
+one are told of before that, as a draft (drafting.py).
 """
 
 from __future__ import annotations
@@ -16,8 +17,8 @@ from enum import Enum
 from msgspec import structs
 
 from shoal.apps.files.context import FilesContext, make_row
+from shoal.apps.files.drafting import DraftPublisher
 from shoal.apps.files.served import ServedShare
-from shoal.content.feed import SegmentReference
 from shoal.content.feed_log import FeedWriter
 from shoal.content.keys import cut_seed
 from shoal.content.link import Link
@@ -27,7 +28,7 @@ from shoal.core.errors import Refused, ShoalError
 from shoal.identity.operations import Role
 from shoal.identity.secrets import DEFAULT_SPACE
 from shoal.storage.hashing import HashedShare, hash_share
-from shoal.storage.scan import scan
+from shoal.storage.scan import ScanResult, scan
 from shoal.storage.section_hasher import CHANGED
 from shoal.storage.shares import Origin, ShareRow, ShareState
 
@@ -107,6 +108,7 @@ class VersionMaker:
         self._share = share
         self._context = share.context
         self._hashed_bytes = 0
+        self._draft: DraftPublisher | None = None
 
     async def run(self) -> None:
         """Hash the tree and publish what it is now, if it is not what the latest version says.
@@ -125,6 +127,9 @@ class VersionMaker:
                 if not had_version:
                     await share.withdraw()  # nobody should wait for it
                 await share.update(ShareState.CHANGED if had_version else ShareState.FAILED, error)
+            finally:
+                if self._draft is not None:
+                    self._draft.close()
 
     async def look(self) -> Look:
         """`run` for a share that is watched: in silence, and a version only if the files are not what the
@@ -163,9 +168,13 @@ class VersionMaker:
             raise Refused("The share has no feed", code="corrupt")
         secret = context.network.content_secret(opening.generation)
         previous = share.manifest
+        background = share.details.background
+        here = context.choose(background=background)
+
+        def look(cancelled: threading.Event) -> ScanResult:
+            return scan(share.row.roots, avoid=[context.home], cancelled=cancelled)
 
         def work(cancelled: threading.Event) -> HashedShare:
-            scanned = scan(share.row.roots, avoid=[context.home], cancelled=cancelled)
             return hash_share(
                 scanned,
                 read_key=share.link.read_key,
@@ -177,17 +186,23 @@ class VersionMaker:
                 progress=self._on_progress,
                 cancelled=cancelled,
                 wait_turn=self._wait_turn if background else None,
+                rows=None if self._draft is None else self._draft.rows,
             )
 
-        background = share.details.background
         with nullcontext() if background else context.courtesy.foreground():
+            scanned = await here.run(look)
             if in_silence:
-                return await context.choose(background=background).run(work)
+                return await here.run(work)
             ticker = context.supervisor.spawn("hash progress", self._show_progress())
             try:
-                return await context.choose(background=background).run(work)
+                if share.reader.latest is None:
+                    self._draft = DraftPublisher(context, share, scanned)
+                    self._draft.start()
+                return await here.run(work)
             finally:
                 ticker.cancel()
+                if self._draft is not None:
+                    await self._draft.stop()
 
     def _wait_turn(self, cancelled: threading.Event) -> None:
         """Stand back, in a hashing thread, unless the share was brought to the foreground meanwhile."""
@@ -214,23 +229,17 @@ class VersionMaker:
             await stores.objects.put(share.share_id, pairs)
             time = int(self._context.clock.wall())
             writer = FeedWriter(self._context.network.keys, share.reader)
-            # a hint for who waits while it is hashed: of no use once all is known, and a feed is not endless
-            hinted = built.segments if latest is None else []
-            references = [SegmentReference(o.object_id, o.key, 0, len(o.sealed)) for o in hinted]
-            entries = writer.announce(references, time)
-            entries.append(
-                writer.close_version(
-                    content_id=built.root.object_id,
-                    root_key=built.root.key,
-                    root_bytes=len(built.root.sealed),
-                    files=manifest.file_count,
-                    total_bytes=manifest.total_bytes,
-                    stream_bytes=manifest.stream_bytes,
-                    chunks=manifest.chunk_count,
-                    time=time,
-                )
+            entry = writer.close_version(
+                content_id=built.root.object_id,
+                root_key=built.root.key,
+                root_bytes=len(built.root.sealed),
+                files=manifest.file_count,
+                total_bytes=manifest.total_bytes,
+                stream_bytes=manifest.stream_bytes,
+                chunks=manifest.chunk_count,
+                time=time,
             )
-            await stores.entries.append([make_row(entry) for entry in entries], own=True)
+            await stores.entries.append([make_row(entry)], own=True)
         closing = share.reader.latest
         assert closing is not None
         details = structs.replace(

@@ -34,15 +34,21 @@ class VersionTarget:
         keys: dict[int, ChunkKeys],
         writer: ChunkWriter,
         journal: ReceiptJournal,
+        limit: int | None = None,
     ) -> None:
+        """Of a draft there will be at most `limit` chunks."""
         self.version = version
         self.total = manifest.chunk_count
-        self.written = bytearray(self.total)
+        self.written = bytearray(self.total if limit is None else limit)
         self._manifest = manifest
         self._keys = keys
         self._only_key = next(iter(keys.values())) if len(keys) == 1 else None
         self._writer = writer
         self._journal = journal
+
+    def grow(self) -> None:
+        """Take the chunks too that the manifest of a draft got meanwhile."""
+        self.total = self._manifest.chunk_count
 
     def is_valid(self, ordinal: int, data: memoryview) -> bool:
         """Whether these bytes are that chunk."""
