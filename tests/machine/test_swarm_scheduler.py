@@ -133,6 +133,27 @@ def test_one_provider_is_asked_a_window_and_then_more() -> None:
     assert machine.left == 100 - len(first)
 
 
+def test_a_slow_start_does_not_keep_the_window_small() -> None:
+    """The first chunks take long (the file is being reserved); then all that is owed comes every 3 ms."""
+    scheduler = make(8000)
+    owed = wanted(scheduler.step(0.0, ProviderUp(A, None)), A)
+    now = 0.1
+    for _ in range(60):
+        owed = wanted(scheduler.step(now, ChunksDone(A, tuple(owed))), A)
+        now += 0.003
+    assert len(owed) == WINDOW_MAX_CHUNKS
+
+
+def test_a_pause_is_not_taken_for_a_slow_peer() -> None:
+    scheduler = make(1500)
+    owed = wanted(scheduler.step(0.0, ProviderUp(A, to_set(range(8), 1500))), A)
+    assert len(owed) == 8
+    assert wanted(scheduler.step(0.03, ChunksDone(A, tuple(owed))), A) == []
+    owed = wanted(scheduler.step(60.0, Have(A, to_set(range(8, 1500), 1500))), A)
+    effects = scheduler.step(60.03, ChunksDone(A, tuple(owed)))
+    assert len(wanted(effects, A)) == WINDOW_MAX_CHUNKS
+
+
 def test_a_run_is_made_of_neighbours() -> None:
     first = wanted(make(1000).step(0.0, ProviderUp(A, None)), A)
     assert sum(b == a + 1 for a, b in pairwise(first)) >= len(first) - 2

@@ -378,8 +378,9 @@ class Scheduler:
             return
         if not provider.owed:
             provider.progress_at = now  # silence counts from the first thing that is owed
-            provider.measured_at = now
-            provider.unmeasured_bytes = 0
+            if provider.alive_at < now:  # a pause; where all that was owed came just now there was none
+                provider.measured_at = now
+                provider.unmeasured_bytes = 0
         picked: list[int] = []
         while (room := self._room(provider)) > 0:
             run = self._pick_run(now, provider, room)
