@@ -187,6 +187,74 @@ async def test_a_lease_ends(tmp_path: Path) -> None:
         kept = await pin(ben, share.link, lease_s=2.0)
         assert kept.lease is not None
         async with asyncio.timeout(10):
-            while ben.pins.pins():
+            while ben.pins.pins() or (await ben.store.use()).chunks:
                 await asyncio.sleep(0.1)
-        assert (await ben.store.use()).chunks == 0
+
+
+async def test_a_pin_keeps_up_with_new_versions(tmp_path: Path) -> None:
+    tree = make_tree(tmp_path / "tree", 12 * MIB)
+    async with files_world(tmp_path) as world:
+        ada, ben = await world.add(), await world.add()
+        share = await ada.share(tree)
+        first = await pin(ben, share.link)
+        before = ben.swarm.downloads.moved_bytes
+        for number in range(2):
+            (tree / "new file").write_bytes(random.Random(number).randbytes(300_000))
+            newest = await ada.share(tree)
+        kept = await wait_newest(ben, newest.version)
+        assert kept.number != first.number
+        assert ben.swarm.downloads.moved_bytes - before < 4 * MIB
+        async with asyncio.timeout(10):  # the older one is let go of
+            while len(ben.pins.pins()) > 1 or (await ben.store.use()).chunks != kept.chunks:
+                await asyncio.sleep(0.05)
+        found = await asyncio.to_thread(ben.store.verify_blocking)
+        assert (found.lost, found.missing, found.repaired_rows) == (0, 0, 0)
+        await world.stop(ada)
+        await world.stop(ben)
+        ben, cem = await world.add(again=ben), await world.add()
+        done = await cem.get(share.link, tmp_path / "cem")
+        assert done.state is TransferState.DONE, done.error
+        assert find_difference(tree, tmp_path / "cem" / "tree") is None
+
+
+async def test_a_pin_of_one_version_stays_at_it(tmp_path: Path) -> None:
+    tree = make_tree(tmp_path / "tree")
+    async with files_world(tmp_path) as world:
+        ada, ben = await world.add(), await world.add()
+        share = await ada.share(tree)
+        kept = await pin(ben, share.link.pinned(share.content_id))
+        moving = await pin(ada, share.link)  # the author's own copy goes on
+        (tree / "new file").write_bytes(b"new")
+        newest = await ada.share(tree)
+        assert (await wait_newest(ada, newest.version)).number != moving.number
+        assert [(p.number, p.version) for p in ben.pins.pins()] == [(kept.number, 1)]
+
+
+async def test_a_new_version_beyond_the_quota_leaves_the_one_that_is_kept(tmp_path: Path) -> None:
+    tree = make_tree(tmp_path / "tree")
+    async with files_world(tmp_path) as world:
+        ada, ben = await world.add(), await world.add()
+        share = await ada.share(tree)
+        first = await pin(ben, share.link)
+        ben.store.quota_bytes = first.size_bytes + MIB
+        (tree / "new file").write_bytes(random.Random(1).randbytes(3 * MIB))
+        await ada.share(tree)
+        async with asyncio.timeout(30):
+            while [p.state for p in ben.pins.pins()] != ["complete", "failed"]:
+                await asyncio.sleep(0.05)
+        error = ben.pins.pins()[1].error
+        assert error is not None
+        assert error.code == "quota"
+        assert ben.pins.pins()[0].done == first.chunks
+
+
+async def wait_newest(node: FilesNode, version: int, timeout_s: float = 30.0) -> PinStatus:
+    try:
+        async with asyncio.timeout(timeout_s):
+            while True:
+                for status in node.pins.pins():
+                    if status.version == version and status.state == "complete":
+                        return status
+                await asyncio.sleep(0.05)
+    except TimeoutError:
+        raise AssertionError(f"it did not happen: {node.pins.pins()}") from None

@@ -21,6 +21,7 @@ from shoal.storage.transfers import TransferState
 from shoal.swarm.offer import VERSIONS
 
 DONE_KEPT = 100  # done transfers that are listed
+DONE_LIMIT = 1000  # with those whose result nobody has asked for
 
 
 async def let_go_of_old(context: FilesContext, share: ServedShare, begun: Iterable[int]) -> int:
@@ -45,10 +46,13 @@ async def let_go_of_old(context: FilesContext, share: ServedShare, begun: Iterab
 
 
 def find_forgettable(records: Iterable[TransferRecord]) -> list[TransferRecord]:
-    """Return the done transfers beyond the newest DONE_KEPT; those that follow, or may go on, stay."""
+    """Return the done transfers beyond the newest DONE_KEPT, or DONE_LIMIT where nobody was told yet that
+    they are done. Those that follow or may go on stay.
+    """
     done = [r for r in records if r.state is TransferState.DONE and r.options.follow is None]
     done.sort(key=lambda record: record.row.created_at, reverse=True)
-    return done[DONE_KEPT:]
+    told = [record for record in done[DONE_KEPT:DONE_LIMIT] if record.options.collected]
+    return told + done[DONE_LIMIT:]
 
 
 async def find_objects(context: FilesContext, closings: Iterable[Closing]) -> set[bytes]:

@@ -9,13 +9,15 @@ import asyncio
 import logging
 import os
 import threading
-from collections.abc import Iterable
+from collections.abc import Callable, Iterable
+from typing import TypeVar
 
 from blake3 import blake3
 
 from shoal.apps.files.context import ChangeSignal, FilesContext
 from shoal.apps.files.finding import Finder, check_may_fetch
 from shoal.apps.files.pin_source import STORED_OVERHEAD_BYTES, PinTarget
+from shoal.content.chunk_places import ChunkPlaces, find_places
 from shoal.content.feed import Closing
 from shoal.content.feed_log import FeedReader
 from shoal.content.keys import ChunkKeys
@@ -24,7 +26,7 @@ from shoal.content.manifest import Manifest
 from shoal.content.manifest_loader import load_manifest
 from shoal.content.paths import display_path
 from shoal.content.seal import PLAINTEXT_BYTES
-from shoal.core.errors import Refused, ShoalError, StorageFault
+from shoal.core.errors import Refused, ShoalError, StorageFault, Unavailable
 from shoal.core.units import format_size
 from shoal.storage.disk_space import check_free_space
 from shoal.storage.pins import PinRow, Pins, PinState
@@ -34,7 +36,10 @@ from shoal.swarm.fetch import ShareFetch
 
 log = logging.getLogger("shoal.files")
 
+T = TypeVar("T")
+
 WATCH_S = 0.2
+ADVICE = "start a device that has it and pin it again, or wait with --wait: what was received is kept"
 
 
 def description_holder(share_id: bytes) -> bytes:
@@ -59,6 +64,10 @@ class PinRun:
         self.wanted_at = context.clock.monotonic()
         self.asked_at = context.clock.monotonic()
         self.is_aside = False
+        self.older: PinRun | None = (
+            None  # a complete pin of an earlier version: what both hold is not fetched
+        )
+        self.background = False  # what it moves gives way to others
         self.done: set[int] = set()
         self.done_bytes = 0
         self.signal = ChangeSignal()
@@ -111,9 +120,11 @@ class PinRun:
         context = self._context
         self._finished.clear()
         self._fault = None
-        fetch = context.swarm.make_fetch(self.link.share_id, self.link.read_key, self)
+        fetch = context.swarm.make_fetch(
+            self.link.share_id, self.link.read_key, self, background=self.background
+        )
         self._fetch = fetch
-        finder = Finder(context, self.link, self.reader, fetch, self)
+        finder = Finder(context, self.link, self.reader, fetch, self, ADVICE)
         search: asyncio.Task[None] | None = None
         try:
             for data in await context.stores.entries.load(self.link.share_id):
@@ -134,9 +145,17 @@ class PinRun:
                     )
                 closing = found
             if self.manifest is None or self.closing is None or self.closing.version != closing.version:
-                self.manifest = await finder.describe(closing, self)
+                try:
+                    self.manifest = await finder.describe(closing, self)
+                except Unavailable as error:
+                    if error.code != "version_gone" or self.link.is_permanent:
+                        raise
+                    return False
                 self.closing = closing
-            await self._begin(closing, self.manifest)
+            places = await self._find_in_older(self.manifest)
+            if not await self._begin(closing, self.manifest, places):
+                return False
+            await self._take_older(self.manifest, places)
             keys = {
                 generation: ChunkKeys(context.network.content_secret(generation))
                 for generation in self.manifest.generations() or {self.link.generation}
@@ -163,11 +182,35 @@ class PinRun:
         self.error = error
         await self._change(PinState.FAILED, str(error))
 
-    async def _begin(self, closing: Closing, manifest: Manifest) -> None:
-        """Note what is going to be kept; refuse what does not fit, before anything of it is fetched."""
+    async def _find_in_older(self, manifest: Manifest) -> ChunkPlaces | None:
+        """Return which chunks the pin of an earlier version holds too."""
+        older = self.older.manifest if self.older is not None else None
+        if older is None or older.header.space != manifest.header.space:
+            return None
+        return await self._run(lambda _: find_places(manifest, range(manifest.chunk_count), [older]))
+
+    async def _take_older(self, manifest: Manifest, places: ChunkPlaces | None) -> None:
+        """Hold what the pin of an earlier version holds; it may let go of it afterwards."""
+        if places is None or self.older is None:
+            return
+        found = ((o, places.find(o)) for o in range(manifest.chunk_count) if o not in self.done)
+        pairs = [(ordinal, place.ordinal) for ordinal, place in found if place is not None]
+        other = self.older.row.number
+        await asyncio.to_thread(self._store.segments.copy_holds, self.row.number, other, pairs)
+        await self.look()
+
+    async def _begin(self, closing: Closing, manifest: Manifest, places: ChunkPlaces | None) -> bool:
+        """Note what is going to be kept; refuse what does not fit, before anything of it is fetched.
+
+        False if the version's description was let go of meanwhile: there is a newer one.
+        """
         await self.look()
         store = self._store
-        missing = [o for o in range(manifest.chunk_count) if o not in self.done]
+        missing = [
+            o
+            for o in range(manifest.chunk_count)
+            if o not in self.done and (places is None or places.find(o) is None)
+        ]
         needed = sum(manifest.chunk_length(o) + STORED_OVERHEAD_BYTES for o in missing)
         if store.quota_bytes is not None and missing:
             used = (await store.use()).live_bytes
@@ -181,7 +224,10 @@ class PinRun:
                     code="quota",
                 )
         await asyncio.to_thread(_check_space, store.path, needed)
-        await self._context.stores.objects.hold(description_holder(self.link.share_id), self._used)
+        objects = self._context.stores.objects
+        await objects.hold(description_holder(self.link.share_id), self._used)
+        if await objects.find_missing(self._used):
+            return False
         name = display_path(self.reader.opening.name) if self.reader.opening is not None else ""
         now = self._context.clock.wall()
         self.row = self.row._replace(
@@ -207,6 +253,10 @@ class PinRun:
             feed=row.feed,
         )
         self.signal.touch()
+        return True
+
+    async def _run(self, work: Callable[[threading.Event], T]) -> T:
+        return await self._context.choose(background=self.background).run(work)
 
     async def _take_own(self, target: PinTarget, manifest: Manifest) -> None:
         """Take over what this device serves of that version: from files, without the network."""
@@ -232,7 +282,7 @@ class PinRun:
                     target.write(ordinal, buffer[:length])
                     loop.call_soon_threadsafe(self._note_done, [ordinal])
 
-        await self._context.run(work)
+        await self._run(work)
         await asyncio.sleep(0)
         source.rest()
         await self.look()
@@ -271,6 +321,7 @@ class PinRun:
         await asyncio.to_thread(self._store.release_blocking, self.row.number)
         self.row = self.row._replace(version=0)
         self.manifest = self.closing = None
+        self._used = set()
         self.done, self.done_bytes = set(), 0
         await self._pins.update(self.row.number, version=0)
 

@@ -1,7 +1,9 @@
 """Pins: the copies that this node keeps and serves, whatever becomes of the files they came from.
 
-A pin is fetched once; what the store loses of it later is fetched again. What is offered is looked after
-every OFFER_S: a share that ends takes its offer along, and the pin's takes its place.
+What the store loses of a pin is fetched again, and a new version of its share (pin_news.py) is pinned beside
+it, in the background: what both hold is not fetched, and the old one is let go of once the new one is
+complete. What is offered is looked after every OFFER_S: a share that ends takes its offer along, and the
+pin's takes its place.
 """
 
 from __future__ import annotations
@@ -14,6 +16,8 @@ from dataclasses import dataclass
 
 from shoal.apps.files.context import FilesContext
 from shoal.apps.files.finding import check_may_fetch, find_location
+from shoal.apps.files.keeping import find_objects
+from shoal.apps.files.pin_news import PinNews
 from shoal.apps.files.pin_run import PinRun, description_holder
 from shoal.apps.files.pin_source import PinSource
 from shoal.content.link import Link
@@ -29,6 +33,7 @@ log = logging.getLogger("shoal.files")
 ACTIVE_PINS = 4  # fetched at once; others wait
 OFFER_S = 1.0
 PUBLISH_TURNS = 3  # an announcement that was withdrawn at the same moment is made again
+AGAIN_S = 300.0  # until a new version is tried again that could not be kept, as for the quota
 RETRY_S = 3.0  # between two runs while nobody can help; others may fetch the share meanwhile
 REPAIR_S = 30.0  # between two looks whether something of a complete pin is missing
 KIND = "copy"
@@ -74,6 +79,8 @@ class PinKeeper:
         self._places = asyncio.Semaphore(ACTIVE_PINS)
         self._changing = asyncio.Lock()
         self._publish: dict[bytes, int] = {}
+        self._news = PinNews(context, lock_of)
+        self._again_at: dict[int, float] = {}
         self._watch: asyncio.Task[None] | None = None
         self._lost = asyncio.Event()
 
@@ -97,7 +104,9 @@ class PinKeeper:
                 log.warning("pin %s is not served: %s", row.name, error)
                 pin.error = error
                 continue
-            if row.state is PinState.FETCHING:
+        for pin in self._pins.values():
+            self._place_after_older(pin)
+            if pin.row.state is PinState.FETCHING and pin.error is None:
                 self._start(pin)
         self._lost.set()  # look at once
         self._watch = self._context.supervisor.spawn("pins", self._look_after())
@@ -105,6 +114,7 @@ class PinKeeper:
     async def close(self) -> None:
         """Stop; idempotent. What was fetched is kept."""
         tasks = [*self._running.values(), *([self._watch] if self._watch is not None else [])]
+        tasks += self._news.cancel()
         for task in tasks:
             task.cancel()
         if tasks:
@@ -123,33 +133,50 @@ class PinKeeper:
             mine = [pin for pin in self._pins.values() if pin.link.share_id == link.share_id]
             pin = next((p for p in mine if not p.is_complete), None)
             if pin is None:
-                row = PinRow(
-                    0,
-                    link.share_id,
-                    KIND,
-                    DEFAULT_SPACE,
-                    lease,
-                    0,
-                    PinState.FETCHING,
-                    link.to_text(),
-                    mine[0].row.name if mine else "",
-                    0,
-                    0,
-                    now,
-                    now,
-                )
-                own = [p for p in mine if p.reader.author == self._context.network.own_id]
-                # another's newest version is only known once its feed was read again
-                row = row._replace(number=await self._table.add(row), feed=own[0].row.feed if own else ())
-                pin = self._pins[row.number] = PinRun(self._context, self._store, self._table, row)
-                await pin.load()  # what is known of the feed already
+                pin = await self._add(link, lease, mine)
             else:
+                pin.background = False
                 pin.row = pin.row._replace(lease=lease)
                 await self._table.update(pin.row.number, lease=lease)
             pin.patience_s = wait_s
             pin.wanted_at = pin.asked_at = self._context.clock.monotonic()
             self._start(pin)
         return self._status(pin)
+
+    async def _add(self, link: Link, lease: float | None, mine: list[PinRun]) -> PinRun:
+        """Begin a pin of what a link means now, beside those of earlier versions; it is not started."""
+        now = self._context.clock.wall()
+        row = PinRow(
+            0,
+            link.share_id,
+            KIND,
+            DEFAULT_SPACE,
+            lease,
+            0,
+            PinState.FETCHING,
+            link.to_text(),
+            mine[0].row.name if mine else "",
+            0,
+            0,
+            now,
+            now,
+        )
+        own = [p for p in mine if p.reader.author == self._context.network.own_id]
+        # another's newest version is only known once its feed was read again
+        row = row._replace(number=await self._table.add(row), feed=own[0].row.feed if own else ())
+        pin = self._pins[row.number] = PinRun(self._context, self._store, self._table, row)
+        self._place_after_older(pin)
+        pin.background = False
+        await pin.load()  # what is known of the feed already
+        return pin
+
+    def _place_after_older(self, pin: PinRun) -> None:
+        """Tell an unfinished pin what it can take over; one that has an earlier version can take its time."""
+        if pin.is_complete:
+            return
+        complete = [p for p in self._pins.values() if p.link.share_id == pin.link.share_id and p.is_complete]
+        pin.older = max(complete, key=lambda p: p.row.version, default=None)
+        pin.background = pin.older is not None
 
     def pins(self) -> list[PinStatus]:
         """Return all pins, oldest first."""
@@ -261,6 +288,16 @@ class PinKeeper:
                 same = other is not pin and other.link.share_id == pin.link.share_id and other.is_complete
                 if same and other.row.version <= pin.row.version:
                     await self._end(other, keep_share=True)
+            pin.older = None
+            await self._drop_descriptions(pin.link.share_id)
+
+    async def _drop_descriptions(self, share_id: bytes) -> None:
+        """Keep the descriptions of those versions alone that are pinned."""
+        mine = [pin for pin in self._pins.values() if pin.link.share_id == share_id]
+        if any(pin.closing is None for pin in mine):
+            return  # what is just being fetched is not known by name
+        keep = await find_objects(self._context, [pin.closing for pin in mine if pin.closing is not None])
+        await self._context.stores.objects.drop_share(description_holder(share_id), keep, durable=False)
 
     async def _end(self, pin: PinRun, *, keep_share: bool = False) -> None:
         number = pin.row.number
@@ -302,6 +339,7 @@ class PinKeeper:
                             await self._end(pin)
                     elif pin.is_complete and pin.manifest is not None:
                         self._serve(pin)
+                await self._keep_up()
                 for share_id in list(self._publish):
                     await self._announce(share_id)
                 if self._lost.is_set() or clock.monotonic() >= repair_at:
@@ -313,6 +351,34 @@ class PinKeeper:
             with suppress(TimeoutError):
                 async with asyncio.timeout(OFFER_S):
                     await self._lost.wait()
+
+    async def _keep_up(self) -> None:
+        """Pin the newest version of what is pinned, beside the one of now, unless the link names one."""
+        now = self._context.clock.monotonic()
+        newest: dict[bytes, PinRun] = {}
+        unfinished: dict[bytes, PinRun] = {}
+        for pin in self._pins.values():
+            (newest if pin.is_complete else unfinished)[pin.link.share_id] = pin
+        self._news.listen(pin for pin in newest.values() if not pin.link.is_permanent)
+        for share_id in self._news.take():
+            kept = newest.get(share_id)
+            if kept is None or share_id in unfinished:
+                continue
+            async with self._changing:
+                if kept.row.number in self._pins:
+                    log.info("pin %s: a new version is fetched", kept.row.name)
+                    mine = [p for p in self._pins.values() if p.link.share_id == share_id]
+                    later = await self._add(kept.link, kept.row.lease, mine)
+                    later.background, later.patience_s = True, None
+                    self._start(later)
+        for share_id, later in unfinished.items():
+            number = later.row.number
+            if share_id not in newest or number in self._running or later.row.state is not PinState.FAILED:
+                continue
+            if now >= self._again_at.setdefault(number, now + AGAIN_S):
+                del self._again_at[number]
+                later.patience_s = None
+                self._start(later)
 
     async def _repair(self) -> None:
         """Fetch again what the store lost of complete pins."""
