@@ -10,7 +10,7 @@ from typing import Any
 
 import pytest
 from tools.bench import measuring
-from tools.bench.__main__ import is_trial, parse_options
+from tools.bench.__main__ import is_trial, parse_options, write_page
 from tools.bench.bars import BARS, cpu_ratios, efficiencies, rate_ratios, verdicts
 from tools.bench.contenders import CONTENDERS, RIVALS
 from tools.bench.contenders.contender import clean_environment, end_tree, free_port
@@ -217,6 +217,17 @@ def test_the_picture_is_well_formed() -> None:
     picture = ElementTree.fromstring(draw("a <title> & more", make_panels(race())))
     assert picture.tag.endswith("svg")
     assert len([e for e in picture if e.tag.endswith("rect")]) == 7  # the ground, and three bars twice
+
+
+def test_the_picture_of_the_stages_has_a_bar_for_each(tmp_path: Path) -> None:
+    result = race() | {"primitives_s_gib": {"read": [0.125, 0.125]}}
+    write_result(tmp_path, result)
+    write_page(tmp_path)
+    text = (tmp_path / "pipeline.tmpfs.svg").read_text()
+    picture = ElementTree.fromstring(text)
+    assert "0.25 (alone 0.12)" in text
+    # the ground; three stages and the rest of the sender, one step alone; the rest of the receiver
+    assert len([e for e in picture if e.tag.endswith("rect")]) == 7
 
 
 def test_results_come_back_in_order(tmp_path: Path) -> None:

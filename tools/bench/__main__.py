@@ -24,6 +24,7 @@ from tools.bench.contenders import RIVALS
 from tools.bench.contenders.contender import ROOT
 from tools.bench.measuring import filesystem_of, free_bytes, warm_up_memory
 from tools.bench.packages import install_debian, make_environment
+from tools.bench.pipeline import draw_pipeline
 from tools.bench.plot import draw, make_panels
 from tools.bench.results import Result, begin_result, read_results, write_result
 from tools.bench.settings import Settings
@@ -107,6 +108,9 @@ def write_page(folder: Path) -> None:
         if "contenders" in result:
             picture = f"{result['workload']}.{result['filesystem']}.svg"
             (folder / picture).write_text(draw(title_of(result), make_panels(result)))
+            if "primitives_s_gib" in result and "shoal" in result["contenders"]:
+                stages = draw_pipeline(title_of(result), result)
+                (folder / f"pipeline.{result['filesystem']}.svg").write_text(stages)
         parts.append(to_markdown(make_grid(result), picture))
     page = folder / "README.md"
     if page.exists():
