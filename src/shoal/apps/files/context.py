@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import asyncio
+import contextlib
 import threading
 from collections.abc import Callable
 from concurrent.futures import ThreadPoolExecutor
@@ -12,6 +13,7 @@ from typing import TypeVar
 from shoal.apps.files.courtesy import Courtesy
 from shoal.apps.files.ports import FilesNetwork, FilesOverlay, FileStores
 from shoal.core.clock import Clock
+from shoal.core.free_memory import return_memory
 from shoal.core.supervisor import Supervisor
 from shoal.core.thread_priority import lower_thread_priority
 from shoal.identity.entry import Entry
@@ -21,6 +23,8 @@ from shoal.swarm.service import SwarmService
 
 T = TypeVar("T")
 
+LONG_WORK_S = 0.5  # what takes longer leaves much freed memory behind
+TIDY_AFTER_S = 2.0  # until then its results are stored, and what was needed for them is dropped
 BACKGROUND_THREADS = 2
 THREADS = 4  # for hashing, verifying, finishing; each of them is disk-bound and long
 
@@ -61,7 +65,9 @@ class FilesContext:
         after it nothing of it goes on.
         """
         cancelled = threading.Event()
-        future = asyncio.get_running_loop().run_in_executor(self.pool, work, cancelled)
+        loop = asyncio.get_running_loop()
+        began = loop.time()
+        future = loop.run_in_executor(self.pool, work, cancelled)
         try:
             return await asyncio.shield(future)
         except asyncio.CancelledError:
@@ -70,6 +76,13 @@ class FilesContext:
             if not future.cancelled():
                 future.exception()  # nobody asks for it any more
             raise
+        finally:
+            if loop.time() - began > LONG_WORK_S:
+                loop.call_later(TIDY_AFTER_S, self._tidy)
+
+    def _tidy(self) -> None:
+        with contextlib.suppress(RuntimeError):  # the pool was closed meanwhile
+            self.pool.submit(return_memory)
 
     def name_peer(self, peer: bytes) -> str:
         """Return a peer as people know it: its name and the beginning of its id."""
