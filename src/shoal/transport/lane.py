@@ -46,6 +46,7 @@ AMPLE_BYTES = 8 * 1024 * 1024  # asked for when a lane is not held back any more
 
 _EMPTY = memoryview(b"")
 _TCP_NOTSENT_LOWAT = 25  # of Linux; the socket module names it from 3.12 on
+_UNSENT_BYTES = 256 * 1024  # more leaves the cache before it is read: 10 % of the rate (docs/pipeline.md)
 _ROUND_TRIP_S = 0.15  # where the system does not tell; a long way over land
 _TCP_INFO_RTT = struct.Struct("=68xI")  # struct tcp_info of Linux up to tcpi_rtt, microseconds
 
@@ -232,13 +233,13 @@ class Lane:
         return None if kind is RecordType.END else self._opened[: length - TAG_BYTES]
 
     def limit_unsent(self, size_bytes: int) -> None:
-        """Let no more than about this wait in the kernel before it is sent; 0: as much as it takes.
+        """Let no more than about this wait in the kernel before it is sent; 0: as usual.
 
         For the lane's thread. On Linux; elsewhere nothing changes.
         """
         if not self._closed and sys.platform.startswith("linux"):
             with contextlib.suppress(OSError):  # the lane was closed meanwhile
-                self._sock.setsockopt(socket.IPPROTO_TCP, _TCP_NOTSENT_LOWAT, size_bytes)
+                self._sock.setsockopt(socket.IPPROTO_TCP, _TCP_NOTSENT_LOWAT, size_bytes or _UNSENT_BYTES)
 
     def close(self) -> None:
         """End the lane now; idempotent, any thread. A thread blocked in `send` or `receive` gets Unavailable.
@@ -421,3 +422,5 @@ def tune_socket(sock: socket.socket, poll_s: float) -> None:
     sock.setsockopt(socket.SOL_SOCKET, socket.SO_RCVTIMEO, timeout)
     sock.setsockopt(socket.SOL_SOCKET, socket.SO_SNDTIMEO, timeout)
     sock.setsockopt(socket.IPPROTO_TCP, socket.TCP_NODELAY, 1)
+    if sys.platform.startswith("linux"):
+        sock.setsockopt(socket.IPPROTO_TCP, _TCP_NOTSENT_LOWAT, _UNSENT_BYTES)
