@@ -143,6 +143,30 @@ def test_what_an_older_version_left_in_the_part_folder_does_not_arrive(place: by
     assert describe_tree(dest + b"/tree") == describe_tree(tree)
 
 
+@pytest.mark.parametrize(("size", "change"), [(20_000_000, 1_500_000), (20_000_000, -9_000_000)])
+def test_what_only_a_file_to_be_replaced_has_is_copied_before(
+    place: bytes, dest: bytes, size: int, change: int
+) -> None:
+    """A follow that was interrupted between two versions verifies what it may have: it lies at DEST only."""
+    tree = place + b"/tree"
+    data = random.Random(8).randbytes(size)
+    write_file(tree + b"/grows", data)
+    write_all(share_tree(tree), dest)
+    write_file(tree + b"/grows", (data + random.Random(9).randbytes(max(0, change)))[: size + change])
+    share = share_tree(tree)
+    chunks = read_chunks(share)
+    writer = TreeWriter(dest, PART, share.built.manifest)
+    writer.prepare(overwrite=True)
+    here = writer.reuse_existing(KEYS)
+    verified = writer.verify(chunks.keys() - here, KEYS)
+    assert 0 in here | verified
+    for ordinal in chunks.keys() - here - verified:
+        writer.write(ordinal, chunks[ordinal])
+    writer.finish(overwrite=True)
+    writer.close()
+    assert describe_tree(dest + b"/tree") == describe_tree(tree)
+
+
 def test_finish_again_after_a_crash_in_the_middle(
     place: bytes, dest: bytes, monkeypatch: pytest.MonkeyPatch
 ) -> None:

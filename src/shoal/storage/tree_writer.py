@@ -174,16 +174,25 @@ class TreeWriter:
     def verify(
         self, ordinals: Iterable[int], keys: Mapping[int, ChunkKeys], cancelled: Event | None = None
     ) -> set[int]:
-        """Return those of `ordinals` whose bytes are here and right. Call `reuse_existing` before."""
+        """Return those of `ordinals` whose bytes are here and right. Call `reuse_existing` before.
+
+        Bytes of files at DEST that will be replaced are copied, as those would be gone with them. Raises:
+        StorageFault where they cannot be.
+        """
         buffer = memoryview(bytearray(PLAINTEXT_BYTES))
         good: set[int] = set()
         for ordinal in ordinals:
             _check(cancelled)
             try:
-                length = self.read_into(ordinal, buffer)
+                with self._faults(), self._trees() as trees:
+                    if trees is None:
+                        raise LocalMisuse("A finished tree was asked to verify its chunks")
+                    length, is_borrowed = self._read_growing(ordinal, buffer, *trees)
             except StorageFault:
                 continue
             if self._chunks.is_right(ordinal, buffer[:length], keys):
+                if is_borrowed:
+                    self._put(ordinal, buffer[:length])
                 good.add(ordinal)
         return good
 
@@ -246,7 +255,7 @@ class TreeWriter:
         """
         with self._faults(), self._trees() as trees:
             if trees is not None:
-                return self._read_growing(ordinal, buffer, *trees)
+                return self._read_growing(ordinal, buffer, *trees)[0]
         return self._get_reader().read_into(ordinal, buffer)
 
     def rest(self) -> None:
@@ -257,21 +266,24 @@ class TreeWriter:
 
     def _read_growing(
         self, ordinal: int, buffer: memoryview, destination: Destination, part: PartTree
-    ) -> int:
+    ) -> tuple[int, bool]:
+        """Read a chunk; return its length, and whether files gave of it that will be replaced at the end."""
         position = 0
+        is_borrowed = False
         for piece in self._chunks.pieces(ordinal):
             view = buffer[position : position + piece.length]
             position += piece.length
             same = destination.places[piece.file_index] == Place.SAME
             if not same and part.read(piece, view):
                 continue
+            is_borrowed = is_borrowed or not same
             if not destination.read_piece(piece.file_index, piece.file_offset, view):
                 raise StorageFault(
                     f"{display_path(self.manifest.path(piece.file_index))} is not there any more",
                     cause="it was moved or removed",
                     code="changed",
                 )
-        return position
+        return position, is_borrowed
 
     def finish(self, *, overwrite: bool = False) -> WrittenTree:
         """Give everything its final name. All chunks must have been written; may be called again after an
