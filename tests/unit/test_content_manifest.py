@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import pytest
 
+from shoal.content import manifest_loader
 from shoal.content.keys import SegmentKeys
 from shoal.content.manifest import (
     EXTENT_LIMIT,
@@ -311,3 +312,36 @@ def test_lookups() -> None:
             manifest.chunk(ordinal)
     with pytest.raises(IndexError):
         manifest.files[5]
+
+
+def test_a_segment_that_is_named_again_and_again_is_bounded(monkeypatch: pytest.MonkeyPatch) -> None:
+    """A few hundred bytes must not become 16 million chunks in a getter's memory."""
+    monkeypatch.setattr(manifest_loader, "REPEATED_ROWS", 50)
+    times = 6
+    hostile = Hostile([file(b"a", 100 * times)])
+    leaf = hostile.refer(chunks_of(10, 10), 10, 100)
+    again = [leaf] * times
+    hostile.change(chunks=10 * times, chunk_references=again)
+    assert hostile.load().chunk_count == 10 * times  # data may repeat
+    more = Hostile([file(b"a", 100 * (times + 1))])
+    more.refer(chunks_of(10, 10), 10, 100)
+    more.change(chunks=10 * (times + 1), chunk_references=[*again, leaf])
+    with pytest.raises(LimitExceeded):
+        more.load()
+
+
+def test_a_segment_is_looked_for_once_however_often_it_is_named() -> None:
+    times = 5000
+    hostile = Hostile([file(b"a", 10 * times)])
+    leaf = hostile.refer(chunks_of(10), 1, 10)
+    node = hostile.refer(ReferenceSegment(1, [leaf] * times), times, 10 * times)
+    hostile.change(chunks=times, chunk_references=[node], chunk_level=1)
+    root = seal(hostile.root)
+    asked = []
+
+    def find(object_id: bytes) -> bytes | None:
+        asked.append(object_id)
+        return None if object_id == leaf.object_id else hostile.objects[object_id]
+
+    assert missing_segments(root.sealed, root.key, find) == [leaf.object_id]
+    assert len(asked) == 3

@@ -1,7 +1,8 @@
 """Loader: reads a manifest from sealed segments that a peer sent.
 
 Nothing in them is believed: for any bytes whatever the loader returns a manifest that is consistent in itself
-or raises MalformedMessage or LimitExceeded. What it keeps is proportional to the bytes received.
+or raises MalformedMessage or LimitExceeded. What it keeps is proportional to the bytes received, but for
+segments that stand in it again and again, as data does that repeats: these are bounded by REPEATED_ROWS.
 """
 
 from __future__ import annotations
@@ -24,6 +25,8 @@ from shoal.content.seal import object_id, open_object
 from shoal.core.errors import LimitExceeded, MalformedMessage
 
 FindSegment = Callable[[bytes], bytes | None]
+
+REPEATED_ROWS = 2 * 1024 * 1024  # chunks in segments that came before: 2 TiB of the same, and 90 MiB here
 
 
 def open_root(root_sealed: bytes, root_key: bytes) -> Root:
@@ -61,11 +64,12 @@ def missing_segments(root_sealed: bytes, root_key: bytes, find_segment: FindSegm
     """
     root = open_root(root_sealed, root_key)
     missing: dict[bytes, None] = {}
+    looked: set[tuple[int, bytes]] = set()
     for level, references in (
         (root.entry_level, root.entry_references),
         (root.chunk_level, root.chunk_references),
     ):
-        _collect_missing(level, references, find_segment, missing)
+        _collect_missing(level, references, find_segment, missing, looked)
     return list(missing)
 
 
@@ -94,8 +98,16 @@ def load_manifest(root_sealed: bytes, root_key: bytes, get_segment: Callable[[by
             raise MalformedMessage("a manifest segment that is not as its reference says")
         add_entry_rows(manifest, segment)
         _check_leaf(reference, len(manifest) - before, manifest.stream_bytes - bytes_before)
-    chunk_bytes = 0
+    chunk_bytes = repeated = 0
+    seen: set[bytes] = set()
     for reference, plaintext in _leaves(root.chunk_level, root.chunk_references, get_segment):
+        if reference.object_id in seen:
+            repeated += reference.rows
+        seen.add(reference.object_id)
+        if repeated > REPEATED_ROWS:
+            raise LimitExceeded(
+                "a manifest that repeats itself", cause=f"more than {REPEATED_ROWS} chunks of it"
+            )
         before = manifest.chunk_count
         add_chunk_rows(manifest, decode_segment(ChunkSegment, plaintext))
         end = manifest.chunk_end
@@ -131,15 +143,23 @@ def _leaves(
 
 
 def _collect_missing(
-    level: int, references: list[Reference], find_segment: FindSegment, missing: dict[bytes, None]
+    level: int,
+    references: list[Reference],
+    find_segment: FindSegment,
+    missing: dict[bytes, None],
+    looked: set[tuple[int, bytes]],
 ) -> None:
     for reference in references:
+        if (level, reference.object_id) in looked:
+            continue  # however often it is named
+        looked.add((level, reference.object_id))
         sealed = find_segment(reference.object_id)
         if sealed is None:
             missing[reference.object_id] = None
         elif level:
             plaintext = open_object(reference.key, sealed, reference.object_id)
-            _collect_missing(level - 1, _open_node(reference, plaintext, level), find_segment, missing)
+            nodes = _open_node(reference, plaintext, level)
+            _collect_missing(level - 1, nodes, find_segment, missing, looked)
 
 
 def _walk(level: int, references: list[Reference], find_segment: FindSegment) -> Iterator[bytes]:
