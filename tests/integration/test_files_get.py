@@ -8,11 +8,14 @@ from pathlib import Path
 
 import pytest
 from tests.support.files_nodes import files_world
+from tests.support.transport_nodes import wait_until
 
 from shoal.core.errors import Refused
 from shoal.core.units import KIB, MIB
+from shoal.identity.entry import parse_entry
 from shoal.identity.operations import Role
 from shoal.storage.transfers import TransferState
+from shoal.testing.liar import Lie, make_liar
 from shoal.testing.trees import find_difference, write_seeded_tree
 
 
@@ -231,3 +234,35 @@ async def test_a_node_that_serves_all_it_may_says_so_before_it_fetches(
             await b.get(second.link, tmp_path / "dest")
         assert caught.value.code == "too_many_shares"
         assert (await b.get(first.link, tmp_path / "dest")).state is TransferState.DONE
+
+
+async def test_unshare_in_the_middle_of_a_get_of_the_same_leaves_it_what_it_needs(tmp_path: Path) -> None:
+    tree = make_tree(tmp_path / "tree", 8 * MIB)
+    async with files_world(tmp_path) as world:
+        a, b = await world.add(), await world.add()
+        shared = await a.share(tree)
+        first = await b.get(shared.link, tmp_path / "first")
+        assert first.state is TransferState.DONE
+        (tree / "more").write_bytes(random.Random(2).randbytes(4 * MIB))
+        await a.share(tree)
+        liars = make_liar(a.swarm, shared.share_id, Lie.SILENT)
+        begun = await b.files.get(shared.link, os.fsencode(tmp_path / "second"))
+        await b.wait_transfer(begun.id, lambda s: s.state is TransferState.FETCHING)
+        await b.files.unshare(shared.share_id)
+        for liar in liars:
+            liar.release()
+        done = await b.wait_end(begun.id)
+        assert done.state is TransferState.DONE, done.error
+        await b.files.settle()
+        entries = await b.stores.entries.load(shared.share_id)
+        await world.stop(b)
+        again = await world.add(again=b)
+        served = again.files.find_share(shared.share_id)
+        assert served is not None
+        assert [parse_entry(entry).seq for entry in entries] == list(range(len(entries)))
+        assert entries
+        await wait_until(lambda: again.swarm.find_offer(shared.share_id) is not None)
+        c = await world.add()
+        await world.stop(a)
+        third = await c.get(shared.link, tmp_path / "third")
+        assert third.state is TransferState.DONE, third.error

@@ -266,14 +266,17 @@ class ServedShare:
         self.context.swarm.withdraw(self.share_id)
         await self.context.overlay.withdraw(self.location())
 
-    async def forget(self) -> None:
-        """Stop serving and remove all that is stored of it; the person's files are left alone."""
+    async def forget(self, *, described: bool = False) -> None:
+        """Stop serving and remove all that is stored of it; the person's files are left alone. What is
+        `described` (feed and manifest) stays where somebody just needs it.
+        """
         await self.stop()
         await self.withdraw()
         stores = self.context.stores
         await stores.shares.drop(self.share_id)
-        await stores.objects.drop_share(self.share_id)
-        await stores.entries.drop_log(self.share_id)
+        if not described:
+            await stores.objects.drop_share(self.share_id)
+            await stores.entries.drop_log(self.share_id)
         self.signal.touch()
 
 

@@ -203,7 +203,8 @@ class Files:
                 await asyncio.wait([task])
             await self._watches.stop(share_id)
             status = share.status()
-            await share.forget()
+            running = any(self._transfers[one].row.share_id == share_id for one in self._running)
+            await share.forget(described=running)  # a get of it goes on, and is served at its end
             self._shares.pop(share_id, None)
             for path in share.row.roots:
                 await self._spool.remove(path)
