@@ -9,11 +9,15 @@ from pathlib import Path
 
 import pytest
 from tests.support.files_nodes import FilesNode, files_world
+from tests.support.transport_nodes import NETWORK
 
 from shoal.apps.files import follow as follow_module
+from shoal.apps.files.follow import Follower
 from shoal.apps.files.status import FollowStatus, ShareStatus
+from shoal.apps.files.transfer_state import FollowOptions, TransferRecord
 from shoal.content.link import Link
 from shoal.core.errors import Refused
+from shoal.storage.transfers import TransferState
 from shoal.testing.trees import find_difference
 
 
@@ -169,3 +173,28 @@ async def test_an_author_from_an_old_backup_is_refused(tmp_path: Path) -> None:
         refused = await wait_follow(b, lambda s: s.state == "refused")
         assert "backup" in refused.why or "histories" in refused.why
         assert (dest / "tree" / "folder" / "file 1").read_bytes() == b"second version"
+
+
+async def test_news_that_are_none_do_not_keep_a_follow_busy(tmp_path: Path) -> None:
+    """Any member may say at any time that there is news; a look for it costs the disk and the others."""
+    async with files_world(tmp_path) as world:
+        a = await world.add()
+        link = Link(NETWORK, b"s" * 32, b"r" * 32, 0)
+        record = await a.files._claim_transfer(link, os.fsencode(tmp_path / "dest"))
+        record.options.follow = FollowOptions(1000.0, 10, version=1)
+        runs = 0
+
+        async def run(_: TransferRecord) -> str:
+            nonlocal runs
+            runs += 1
+            record.state = TransferState.DONE
+            follower.look_again()
+            return ""
+
+        follower = Follower(a.files.context, record, run, lambda: 1)
+        follower.start()
+        await asyncio.sleep(2.0)
+        task = follower.cancel()
+        assert task is not None
+        await asyncio.wait([task])
+        assert 2 <= runs <= 6

@@ -23,6 +23,7 @@ log = logging.getLogger("shoal.files")
 
 CHECK_S = 60.0
 PAUSE_S = 0.1  # between two runs
+PAUSE_LAST_S = 2.0  # where what woke it was nothing, again and again: anybody may say that there is news
 RETRY_S = 5.0  # after one that failed
 
 RunGet = Callable[[TransferRecord], Awaitable[str]]  # returns why the feed is refused, or ""
@@ -99,6 +100,7 @@ class Follower:
         assert follow is not None
         clock = self._context.clock
         checked_at = -CHECK_S
+        pause_s = PAUSE_S
         while not follow.refused:
             self._wake.clear()
             record.looks_at_all = clock.monotonic() - checked_at >= CHECK_S or not follow.version
@@ -116,12 +118,13 @@ class Follower:
             if before != follow.version or record.looks_at_all:
                 await self._prune()
             failed = record.state is TransferState.FAILED
-            await asyncio.sleep(PAUSE_S)
+            pause_s = PAUSE_S if before != follow.version else min(PAUSE_LAST_S, pause_s * 2)
+            await asyncio.sleep(pause_s)
             try:
                 async with asyncio.timeout(RETRY_S if failed else CHECK_S):
                     await self._wake.wait()
             except TimeoutError:
-                continue
+                pause_s = PAUSE_S
 
     async def _prune(self) -> None:
         """Remove what is beyond the bounds in the versions folder."""
