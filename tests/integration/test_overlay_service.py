@@ -287,3 +287,25 @@ async def test_messages_that_break_a_rule_are_faults() -> None:
         session.notify(ServiceNumber.OVERLAY, Announce([b"short"]))
         await wait_until(lambda: bool(two.transport.seen))
         assert network.is_full()
+
+
+async def test_a_dial_that_fails_as_nothing_should_gives_its_place_back(
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
+    async with overlay_network() as network:
+        first = await network.add()
+        peer = DeviceKeys.generate().peer_id
+
+        async def fail(*_: object) -> None:
+            raise RuntimeError("not one of ours")
+
+        monkeypatch.setattr(first.transport.transport, "dial", fail)
+        first.transport.view.members.add(peer)
+        first.overlay.members_changed()
+        first.overlay.add_contact(peer, ["127.0.0.1:1"])
+
+        def why() -> str:
+            return next(s.why for s in first.overlay.peers_status() if s.peer_id == peer)
+
+        await wait_until(lambda: "unexpected RuntimeError" in why())
+        assert not first.overlay._dials

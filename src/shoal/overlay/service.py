@@ -336,6 +336,7 @@ class OverlayService(BaseService):
             asyncio.get_running_loop().call_soon(self._step, DialEnded(peer, address, error.message))
             return
         self._dials[peer] = task
+        task.add_done_callback(lambda done: self._on_dial_done(peer, address, done))
 
     async def _dial(self, peer: bytes, text: str) -> None:
         error = ""
@@ -353,6 +354,12 @@ class OverlayService(BaseService):
         if not error and session is not None and session.dial_address != address:
             return  # the peer's own dial was faster: this address proved nothing
         self._step(DialEnded(peer, text, error, self._clock.wall()))
+
+    def _on_dial_done(self, peer: bytes, address: str, dial: asyncio.Task[None]) -> None:
+        """Free the place of a dial that failed as nothing should: the supervisor has logged it."""
+        if not dial.cancelled() and dial.exception() is not None:
+            cause = f"an unexpected {type(dial.exception()).__name__} in this node"
+            self._step(DialEnded(peer, address, cause, self._clock.wall()))
 
     # -- own record ------------------------------------------------------------------------------------
 
