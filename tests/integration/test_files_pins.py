@@ -143,6 +143,23 @@ async def test_a_quota_refuses_before_anything_is_fetched(tmp_path: Path) -> Non
         assert (await pin(ben, share.link)).state == "complete"
 
 
+async def test_pins_at_once_are_not_promised_the_same_room(tmp_path: Path) -> None:
+    async with files_world(tmp_path) as world:
+        ada, ben = await world.add(), await world.add()
+        links: list[Link] = []
+        for number in range(4):
+            file = tmp_path / f"file {number}"
+            file.write_bytes(random.Random(number).randbytes(6 * MIB))
+            links.append((await ada.share(file)).link)
+        quota = ben.store.quota_bytes = 14 * MIB
+        ended = await asyncio.gather(*(pin(ben, link) for link in links))
+        assert sorted(status.state for status in ended) == ["complete", "complete", "failed", "failed"]
+        assert (await ben.store.use()).live_bytes <= quota
+        await ben.pins.unpin(next(status.share_id for status in ended if status.state == "complete"))
+        last = next(status.link for status in ended if status.state == "failed")
+        assert (await pin(ben, last)).state == "complete"  # what ended has no promise left
+
+
 async def test_a_new_version_takes_the_place_of_the_old_one(tmp_path: Path) -> None:
     tree = make_tree(tmp_path / "tree")
     async with files_world(tmp_path) as world:

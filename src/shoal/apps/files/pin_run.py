@@ -16,6 +16,7 @@ from blake3 import blake3
 
 from shoal.apps.files.context import ChangeSignal, FilesContext
 from shoal.apps.files.finding import Finder, check_may_fetch
+from shoal.apps.files.pin_quota import PinQuota
 from shoal.apps.files.pin_source import STORED_OVERHEAD_BYTES, PinTarget
 from shoal.content.chunk_places import ChunkPlaces, find_places
 from shoal.content.feed import Closing
@@ -27,7 +28,6 @@ from shoal.content.manifest_loader import load_manifest
 from shoal.content.paths import display_path
 from shoal.content.seal import PLAINTEXT_BYTES
 from shoal.core.errors import Refused, ShoalError, StorageFault, Unavailable
-from shoal.core.units import format_size
 from shoal.storage.disk_space import check_free_space
 from shoal.storage.pins import PinRow, Pins, PinState
 from shoal.storage.store import Store
@@ -50,7 +50,7 @@ def description_holder(share_id: bytes) -> bytes:
 class PinRun:
     """One pin and what it needs to become complete. Loop thread only; `run` may be cancelled at any time."""
 
-    def __init__(self, context: FilesContext, store: Store, pins: Pins, row: PinRow) -> None:
+    def __init__(self, context: FilesContext, store: Store, pins: Pins, row: PinRow, quota: PinQuota) -> None:
         self.row = row
         self.link = Link.parse(row.link)
         self.reader = FeedReader(self.link.network_id, self.link.share_id, self.link.read_key)
@@ -74,6 +74,7 @@ class PinRun:
         self._context = context
         self._store = store
         self._pins = pins
+        self._quota = quota
         self._fetch: ShareFetch | None = None
         self._used: set[bytes] = set()
         self._finished = asyncio.Event()
@@ -171,6 +172,7 @@ class PinRun:
             await self._change(PinState.COMPLETE)
             return True
         finally:
+            self._quota.release(self.row.number)
             if search is not None:
                 search.cancel()
             await context.swarm.close_fetch(fetch)
@@ -205,25 +207,17 @@ class PinRun:
         False if the version's description was let go of meanwhile: there is a newer one.
         """
         await self.look()
-        store = self._store
-        missing = [
+        missing = {
             o
             for o in range(manifest.chunk_count)
             if o not in self.done and (places is None or places.find(o) is None)
-        ]
-        needed = sum(manifest.chunk_length(o) + STORED_OVERHEAD_BYTES for o in missing)
-        if store.quota_bytes is not None and missing:
-            used = (await store.use()).live_bytes
-            if used + needed > store.quota_bytes:
-                free = format_size(max(0, store.quota_bytes - used))
-                raise Refused(
-                    "Nothing was kept",
-                    cause=f"it takes {format_size(needed)}, and of the store's quota of "
-                    f"{format_size(store.quota_bytes)} {free} are free",
-                    next_step="end pins with `shoal unpin`, or raise the setting store_quota",
-                    code="quota",
-                )
-        await asyncio.to_thread(_check_space, store.path, needed)
+        }
+
+        def count_left() -> int:
+            return sum(manifest.chunk_length(o) + STORED_OVERHEAD_BYTES for o in missing - self.done)
+
+        await self._quota.promise(self.row.number, count_left)
+        await asyncio.to_thread(_check_space, self._store.path, count_left())
         objects = self._context.stores.objects
         await objects.hold(description_holder(self.link.share_id), self._used)
         if await objects.find_missing(self._used):

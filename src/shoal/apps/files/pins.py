@@ -18,6 +18,7 @@ from shoal.apps.files.context import FilesContext
 from shoal.apps.files.finding import check_may_fetch, find_location
 from shoal.apps.files.keeping import find_objects
 from shoal.apps.files.pin_news import PinNews
+from shoal.apps.files.pin_quota import PinQuota
 from shoal.apps.files.pin_run import PinRun, description_holder
 from shoal.apps.files.pin_source import PinSource
 from shoal.content.link import Link
@@ -74,6 +75,7 @@ class PinKeeper:
         self._store = store
         self._table = pins
         self._lock_of = lock_of
+        self._quota = PinQuota(store)
         self._pins: dict[int, PinRun] = {}
         self._running: dict[int, asyncio.Task[None]] = {}
         self._places = asyncio.Semaphore(ACTIVE_PINS)
@@ -97,7 +99,7 @@ class PinKeeper:
             if row.state is PinState.ENDED:
                 await self._let_go(row)
                 continue
-            pin = self._pins[row.number] = PinRun(self._context, self._store, self._table, row)
+            pin = self._pins[row.number] = PinRun(self._context, self._store, self._table, row, self._quota)
             try:
                 await pin.load()
             except ShoalError as error:
@@ -164,7 +166,7 @@ class PinKeeper:
         own = [p for p in mine if p.reader.author == self._context.network.own_id]
         # another's newest version is only known once its feed was read again
         row = row._replace(number=await self._table.add(row), feed=own[0].row.feed if own else ())
-        pin = self._pins[row.number] = PinRun(self._context, self._store, self._table, row)
+        pin = self._pins[row.number] = PinRun(self._context, self._store, self._table, row, self._quota)
         self._place_after_older(pin)
         pin.background = False
         await pin.load()  # what is known of the feed already
