@@ -229,6 +229,19 @@ async def test_a_share_changes_and_goes(tmp_path: Path) -> None:
         assert await stores.shares.find(share_id) is None
 
 
+async def test_a_share_takes_the_place_of_its_row_in_one_transaction(tmp_path: Path) -> None:
+    """What is killed in between goes on serving one of the two."""
+    async with open_stores(tmp_path) as stores:
+        first = _share(1, b"/a", origin=Origin.FETCHED)
+        await stores.shares.replace(first)
+        assert await stores.shares.load() == [first]
+        second = first._replace(roots=(b"/b",), name="elsewhere")
+        begun = stores.database.commits
+        await stores.shares.replace(second)
+        assert stores.database.commits == begun + 1
+        assert await stores.shares.load() == [second]
+
+
 async def test_named_values(tmp_path: Path) -> None:
     async with open_stores(tmp_path) as stores:
         assert await stores.values.find_value("a") is None

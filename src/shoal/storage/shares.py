@@ -81,9 +81,20 @@ class Shares:
         Raises: Refused (code share_exists) for a known share id or an own share of the same roots, code
         too_many_shares at SHARE_LIMIT; StorageFault.
         """
+        await self._insert(share, replace=False)
+
+    async def replace(self, share: ShareRow) -> None:
+        """Store a share in the place of the one of its id, if there is one, at once: a crash leaves one of
+        the two. Raises: Refused (code too_many_shares), StorageFault.
+        """
+        await self._insert(share, replace=True)
+
+    async def _insert(self, share: ShareRow, *, replace: bool) -> None:
         values = self._values(share)
 
         def run(connection: Connection) -> None:
+            if replace:
+                connection.execute("DELETE FROM shares WHERE share_id = ?", (share.share_id,))
             if connection.execute("SELECT count(*) FROM shares").fetchone()[0] >= SHARE_LIMIT:
                 raise Refused(
                     "The share was not added",

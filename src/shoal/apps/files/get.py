@@ -369,9 +369,7 @@ class Get:
             created_at=now,
             updated_at=now,
         )
-        if known is not None:
-            await context.stores.shares.drop(row.share_id)
-        await context.stores.shares.add(row)
+        await context.stores.shares.replace(row)
         served = ServedShare(context, row)
         served.reader = self._reader
         here = await find_wanted(context, manifest, details.only)
