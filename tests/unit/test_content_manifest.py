@@ -131,6 +131,9 @@ def test_a_plain_hostile_manifest_loads() -> None:
         [file(b"a", 10, [5, 2, 0, 2])],
         [file(b"a", 10, [5, 6])],
         [file(b"a", 0, [])],
+        [file(b".shoal-versions", 1)],
+        [EntryRow(b".Shoal-Versions", 1, 0o755, 0)],
+        [EntryRow(b".shoal-part-1122", 2, 0o777, 0, target=b"a")],
         [file(b"a", SIZE_LIMIT), file(b"b", 1)],
     ],
 )
@@ -139,6 +142,11 @@ def test_hostile_rows_are_refused(rows: list[EntryRow]) -> None:
         Hostile(rows).load()
     if caught.type is LocalMisuse:  # sums that cannot even be written
         pytest.fail("the test made a manifest that is not one")
+
+
+def test_names_that_a_getter_keeps_for_itself_may_stand_further_down() -> None:
+    rows = [EntryRow(b"a", 1, 0o755, 0), file(b"a/.shoal-part-1"), file(b"a/.shoal-versions")]
+    assert len(Hostile(rows).load()) == 3
 
 
 @pytest.mark.parametrize(

@@ -90,6 +90,13 @@ def test_homes_of_other_networks_are_left_out_with_their_keys(place: bytes) -> N
         scan([tree + b"/.local/share/shoal"])
 
 
+@pytest.mark.parametrize("name", [b".shoal-versions", b".Shoal-Part-12"])
+def test_what_a_getter_keeps_beside_its_copies_is_no_folder_to_share(place: bytes, name: bytes) -> None:
+    write_file(place + b"/" + name + b"/file", b"x")
+    with pytest.raises(LocalMisuse, match="cannot be shared"):
+        scan([place + b"/" + name])
+
+
 @pytest.mark.skipif(not os.path.isdir("/proc/self"), reason="there is no such folder on this system")
 def test_what_only_shows_the_system_is_no_folder_to_share() -> None:
     with pytest.raises(LocalMisuse, match="cannot be shared"):

@@ -15,7 +15,7 @@ from enum import IntEnum
 from typing import Final, NamedTuple, overload
 
 from shoal.content.cut import CHUNK_MAX_BYTES
-from shoal.content.paths import TARGET_BYTES, display_path, find_path_problem, order_key
+from shoal.content.paths import TARGET_BYTES, display_path, find_path_problem, find_top_problem, order_key
 from shoal.content.stream import ExtentMap, Piece
 from shoal.core.errors import LimitExceeded, MalformedMessage
 from shoal.wire.limits import PATH_BYTES
@@ -107,6 +107,13 @@ class Manifest:
     def stream_bytes(self) -> int:
         """How many bytes have to be fetched: the data of all files, without holes."""
         return self._map.stream_bytes
+
+    @property
+    def held_bytes(self) -> int:
+        """How much memory this takes, without the targets of links."""
+        columns = (self._path_end, self._modes, self._mtimes, self._sizes, self._chunk_start, self._generations)
+        rows = sum(len(column) * column.itemsize for column in columns)
+        return rows + len(self._paths) + len(self._kinds) + len(self._chunk_keys) + self._map.held_bytes
 
     def __len__(self) -> int:
         return len(self._kinds)
@@ -327,6 +334,8 @@ class Manifest:
         parent, _, name = path.rpartition(b"/")
         if parent != self._parent or not parent or find_path_problem(name) is not None:
             if (problem := find_path_problem(path)) is not None:
+                return problem
+            if not parent and (problem := find_top_problem(path)) is not None:
                 return problem
         elif len(path) > PATH_BYTES:  # its folder is known to be fine
             return find_path_problem(path)

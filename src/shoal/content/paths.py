@@ -39,6 +39,14 @@ def find_path_problem(path: bytes) -> str | None:
     return None
 
 
+def find_top_problem(name: bytes) -> str | None:
+    """Say why a share cannot have this top name although it is a path: a getter has its own there."""
+    folded = name.lower()  # some disks take capitals for the same
+    if folded == VERSIONS_NAME or folded.startswith(PART_PREFIX):
+        return "the name is one that a getter keeps for itself"
+    return None
+
+
 def check_path(path: bytes) -> None:
     """Raises: MalformedMessage if a peer must not send this path."""
     problem = find_path_problem(path)

@@ -15,7 +15,14 @@ from dataclasses import dataclass, field
 from typing import Final, NamedTuple
 
 from shoal.content.manifest import ENTRY_LIMIT, EntryKind, permissions
-from shoal.content.paths import COMPONENT_BYTES, PART_PREFIX, VERSIONS_NAME, display_path, find_path_problem
+from shoal.content.paths import (
+    COMPONENT_BYTES,
+    PART_PREFIX,
+    VERSIONS_NAME,
+    display_path,
+    find_path_problem,
+    find_top_problem,
+)
 from shoal.core.errors import LocalMisuse, Unavailable
 from shoal.identity.keystore import DEVICE_FILE, DIRECTORY
 from shoal.storage.extents import Extents, find_extents
@@ -113,6 +120,9 @@ class _Scanner:
 
     def _add_root(self, name: bytes, real: bytes) -> None:
         what = f"{display_path(real)} cannot be shared"
+        problem = find_top_problem(name)
+        if problem is not None:
+            raise LocalMisuse(what, cause=problem, next_step="share what lies in it, or rename it")
         try:
             info = os.stat(real, follow_symlinks=False)
             if stat.S_ISDIR(info.st_mode):
