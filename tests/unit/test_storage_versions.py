@@ -7,6 +7,7 @@ from pathlib import Path
 
 import pytest
 
+from shoal.core.errors import StorageFault
 from shoal.storage.versions_folder import VersionsFolder, prune_versions
 
 DAY_S = 86400.0
@@ -62,3 +63,15 @@ def test_a_planted_link_is_not_followed(tmp_path: Path) -> None:
     with pytest.raises(OSError, match=r"directory|symbolic"):
         keep(tmp_path, NOW, "x")
     assert os.listdir(tmp_path / "elsewhere") == []
+
+
+def test_a_folder_that_others_may_write_to_keeps_nothing(tmp_path: Path) -> None:
+    """They could take what is moved there, or put something else in its place."""
+    (tmp_path / ".shoal-versions").mkdir()
+    (tmp_path / ".shoal-versions").chmod(0o777)
+    with pytest.raises(StorageFault) as caught:
+        keep(tmp_path, NOW, "x")
+    assert caught.value.code == "planted"
+    assert os.listdir(tmp_path / ".shoal-versions") == []
+    (tmp_path / ".shoal-versions").chmod(0o755)  # a person may let others look
+    keep(tmp_path, NOW, "x")

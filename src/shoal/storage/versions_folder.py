@@ -13,6 +13,7 @@ from datetime import UTC, datetime
 from typing import Final
 
 from shoal.content.paths import VERSIONS_NAME
+from shoal.storage.part_tree import planted
 from shoal.storage.tree_handles import DIRECTORY_FLAGS
 
 _FORMAT: Final = "%Y-%m-%dT%H-%M-%SZ"
@@ -32,7 +33,7 @@ class VersionsFolder:
     def move(self, path: bytes, name: bytes, parent: int) -> None:
         """Move what lies at `name` in the open folder `parent`; `path` is what it is called in the share.
 
-        Raises: OSError; FileNotFoundError if nothing lies there.
+        Raises: OSError; FileNotFoundError if nothing lies there; StorageFault (code planted).
         """
         if self._fd < 0:
             self._fd = self._make()
@@ -80,7 +81,7 @@ class VersionsFolder:
 def prune_versions(base: int, wall_s: float, age_s: float, count: int) -> int:
     """Remove the folders that are older than `age_s`, and the oldest beyond `count`; return how many.
 
-    Only folders with a name of ours are touched. Raises: OSError.
+    Only folders with a name of ours are touched. Raises: OSError, StorageFault.
     """
     try:
         above = _open(base, create=False)
@@ -102,9 +103,15 @@ def prune_versions(base: int, wall_s: float, age_s: float, count: int) -> int:
 
 
 def _open(base: int, *, create: bool) -> int:
+    """Raises: OSError; StorageFault if others may change what is kept there."""
     if create:
         try:
             os.mkdir(VERSIONS_NAME, 0o700, dir_fd=base)
         except FileExistsError:
             pass
-    return os.open(VERSIONS_NAME, DIRECTORY_FLAGS, dir_fd=base)
+    fd = os.open(VERSIONS_NAME, DIRECTORY_FLAGS, dir_fd=base)
+    info = os.fstat(fd)
+    if info.st_uid != os.geteuid() or info.st_mode & 0o022:
+        os.close(fd)
+        raise planted(VERSIONS_NAME, "the folder belongs to another user, or others may write to it")
+    return fd

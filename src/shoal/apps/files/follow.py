@@ -15,7 +15,7 @@ from collections.abc import Awaitable, Callable
 from shoal.apps.files.context import FilesContext
 from shoal.apps.files.status import FollowState, FollowStatus
 from shoal.apps.files.transfer_state import TransferOptions, TransferRecord
-from shoal.core.errors import ShoalError, Unavailable
+from shoal.core.errors import ShoalError, StorageFault, Unavailable
 from shoal.storage.transfers import TransferState
 from shoal.storage.versions_folder import prune_versions
 
@@ -142,7 +142,7 @@ class Follower:
 
         try:
             await self._context.run(lambda _: prune())
-        except OSError as error:
+        except (OSError, StorageFault) as error:
             log.info("old versions were not removed: %s", error)
 
     async def _save(self) -> None:
