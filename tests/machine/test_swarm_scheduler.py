@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import random
 from itertools import pairwise
+from typing import Any
 
 import pytest
 
@@ -259,6 +260,28 @@ def test_a_missing_chunk_is_asked_elsewhere_without_blame() -> None:
     machine.step(0.0, ProviderUp(B, None))
     assert wanted(machine.step(0.1, ChunkMissing(A, first[0])), B) == [first[0]]
     assert machine.blamed == frozenset()
+
+
+def test_an_answer_that_something_is_missing_does_not_cost_a_look_at_all_others() -> None:
+    """Who claims everything may say so of each chunk; the others are busy, and looked after at every tick."""
+    machine = make(20_000)
+    machine.step(0.0, ProviderUp(A, None))
+    peers = [bytes([n]) * 32 for n in range(10, 40)]
+    for peer in peers:
+        assert wanted(machine.step(0.0, ProviderUp(peer, None)), peer)
+    looked: list[bytes] = []
+    fill = machine._fill
+
+    def count(now: float, provider: Any, effects: list[Any]) -> None:
+        looked.append(provider.peer)
+        fill(now, provider, effects)
+
+    machine._fill = count  # type: ignore[method-assign]
+    for _ in range(50):
+        machine.step(0.1, ChunkMissing(A, next(iter(machine._providers[A].owed))))
+    assert looked == [A] * 50
+    machine.step(0.2, Tick())
+    assert set(looked[50:]) == {A, *peers}
 
 
 def test_what_was_missing_is_asked_again_once_it_is_offered_anew() -> None:

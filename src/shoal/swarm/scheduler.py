@@ -263,7 +263,9 @@ class Scheduler:
         if provider is not None:
             provider.progress_at = now  # an answer is a sign of life
         self._refuse(peer, ordinal)
-        self._fill_all(now, effects)
+        for other in list(self._providers.values()):  # the busy ones at the next tick: a liar says so often
+            if other.peer == peer or not other.owed:
+                self._fill(now, other, effects)
 
     def _on_tick(self, now: float, effects: list[Effect]) -> None:
         for provider in list(self._providers.values()):
