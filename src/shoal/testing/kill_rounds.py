@@ -163,7 +163,8 @@ class Round:
         world.kill_during(plan, (plan.author, change))
         _change_tree(self.tree, self.rng)
         version = max(share.version for share in world.client(plan.author).shares())
-        expect(version >= max(seen, default=1), f"version {max(seen)} was told, now it is {version}")
+        newest = max(seen, default=1)
+        expect(version >= newest, f"version {newest} was told, now it is {version}")
         follow = world.client(plan.keeper).follows()
         expect(len(follow) == 1, "the follow is not listed any more")
         try:
