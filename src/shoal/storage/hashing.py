@@ -1,7 +1,8 @@
 """Hashing: turns a scanned tree into a manifest: read, cut, hash, in threads.
 
-Sections of the stream do not depend on each other, so each thread takes the next one. What a previous version
-holds with the same size and time is not read again.
+Sections of the stream do not depend on each other, so each thread takes the next one; slices of a large file
+go before (storage/large_file.py). What a previous version holds with the same size and time is not read
+again.
 """
 
 from __future__ import annotations
@@ -9,8 +10,9 @@ from __future__ import annotations
 import threading
 from collections.abc import Callable, Iterator, Sequence
 from concurrent.futures import ThreadPoolExecutor
+from contextlib import suppress
 from dataclasses import dataclass
-from typing import Final
+from typing import Final, NamedTuple
 
 from shoal.content.keys import ChunkKeys
 from shoal.content.manifest import EntryKind, Manifest, ManifestHeader
@@ -19,12 +21,15 @@ from shoal.content.stream import iter_sections
 from shoal.core.errors import StorageFault, Unavailable
 from shoal.core.thread_priority import lower_thread_priority
 from shoal.storage.draft_rows import DraftRows
+from shoal.storage.large_file import SPLIT_BYTES, LargeFile
 from shoal.storage.scan import SKIPPED_LIMIT, ScannedEntry, ScanResult, Skipped
-from shoal.storage.section_hasher import HashedEntry, Section, SectionHasher, WaitTurn
+from shoal.storage.section import FileEnded, HashedEntry, Section
+from shoal.storage.section_hasher import SectionHasher, WaitTurn
 from shoal.storage.section_parts import is_known, split_at_changes
 from shoal.storage.tree_handles import TreeHandles
 
 HASH_THREADS: Final = 2
+LOOK_S: Final = 0.1  # until a thread without work sees that it is all cancelled
 
 Progress = Callable[[int, int], None]  # bytes and files done so far; called from hashing threads
 
@@ -74,11 +79,22 @@ def hash_share(
         hasher = SectionHasher(handles, cut_seed, keys, generation, work.report, work.cancelled, wait_turn)
         reuse = _Reuse(previous) if previous is not None else None
         while (item := work.take()) is not None:
+            if isinstance(item, _Slice):
+                if item.file.hash_slice(item.slice_number, hasher):
+                    item.file.finish(hasher)
+                    work.put(item.number, item.file.section)
+                continue
             number, entries = item
             section = reuse.find(entries) if reuse is not None else None
             if section is None:
                 section = Section()
                 work.begin(number, entries, section)
+                if threads > 1 and entries[-1].data_bytes >= SPLIT_BYTES:
+                    hasher.hash_section(entries[:-1], section)
+                    entries = entries[-1:]
+                    with suppress(OSError, FileEnded):  # then it is read by one thread, which says why
+                        work.split(number, LargeFile(handles, entries[0], section))
+                        continue
                 for part in split_at_changes(entries, previous):
                     hasher.hash_section(part, section)
             else:
@@ -91,6 +107,7 @@ def hash_share(
         for future in futures:
             future.result()
     finally:
+        work.close()
         handles.close()
     builder = ManifestBuilder(ManifestHeader(space, generation), read_key)
     skipped, count = list(scanned.skipped), scanned.skipped_count
@@ -115,8 +132,16 @@ def hash_share(
     return HashedShare(builder.build(), dict(scanned.roots), skipped, count, ignored, work.read_bytes)
 
 
+class _Slice(NamedTuple):
+    """A part of the file that section `number` is."""
+
+    number: int
+    file: LargeFile
+    slice_number: int
+
+
 class _Work:
-    """Hands out sections, takes results, counts. For several threads."""
+    """Hands out sections and slices, takes results, counts. For several threads."""
 
     def __init__(
         self,
@@ -130,17 +155,37 @@ class _Work:
         self.read_bytes = 0
         self._items = enumerate(_split(scanned.entries))
         self._progress = progress
-        self._lock = threading.Lock()
+        self._state = threading.Condition()
         self._failed = False
         self._done_bytes = 0
         self._done_files = 0
+        self._undecided = 0  # sections handed out that may turn out to be a large file
+        self._files: dict[int, LargeFile] = {}  # by section
         self._sections: dict[int, Section] = {}
 
-    def take(self) -> tuple[int, Sequence[ScannedEntry]] | None:
-        if self.cancelled.is_set():
-            raise Unavailable("Hashing was stopped", code="cancelled")
-        with self._lock:
-            return None if self._failed else next(self._items, None)
+    def take(self) -> tuple[int, Sequence[ScannedEntry]] | _Slice | None:
+        """Return what to do next; None at the end. Raises: Unavailable (code "cancelled")."""
+        with self._state:
+            while not self._failed:
+                if self.cancelled.is_set():
+                    raise Unavailable("Hashing was stopped", code="cancelled")
+                for number, file in self._files.items():
+                    if (slice_number := file.take()) is not None:
+                        return _Slice(number, file, slice_number)
+                if (item := next(self._items, None)) is not None:
+                    self._undecided += 1
+                    return item
+                if not self._undecided:
+                    return None
+                self._state.wait(LOOK_S)
+        return None
+
+    def split(self, number: int, file: LargeFile) -> None:
+        """Let all threads hash a section that is one file."""
+        with self._state:
+            self._files[number] = file
+            self._undecided -= 1
+            self._state.notify_all()
 
     def begin(self, number: int, entries: Sequence[ScannedEntry], section: Section) -> None:
         """Show a section that is about to be hashed to who wants rows early."""
@@ -148,13 +193,16 @@ class _Work:
             self._rows.begin(number, entries, section)
 
     def put(self, number: int, section: Section) -> None:
-        with self._lock:
+        with self._state:
             self._sections[number] = section
+            if self._files.pop(number, None) is None:
+                self._undecided -= 1
+            self._state.notify_all()
         if self._rows is not None:
             self._rows.end(number)
 
     def report(self, size_bytes: int, files: int, *, reused: bool = False) -> None:
-        with self._lock:
+        with self._state:
             self._done_bytes += size_bytes
             self._done_files += files
             self.read_bytes += 0 if reused else size_bytes
@@ -169,8 +217,14 @@ class _Work:
             done = True
         finally:
             if not done:
-                with self._lock:
+                with self._state:
                     self._failed = True
+                    self._state.notify_all()
+
+    def close(self) -> None:
+        """Close what was not finished; no thread is at work any more."""
+        for file in self._files.values():
+            file.close()
 
     def sections(self) -> Iterator[Section]:
         for number in range(len(self._sections)):

@@ -10,18 +10,26 @@ from __future__ import annotations
 import os
 import stat
 import threading
-from array import array
-from collections.abc import Callable, Sequence
-from typing import Final, NamedTuple
+from collections.abc import Callable, Container, Sequence
+from typing import Final
 
 from shoal.content.cut import CHUNK_MAX_BYTES, Cutter
 from shoal.content.keys import ChunkKeys
-from shoal.content.manifest import EntryKind, permissions
+from shoal.content.manifest import EntryKind
 from shoal.content.stream import LARGE_FILE_BYTES
 from shoal.core.errors import Unavailable
 from shoal.core.units import MIB
 from shoal.storage.extents import Extents, find_extents
+from shoal.storage.file_data import FileData
 from shoal.storage.scan import ScannedEntry, reason_of
+from shoal.storage.section import (
+    FileEnded,
+    HashedEntry,
+    Section,
+    is_as_scanned,
+    is_changed,
+    make_file_entry,
+)
 from shoal.storage.tree_handles import TreeHandles, read_exactly
 
 BUFFER_BYTES: Final = 8 * MIB
@@ -30,41 +38,6 @@ CHANGED: Final = "it changed while it was read"
 
 
 WaitTurn = Callable[[threading.Event], None]  # blocks while others go first; ends soon once the event is set
-
-
-class HashedEntry(NamedTuple):
-    """What goes into the manifest for an entry; `extents` None means that all of the file is data."""
-
-    path: bytes
-    kind: EntryKind
-    mode: int
-    mtime_ns: int
-    size: int
-    extents: Extents | None
-    target: bytes
-
-
-class Section:
-    """What hashing a run of entries gave: rows of the manifest, in order.
-
-    While it is hashed the rows that are there are right as long as `as_scanned`: all that was read so far is
-    as the scan found it. That is set to False before rows come that are not so, or before some are taken out.
-    """
-
-    __slots__ = ("as_scanned", "entries", "generations", "keys", "lengths", "skipped")
-
-    def __init__(self) -> None:
-        self.entries: list[HashedEntry] = []
-        self.skipped: list[tuple[bytes, str]] = []
-        self.lengths = array("I")
-        self.keys = bytearray()
-        self.generations = array("I")  # the last column that a new row is put into
-        self.as_scanned = True
-
-    def skip(self, path: bytes, reason: str) -> None:
-        """List a file as skipped."""
-        self.as_scanned = False
-        self.skipped.append((path, reason))
 
 
 class SectionHasher:
@@ -121,7 +94,7 @@ class SectionHasher:
                 os.close(fd)
             self._files += 1
         self._cut(final=True)
-        self._tell()
+        self.tell()
 
     def _add_file(self, entry: ScannedEntry, fd: int) -> None:
         path = entry.path
@@ -131,23 +104,12 @@ class SectionHasher:
                 self._section.skip(path, CHANGED)
                 return
             extents = find_extents(fd, before)
-            if not _is_as_scanned(entry, before, extents):
+            if not is_as_scanned(entry, before, extents):
                 self._section.as_scanned = False
-            data = before.st_size if _is_dense(extents, before.st_size) else sum(e[1] for e in extents)
+            data = sum(length for _, length in extents)
             read = self._read_small if data < LARGE_FILE_BYTES else self._read_large
             if read(fd, extents, data, before):
-                dense = _is_dense(extents, before.st_size)
-                self._section.entries.append(
-                    HashedEntry(
-                        path,
-                        EntryKind.FILE,
-                        permissions(before.st_mode),
-                        before.st_mtime_ns,
-                        before.st_size,
-                        None if dense else extents,
-                        b"",
-                    )
-                )
+                self._section.entries.append(make_file_entry(path, before, extents))
                 return
         self._section.skip(path, CHANGED)
 
@@ -161,7 +123,7 @@ class SectionHasher:
                 return False
             end += length
         self._filled = end
-        if _changed(before, os.fstat(fd)):
+        if is_changed(before, os.fstat(fd)):
             self._filled = start
             return False
         return True
@@ -169,77 +131,90 @@ class SectionHasher:
     def _read_large(self, fd: int, extents: Extents, _data: int, before: os.stat_result) -> bool:
         """Make a large file a section of its own; False, and nothing appended, if it changed."""
         self._cut(final=True)
-        section = self._section
+        section, data = self._section, FileData(fd, extents)
         rows = len(section.lengths)
-        for offset, length in extents:
-            end = offset + length
-            while offset < end:
-                if self._filled == BUFFER_BYTES:
-                    self._cut(final=False)
-                run = min(BUFFER_BYTES - self._filled, end - offset)
-                try:
-                    is_there = read_exactly(fd, self._buffer[self._filled : self._filled + run], offset)
-                except OSError:
-                    self._drop_rows(rows)
-                    raise
-                if not is_there:
-                    return self._drop_rows(rows)
-                self._filled += run
-                offset += run
-        self._cut(final=True)
-        if _changed(before, os.fstat(fd)):
-            return self._drop_rows(rows)
+        try:
+            self.cut_run(section, data, 0, data.size)
+        except FileEnded:
+            section.drop_rows(rows)
+            return False
+        except OSError:
+            section.drop_rows(rows)
+            raise
+        if is_changed(before, os.fstat(fd)):
+            section.drop_rows(rows)
+            return False
         return True
 
-    def _drop_rows(self, rows: int) -> bool:
-        self._filled = 0
-        self._section.as_scanned = False
-        del self._section.lengths[rows:]
-        del self._section.generations[rows:]
-        del self._section.keys[32 * rows :]
-        return False
+    def cut_run(
+        self,
+        into: Section,
+        data: FileData,
+        start: int,
+        stop: int,
+        *,
+        known: Container[int] = (),
+        step_bytes: int = BUFFER_BYTES,
+        counted: bool = True,
+    ) -> int:
+        """Cut and hash data from `start`, a cut, until a cut at or behind `stop`, or at one of `known`.
+
+        Returns which cut that is. Reads `step_bytes` at a time; not `counted` is what is done again. Not
+        within `hash_section`. Raises: OSError, FileEnded, Unavailable (code "cancelled"); rows are left.
+        """
+        buffer, limit = self._buffer, min(stop + CHUNK_MAX_BYTES, data.size)
+        position = read_to = start
+        while position < stop and position not in known:
+            self._pause()
+            filled = read_to - position
+            run = min(BUFFER_BYTES - filled, limit - read_to, step_bytes)
+            for offset, length in data.ranges(read_to, run):
+                if not read_exactly(data.fd, buffer[filled : filled + length], offset):
+                    raise FileEnded
+                filled += length
+            read_to += run
+            before, first = position, 0
+            for length in self._cutter.cut(buffer[:filled], final=read_to == data.size):
+                into.add_row(length, self._key(buffer[first : first + length]), self._generation)
+                first += length
+                position += length
+                if position >= stop or position in known:
+                    break
+            if first and first < filled:
+                buffer[: filled - first] = buffer[first:filled]
+            if counted:
+                self._count(min(position, stop) - before)
+        return position
+
+    def tell(self, files: int = 0) -> None:
+        """Report what was done; `files` whose data was counted run by run are done too."""
+        self._report(self._bytes, self._files + files)
+        self._bytes = self._files = 0
 
     def _cut(self, *, final: bool) -> None:
         """Cut and hash what is certain in the buffer; what is not moves to its front (less than a chunk)."""
-        if self._wait_turn is not None:
-            self._wait_turn(self._cancelled)
-        if self._cancelled.is_set():
-            raise Unavailable("Hashing was stopped", code="cancelled")
+        self._pause()
         section, buffer, filled = self._section, self._buffer, self._filled
         position = 0
         for length in self._cutter.cut(buffer[:filled], final=final):
-            section.keys += self._key(buffer[position : position + length])
-            section.lengths.append(length)
-            # from here on others may see the row
-            section.generations.append(self._generation)
+            section.add_row(length, self._key(buffer[position : position + length]), self._generation)
             position += length
         if position and position < filled:
             buffer[: filled - position] = buffer[position:filled]
         self._filled = filled - position
-        self._bytes += position
+        self._count(position)
+
+    def _pause(self) -> None:
+        """Let others go first. Raises: Unavailable (code "cancelled")."""
+        if self._wait_turn is not None:
+            self._wait_turn(self._cancelled)
+        if self._cancelled.is_set():
+            raise Unavailable("Hashing was stopped", code="cancelled")
+
+    def _count(self, size_bytes: int) -> None:
+        self._bytes += size_bytes
         if self._bytes >= REPORT_BYTES:
-            self._tell()
-
-    def _tell(self) -> None:
-        self._report(self._bytes, self._files)
-        self._bytes = self._files = 0
-
-
-def _is_dense(extents: Extents, size: int) -> bool:
-    return not size or (len(extents) == 1 and extents[0] == (0, size))
-
-
-def _is_as_scanned(entry: ScannedEntry, info: os.stat_result, extents: Extents) -> bool:
-    scanned = [(0, entry.size)] if entry.extents is None and entry.size else entry.extents or []
-    return (entry.size, entry.mtime_ns) == (info.st_size, info.st_mtime_ns) and scanned == extents
-
-
-def _changed(before: os.stat_result, after: os.stat_result) -> bool:
-    return (before.st_size, before.st_mtime_ns, before.st_ctime_ns) != (
-        after.st_size,
-        after.st_mtime_ns,
-        after.st_ctime_ns,
-    )
+            self.tell()
 
 
 assert BUFFER_BYTES >= 2 * CHUNK_MAX_BYTES + LARGE_FILE_BYTES  # room for a file behind an uncertain rest
