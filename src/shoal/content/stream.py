@@ -68,6 +68,12 @@ class ExtentMap:
     def __len__(self) -> int:
         return len(self._first) - 1
 
+    @property
+    def held_bytes(self) -> int:
+        """How much memory this takes."""
+        columns = (self._first, self._start, self._file_offset, self._file)
+        return sum(len(column) * column.itemsize for column in columns)
+
     def append(self, extents: Iterable[tuple[int, int]]) -> None:
         """Add the next file by its data extents (file offset, length), sorted, none of them empty."""
         index = len(self._first) - 1
