@@ -53,7 +53,7 @@ async def test_descriptions_of_old_versions_go_at_every_end(tmp_path: Path) -> N
         ada, ben, cem = await world.add(), await world.add(), await world.add()
         share = await ada.share(tree)
         one, _ = await count_objects(ada)
-        assert one >= 4
+        assert one >= 3  # the root, entries, chunks: where they are cut is random
         await ben.get(share.link, tmp_path / "ben")
         begun = await cem.pins.pin(share.link)
         while (await cem.pins.wait(begun.number, None, 1.0)).state != "complete":

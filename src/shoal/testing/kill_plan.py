@@ -17,24 +17,28 @@ DEVICES: Final = ("ada", "ben", "cem")
 LONGEST_DELAY_S: Final = {
     "share": 0.12,
     "copy": 0.5,
-    "watch": 2.5,
+    "watch": 1.8,
     "get": 1.2,
     "only": 0.7,
-    "follow": 2.5,
-    "pin": 0.4,
+    "follow": 0.9,
+    "pin": 0.7,
     "gc": 0.08,
-    "scrub": 0.15,
+    "scrub": 0.6,
     "migrate": 0.6,
 }
 OPERATIONS: Final = tuple(LONGEST_DELAY_S)
 TREE_BYTES: Final = {
-    "get": 96 * MIB,
+    "share": 64 * MIB,
+    "get": 80 * MIB,
     "only": 64 * MIB,
     "watch": 4 * MIB,
     "follow": 8 * MIB,
     "migrate": 4 * MIB,
 }
 OTHER_TREE_BYTES: Final = 24 * MIB
+# what an operation would be too short for a kill in its middle without
+UPLOAD: Final = {"follow": "6 MB/s", "pin": "30 MB/s", "scrub": "10 MB/s"}
+OTHER_UPLOAD: Final = "100 MB/s"
 ALL_AT_ONCE: Final = 6  # every sixth round of an operation kills all three devices
 
 
@@ -50,6 +54,7 @@ class Plan:
     victims: tuple[str, ...]
     delay_s: float
     tree_bytes: int
+    upload: str  # limit of the author while it is killed
 
     def rng(self) -> random.Random:
         """Return the source of everything else that is random in this round."""
@@ -84,4 +89,5 @@ def make_plan(seed: int, only: str | None = None) -> Plan:
         victims=victims,
         delay_s=rng.uniform(0.0, LONGEST_DELAY_S[operation]),
         tree_bytes=TREE_BYTES.get(operation, OTHER_TREE_BYTES),
+        upload=UPLOAD.get(operation, OTHER_UPLOAD),
     )

@@ -26,7 +26,8 @@ from shoal.testing.trees import find_difference, write_seeded_tree
 
 PART: Final = "folder [0-3]"  # what `only` selects, of the folders that write_seeded_tree makes
 CHANGES: Final = 6  # of a watched tree, before and around the kill
-FLIPS: Final = 3  # bytes that rot in each segment
+LARGE_CHANGE_BYTES: Final = 7 * MIB  # of a tree whose follower is killed over it
+FLIPS: Final = 12  # bytes that rot in each segment
 
 
 class Round:
@@ -153,6 +154,7 @@ class Round:
         world.wait(lambda: find_difference(self.tree, copy) is None, "the follower has the first version")
         seen: list[int] = []
         rng = random.Random(self.rng.random())  # noqa: S311 - test data
+        is_follow = plan.operation == "follow"  # else it is the watch that is killed over
 
         def change(client: Client) -> None:
             for _ in range(CHANGES):
@@ -160,7 +162,14 @@ class Round:
                 time.sleep(plan.delay_s / CHANGES)
                 seen.append(max(share.version for share in client.shares()))
 
-        world.kill_during(plan, (plan.author, change))
+        def is_fetching() -> bool:
+            return keeper.follows()[0].state == "fetching"
+
+        if is_follow:
+            author.limits(upload=plan.upload)
+            (self.tree / "large change").write_bytes(rng.randbytes(LARGE_CHANGE_BYTES))
+            world.wait(is_fetching, "the follower fetches another version")
+        world.kill_during(plan, (plan.author, change), is_busy=is_fetching if is_follow else None)
         _change_tree(self.tree, self.rng)
         version = max(share.version for share in world.client(plan.author).shares())
         newest = max(seen, default=1)
@@ -196,19 +205,19 @@ class Round:
         self._expect_kept(link)
 
     def _expect_kept(self, link: str) -> None:
-        """The keeper has all of it: the author is away, and the reader gets the tree."""
+        """The keeper has all of it: the author shares it no longer, and the reader gets the tree."""
         world, plan = self.world, self.plan
         client = world.client(plan.keeper)
         pin = client.pin(link, wait_s=WAIT_S)
         chunks = client.call(ops.STORE, Nothing()).chunks
         expect(pin.done == pin.chunks, f"the pin is not whole: {pin}")
         expect(chunks <= pin.chunks, f"{chunks} chunks are kept for a pin of {pin.chunks}")
-        world.kill(plan.author)
-        try:
-            world.get_whole(plan.reader, link, self.tree)
-        finally:
-            world.up(plan.author)
-        world.wait_connected()
+        author = world.client(plan.author)
+        for share in author.shares():
+            author.unshare(share.share_id)
+        moved = self.tree.with_name("moved away")
+        self.tree.rename(moved)
+        world.get_whole(plan.reader, link, self.tree, moved)
 
     def _gc(self) -> None:
         """Half of what is kept is let go of; the other half survives its collection."""
@@ -230,19 +239,20 @@ class Round:
         world, plan = self.world, self.plan
         link = world.client(plan.author).share(self.tree, wait=True).link
         world.client(plan.keeper).pin(link)
-        world.kill(plan.keeper)
         for segment in sorted((world.devices[plan.keeper].home / "store").glob("*.seg")):
             flip_bytes(segment, self.rng, FLIPS, FILE_HEADER_BYTES)
-        world.up(plan.keeper)
-        world.wait_connected()
-        world.kill_during(plan, (plan.keeper, lambda client: _ignore(client.wait_store_work("verify"))))
-        world.client(plan.keeper).wait_store_work("verify")  # finds what the first one was killed before
 
-        def is_whole() -> bool:
-            client = world.client(plan.keeper)
+        def is_whole(client: Client) -> bool:
             return client.call(ops.STORE, Nothing()).lost == 0 and client.pins()[-1].state == "complete"
 
-        world.wait(is_whole, "all that rotted was fetched again")
+        def heal(client: Client) -> None:
+            client.wait_store_work("verify")
+            while not is_whole(client):
+                time.sleep(0.02)
+
+        world.kill_during(plan, (plan.keeper, heal))
+        world.client(plan.keeper).wait_store_work("verify")  # finds what the first one was killed before
+        world.wait(lambda: is_whole(world.client(plan.keeper)), "all that rotted was fetched again")
         self._expect_kept(link)
 
     def _migrate(self) -> None:

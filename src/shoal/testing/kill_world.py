@@ -20,13 +20,12 @@ from shoal.core.errors import Unavailable
 from shoal.core.units import MIB
 from shoal.storage.schema import MIGRATIONS
 from shoal.storage.segment_format import parse_segment_name
-from shoal.testing.kill_plan import DEVICES, Plan
+from shoal.testing.kill_plan import DEVICES, OTHER_UPLOAD, Plan
 from shoal.testing.processes import Device
 from shoal.testing.trees import find_difference
 
 REFETCHED_A_KILL_BYTES: Final = 32 * MIB
 SETTLE_TIMEOUT_S: Final = 60.0  # within which everything goes on after a restart
-RATE: Final = "100 MB/s"  # of every upload: a transfer lasts long enough to be killed in
 WAIT_S: Final = 60.0  # for providers that are being restarted
 
 
@@ -48,10 +47,11 @@ class KillWorld:
         """Make the network. Raises: CommandFailed, TimeoutError."""
         first, *others = self.devices.values()
         first.up()
-        for device in others:
-            device.join(first.run("invite")["ticket"])
+        with ThreadPoolExecutor(len(others)) as pool:
+            for _ in pool.map(lambda device: device.join(first.run("invite")["ticket"]), others):
+                pass
         for name in self.devices:
-            self.client(name).limits(upload=RATE)
+            self.client(name).limits(upload=OTHER_UPLOAD)
         self.wait_connected()
 
     def close(self) -> None:
@@ -82,20 +82,33 @@ class KillWorld:
             for _ in pool.map(lambda name: self.devices[name].up(), names):
                 pass
 
-    def kill_during(self, plan: Plan, *actions: tuple[str, Callable[[Client], None]]) -> None:
+    def kill_during(
+        self,
+        plan: Plan,
+        *actions: tuple[str, Callable[[Client], None]],
+        is_busy: Callable[[], bool] | None = None,
+    ) -> None:
         """Do things on devices, each in a thread; kill as planned; start again, and wait for the threads.
 
         An action notes itself what it was told: it ends with Unavailable when its device dies, which is
-        nobody's fault. Raises: what else an action raises, CommandFailed.
+        nobody's fault. `is_busy` tells, just before the kill, whether that comes in the middle; else it does
+        if an action ended so. Raises: what else an action raises, CommandFailed.
         """
+        self.client(plan.author).limits(upload=plan.upload)
+        cut, was_busy = self.cut, False
         with ThreadPoolExecutor(len(actions) + 1) as pool:
             running = [pool.submit(self._act, name, act) for name, act in actions]
             time.sleep(plan.delay_s)
+            if is_busy is not None:
+                was_busy = is_busy()
             self.kill(*plan.victims)
             self.kills += 1
             self.up(*plan.victims)
             for future in running:
                 future.result(SETTLE_TIMEOUT_S)
+        if is_busy is not None:
+            self.cut = cut + was_busy
+        self.client(plan.author).limits(upload=OTHER_UPLOAD)
         self.wait_connected()
 
     def _act(self, name: str, act: Callable[[Client], None]) -> None:
