@@ -10,8 +10,9 @@ from collections.abc import Iterator
 from pathlib import Path
 
 import pytest
-from tests.support.trees import KEYS, PART, describe_tree, share_tree, write_file
+from tests.support.trees import KEYS, PART, READ_KEY, describe_tree, share_tree, write_file
 
+from shoal.content.manifest_builder import ManifestBuilder
 from shoal.core.errors import StorageFault
 from shoal.core.units import MIB
 from shoal.storage.tree_reader import TreeReader
@@ -90,6 +91,31 @@ def test_a_full_disk_is_noticed_before_and_survived_in_the_middle(
     again.close()
     reader.close()
     assert describe_tree(small_disk + b"/tree") == describe_tree(tree)
+
+
+@pytest.mark.parametrize("many_files", [False, True])
+def test_a_draft_that_will_not_fit_is_refused_by_its_entries(
+    tmp_path: Path, small_disk: bytes, many_files: bool
+) -> None:
+    """Only its first chunk is known yet."""
+    tree = os.fsencode(tmp_path) + b"/tree"
+    for number in range(100 if many_files else 5):
+        write_file(tree + b"/%03d" % number, bytes(100_000 if many_files else 2 * MIB))
+    manifest = share_tree(tree).built.manifest
+    builder = ManifestBuilder(manifest.header, READ_KEY)
+    for index in range(len(manifest)):
+        entry = manifest.entry(index)
+        builder.add_entry(entry.path, entry.kind, entry.mode, entry.mtime_ns, entry.size, None, entry.target)
+    builder.add_chunk(*manifest.chunk(0)[1:], 0)
+    draft = builder.manifest
+    writer = TreeWriter(small_disk, PART, draft)
+    writer.prepare()
+    with pytest.raises(StorageFault) as caught:
+        writer.check_space([0])
+    assert caught.value.code == "disk_full"
+    subprocess.run(["mount", "-o", "remount,size=96m", os.fsdecode(small_disk)], check=True)
+    writer.check_space([0])
+    writer.close()
 
 
 @pytest.mark.parametrize(

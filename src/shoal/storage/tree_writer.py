@@ -197,7 +197,9 @@ class TreeWriter:
         return good
 
     def check_space(self, missing: Iterable[int]) -> None:
-        """Raises: StorageFault (code "disk_full") if the chunks `missing` do not fit on the disk."""
+        """Raises: StorageFault (code "disk_full") if the chunks `missing` do not fit on the disk. Of a draft
+        what no chunk describes yet is missing too.
+        """
         destination, part = self._get_destination(), self._get_part()
         large: set[int] = set()
         small: set[int] = set()
@@ -205,20 +207,30 @@ class TreeWriter:
         with self._faults():
             if self._has_room_for_all():
                 return
-            for ordinal in missing:
-                for piece in self._chunks.pieces(ordinal):
-                    index = piece.file_index
-                    if destination.places[index] == Place.SAME:
-                        continue
-                    if self.manifest.data_bytes(index) >= LARGE_FILE_BYTES:
-                        large.add(index)
-                    else:
-                        small.add(index)
-                        needed += piece.length
+            for index, length in self._missing_runs(missing):
+                if destination.places[index] == Place.SAME:
+                    continue
+                if self.manifest.data_bytes(index) >= LARGE_FILE_BYTES:
+                    large.add(index)
+                else:
+                    small.add(index)
+                    needed += length
             for index in large:  # what was reserved for a file is not needed again
                 needed += max(0, self.manifest.data_bytes(index) - part.allocated_bytes(index))
             needed += len(small) * block_bytes(self._base) // 2
             check_free_space(self._base, needed, self._where)
+
+    def _missing_runs(self, missing: Iterable[int]) -> Iterator[tuple[int, int]]:
+        """Yield files with how many bytes of them are missing, some more than once."""
+        for ordinal in missing:
+            for piece in self._chunks.pieces(ordinal):
+                yield piece.file_index, piece.length
+        described = self.manifest.chunk_end
+        if described < self.manifest.stream_bytes:
+            for index in range(len(self.manifest)):
+                start, end = self.manifest.stream_range(index)
+                if end > described:
+                    yield index, end - max(start, described)
 
     def _has_room_for_all(self) -> bool:
         """Whether even the whole share would fit, whatever of it is here: nothing has to be counted then."""
