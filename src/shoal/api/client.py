@@ -34,6 +34,7 @@ from shoal.api.frames import DATA, END, NOTE, read_frames
 from shoal.api.operations import Operation, StreamIn, StreamOut
 from shoal.api.paths import AnyPath, default_home, encode_path, resolve_path
 from shoal.core.errors import Refused, RemoteFault, Unavailable
+from shoal.core.processes import is_alive
 from shoal.storage.home import Home, find_socket_path
 
 Q = TypeVar("Q", bound=Struct)
@@ -353,7 +354,7 @@ class Client:
         stopping = self.call(ops.DOWN, s.Nothing())
         self.close()
         limit = time.monotonic() + timeout_s
-        while _is_alive(stopping.pid):
+        while is_alive(stopping.pid):
             if time.monotonic() > limit:
                 raise Unavailable(
                     "The node has not stopped",
@@ -450,17 +451,3 @@ def _result_of(transfer: s.TransferDetail) -> s.GetResult:
             code="paused",
         )
     return transfer.result
-
-
-def _is_alive(pid: int) -> bool:
-    """Say whether a process of this user still runs; one that is dead but not waited for does not."""
-    try:
-        os.kill(pid, 0)
-        with open(f"/proc/{pid}/stat", "rb") as stat:
-            return stat.read().rpartition(b")")[2].split()[0] != b"Z"
-    except ProcessLookupError:
-        return False
-    except FileNotFoundError:
-        return not os.path.exists("/proc/self")  # where there is no /proc, kill has said that it lives
-    except OSError:
-        return True

@@ -17,6 +17,8 @@ from pathlib import Path
 from types import TracebackType
 from typing import Any
 
+from shoal.core.processes import is_alive
+
 COMMAND_TIMEOUT_S = 120.0
 END_TIMEOUT_S = 10.0
 
@@ -185,25 +187,10 @@ class Device:
     def _wait_gone(self) -> None:
         assert self.pid is not None
         limit = time.monotonic() + END_TIMEOUT_S
-        while _is_alive(self.pid):
+        while is_alive(self.pid):
             if time.monotonic() > limit:
                 raise TimeoutError(
                     f"process {self.pid} of {self.name} did not end within {END_TIMEOUT_S:.0f} s"
                 )
             time.sleep(0.02)
         self.pid = None
-
-
-def _is_alive(pid: int) -> bool:
-    try:
-        os.kill(pid, 0)
-    except ProcessLookupError:
-        return False
-    except PermissionError:
-        return True
-    try:
-        # a dead process that nobody has waited for yet still has an id; field 3 says so on Linux
-        with open(f"/proc/{pid}/stat", "rb") as stat:
-            return stat.read().rpartition(b")")[2].split()[0] != b"Z"
-    except OSError:
-        return not sys.platform.startswith("linux")
