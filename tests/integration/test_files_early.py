@@ -159,7 +159,7 @@ async def test_a_sharer_that_restarts_begins_anew_and_little_is_fetched_twice(
         link = await begin(a, tree)
         held.let(50 * MIB)
         started = await b.files.get(link, os.fsencode(tmp_path / "dest"), wait_s=60.0)
-        before = await b.wait_transfer(started.id, lambda s: s.done_bytes > 8 * MIB)
+        before = await b.wait_transfer(started.id, lambda s: s.done_bytes > 24 * MIB)
         stopping = asyncio.ensure_future(world.stop(a))
         held.let(64 * MIB)  # the threads notice that they are to stop
         await stopping
@@ -174,8 +174,8 @@ async def test_a_sharer_that_restarts_begins_anew_and_little_is_fetched_twice(
         assert share is not None
         assert share.complete
         assert done.result is not None
-        assert done.result.fetched_bytes <= share.bytes + 16 * MIB
-        assert before.done_bytes > 0
+        assert done.result.fetched_bytes <= share.bytes + 8 * MIB
+        assert before.done_bytes > 24 * MIB
 
 
 async def test_what_changes_while_it_is_hashed_is_delivered_as_it_is_in_the_end(

@@ -230,6 +230,7 @@ async def test_a_node_that_serves_all_it_may_says_so_before_it_fetches(
         second = await a.share(make_tree(tmp_path / "two", 100_000))
         monkeypatch.setattr("shoal.apps.files.checks.SHARE_LIMIT", 1)
         assert (await b.get(first.link, tmp_path / "dest")).state is TransferState.DONE
+        assert b.files.find_share(first.share_id) is not None  # at once
         with pytest.raises(Refused) as caught:
             await b.get(second.link, tmp_path / "dest")
         assert caught.value.code == "too_many_shares"

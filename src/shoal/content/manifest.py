@@ -111,7 +111,14 @@ class Manifest:
     @property
     def held_bytes(self) -> int:
         """How much memory this takes, without the targets of links."""
-        columns = (self._path_end, self._modes, self._mtimes, self._sizes, self._chunk_start, self._generations)
+        columns = (
+            self._path_end,
+            self._modes,
+            self._mtimes,
+            self._sizes,
+            self._chunk_start,
+            self._generations,
+        )
         rows = sum(len(column) * column.itemsize for column in columns)
         return rows + len(self._paths) + len(self._kinds) + len(self._chunk_keys) + self._map.held_bytes
 

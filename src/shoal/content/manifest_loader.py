@@ -98,6 +98,34 @@ def load_manifest(root_sealed: bytes, root_key: bytes, get_segment: Callable[[by
             raise MalformedMessage("a manifest segment that is not as its reference says")
         add_entry_rows(manifest, segment)
         _check_leaf(reference, len(manifest) - before, manifest.stream_bytes - bytes_before)
+    _add_chunks(manifest, root, get_segment)
+    manifest.check_complete()
+    if (len(manifest), manifest.chunk_count, manifest.total_bytes, manifest.stream_bytes) != (
+        root.entries,
+        root.chunks,
+        root.total_bytes,
+        root.stream_bytes,
+    ):
+        raise MalformedMessage("a manifest whose counts are not as its root says")
+    manifest.content_id = object_id(root_sealed)
+    return manifest
+
+
+def load_chunk_rows(root_sealed: bytes, root_key: bytes, get_segment: Callable[[bytes], bytes]) -> Manifest:
+    """Return a manifest with its chunks alone, for who looks for keys: little of it where files are small.
+    `get_segment` as in `load_manifest`.
+
+    Raises: MalformedMessage, LimitExceeded.
+    """
+    root = open_root(root_sealed, root_key)
+    manifest = Manifest(_header(root))
+    _add_chunks(manifest, root, get_segment)
+    if (manifest.chunk_count, manifest.chunk_end) != (root.chunks, root.stream_bytes):
+        raise MalformedMessage("a manifest whose counts are not as its root says")
+    return manifest
+
+
+def _add_chunks(manifest: Manifest, root: Root, get_segment: Callable[[bytes], bytes]) -> None:
     chunk_bytes = repeated = 0
     seen: set[bytes] = set()
     for reference, plaintext in _leaves(root.chunk_level, root.chunk_references, get_segment):
@@ -113,16 +141,6 @@ def load_manifest(root_sealed: bytes, root_key: bytes, get_segment: Callable[[by
         end = manifest.chunk_end
         _check_leaf(reference, manifest.chunk_count - before, end - chunk_bytes)
         chunk_bytes = end
-    manifest.check_complete()
-    if (len(manifest), manifest.chunk_count, manifest.total_bytes, manifest.stream_bytes) != (
-        root.entries,
-        root.chunks,
-        root.total_bytes,
-        root.stream_bytes,
-    ):
-        raise MalformedMessage("a manifest whose counts are not as its root says")
-    manifest.content_id = object_id(root_sealed)
-    return manifest
 
 
 def _header(root: Root) -> ManifestHeader:

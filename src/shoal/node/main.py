@@ -24,6 +24,7 @@ import uvloop
 from shoal.api.faults import find_fault, make_body
 from shoal.api.schema import Status
 from shoal.core.errors import ExitCode, LocalMisuse, ShoalError, StorageFault
+from shoal.core.free_memory import settle_memory
 from shoal.core.units import MIB
 from shoal.node.config import NodeConfig, load_config
 from shoal.node.node import Node
@@ -102,6 +103,7 @@ async def _run_node(
             log.info("up: %s, process %s, listening on %s", status.name, status.pid, ", ".join(status.listen))
             on_up(status)
             is_up = True
+            settle_memory()
             await node.wait_stopped()
             stop.begin()
     except asyncio.CancelledError:

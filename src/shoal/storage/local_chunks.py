@@ -11,6 +11,7 @@ from threading import Event
 from typing import NamedTuple, Protocol
 
 from shoal.content.chunk_places import SOURCE_LIMIT, find_places
+from shoal.content.kept_manifest import KeptManifest
 from shoal.content.keys import ChunkKeys
 from shoal.content.manifest import Manifest
 from shoal.content.seal import PLAINTEXT_BYTES
@@ -25,7 +26,7 @@ class LocalTree(NamedTuple):
     `only` says which one.
     """
 
-    manifest: Manifest
+    manifest: KeptManifest
     roots: Mapping[bytes, bytes]
     only: Sequence[bytes] = ()
 
@@ -44,7 +45,7 @@ def choose_trees(manifest: Manifest, trees: Sequence[LocalTree], missing: int) -
         room -= tree.manifest.chunk_count
         if room < 0 and number:  # the first is the share's own older version
             break
-        if tree.manifest.header.space == manifest.header.space:
+        if tree.manifest.space == manifest.header.space:
             chosen.append(tree)
     return chosen
 
@@ -62,8 +63,15 @@ def copy_local_chunks(
     Raises: StorageFault where they cannot be written, Unavailable (code "cancelled").
     """
     wanted = list(missing)
-    chosen = choose_trees(manifest, trees, len(wanted))
-    places = find_places(manifest, wanted, [tree.manifest for tree in chosen])
+    chosen: list[LocalTree] = []
+    sources: list[Manifest] = []
+    for tree in choose_trees(manifest, trees, len(wanted)):
+        try:
+            sources.append(tree.manifest.get_chunk_rows())
+        except StorageFault:
+            continue  # it is damaged: whoever serves it says so
+        chosen.append(tree)
+    places = find_places(manifest, wanted, sources)
     readers = [TreeReader(tree.roots, tree.manifest) for tree in chosen]
     buffer = memoryview(bytearray(PLAINTEXT_BYTES))
     copied: set[int] = set()

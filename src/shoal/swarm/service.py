@@ -415,7 +415,7 @@ class SwarmService(BaseService):
             add_seconds(self._stages, sender.stage_seconds())
             if self._senders.get((session, share_id)) is sender:
                 del self._senders[session, share_id]
-            self._rest(share_id)
+            self.rest(share_id)
 
         def on_fault(version: int, ordinal: int, error: StorageFault) -> None:
             offer = self._offers.get(share_id)
@@ -435,8 +435,8 @@ class SwarmService(BaseService):
             del self._senders[session, share_id]
         sender.close()
 
-    def _rest(self, share_id: bytes) -> None:
-        """Close the files of a share that no lane reads any more."""
+    def rest(self, share_id: bytes) -> None:
+        """Let the sources of a share go of what they hold, if no lane reads them now."""
         offer = self._offers.get(share_id)
         if offer is not None and not any(shared == share_id for _, shared in self._senders):
             for version in offer.versions.values():

@@ -12,6 +12,7 @@ from typing import TypeVar
 
 from shoal.apps.files.courtesy import Courtesy
 from shoal.apps.files.ports import FilesNetwork, FilesOverlay, FileStores
+from shoal.content.kept_manifest import ManifestKeep
 from shoal.core.clock import Clock
 from shoal.core.free_memory import return_memory
 from shoal.core.supervisor import Supervisor
@@ -45,6 +46,7 @@ class FilesContext:
         default_factory=lambda: ThreadPoolExecutor(THREADS, thread_name_prefix="shoal-files")
     )
 
+    manifests: ManifestKeep = field(default_factory=ManifestKeep)
     background_pool: ThreadPoolExecutor = field(
         default_factory=lambda: ThreadPoolExecutor(
             BACKGROUND_THREADS, thread_name_prefix="shoal-back", initializer=lower_thread_priority
@@ -79,6 +81,16 @@ class FilesContext:
         finally:
             if loop.time() - began > LONG_WORK_S:
                 loop.call_later(TIDY_AFTER_S, self._tidy)
+
+    def listen_to_manifests(self) -> None:
+        """Give memory back after manifests were let go of, too; in the loop that the node runs in."""
+        loop = asyncio.get_running_loop()
+
+        def tidy_soon() -> None:
+            with contextlib.suppress(RuntimeError):  # the loop was closed meanwhile
+                loop.call_soon_threadsafe(loop.call_later, TIDY_AFTER_S, self._tidy)
+
+        self.manifests.on_let_go = tidy_soon
 
     def _tidy(self) -> None:
         with contextlib.suppress(RuntimeError):  # the pool was closed meanwhile

@@ -157,15 +157,17 @@ class EarlyFetch:
         return True
 
     async def _grow(self) -> None:
-        """Fetch what more is described by now, but for what lies on this disk."""
+        """Fetch what more is described by now, but for what lies on this disk or came of an earlier draft."""
         manifest, parts = self._draft.manifest, self._parts
-        new = list(range(self._planned, manifest.chunk_count))
+        carried = await parts.find_carried(manifest, self._planned)
+        new = [ordinal for ordinal in range(self._planned, manifest.chunk_count) if ordinal not in carried]
         self._planned = manifest.chunk_count
         local = await parts.copy_local(manifest, new)
-        for ordinal in local:
+        parts.note_found(carried, reused=False)
+        parts.note_found(local, reused=True)
+        here = carried | local
+        for ordinal in here:
             parts.target.written[ordinal] = 1
-        if local:
-            parts.note_reused(local)
         parts.target.grow()
-        self._fetch.grow(local)
-        self._owner.add_servable(sorted(local))
+        self._fetch.grow(here)
+        self._owner.add_servable(sorted(here))

@@ -8,7 +8,7 @@ from __future__ import annotations
 
 import asyncio
 import logging
-from collections.abc import Iterable
+from collections.abc import Awaitable, Callable, Iterable
 
 from shoal.apps.files.context import FilesContext, make_row
 from shoal.apps.files.early import EarlyFetch
@@ -41,7 +41,7 @@ WRITE_DELAY_NS = 1_000_000_000  # a chunk is on its way to its file so long afte
 
 class Get:
     """Runs one transfer. `run` returns when it is done, and raises what made it stop; it may be cancelled at
-    any time. `adopt` is called with the share that is served from final names afterwards.
+    any time. `adopt` is called with the share that is served from final names, before it is said to be done.
     """
 
     def __init__(
@@ -51,11 +51,13 @@ class Get:
         journal_dir: bytes,
         place: Place,
         find_trees: FindTrees = list,
+        adopt: Callable[[ServedShare], Awaitable[None]] | None = None,
     ) -> None:
         self.record = record
         self.fault: StorageFault | None = None
         self.parts = PartFiles(context, record, journal_dir, find_trees)
         self._place = place
+        self._adopt = adopt
         self.served: ServedShare | None = None
         self._context = context
         self._link = record.link
@@ -334,6 +336,8 @@ class Get:
             source.switch(served.serve(closing, manifest, served.details.roots, here.servable))
             parts.source = None
             self.served = served
+            if self._adopt is not None:
+                await self._adopt(served)
         record.done_bytes = self._wanted.stream_bytes
         parts.journal.remove()
         await context.stores.transfers.forget_chunks(record.id)

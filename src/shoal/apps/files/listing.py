@@ -128,8 +128,6 @@ class Lister:
             closing = share.reader.find_version(share.row.version)
         if closing is None:
             return None
-        if share.manifest is not None and share.manifest.content_id == closing.content_id:
-            return share.reader, closing, share.manifest
         return share.reader, closing, await share.load_version(closing)
 
     async def _look_inside(self, link: Link) -> Look | None:

@@ -35,6 +35,8 @@ log = logging.getLogger("shoal.files")
 
 WRITE_DELAY_NS = 1_000_000_000  # a chunk is on its way to its file so long after it was noted, at most
 
+EARLIER_DRAFTS = 4  # of which it is known what was fetched; who restarts more often costs what came before
+
 FindTrees: TypeAlias = Callable[[], list[tuple[bytes, LocalTree]]]  # share id, what lies on this disk
 
 
@@ -61,6 +63,7 @@ class PartFiles:
         self._keys: dict[int, ChunkKeys] = {}
         self._disk_id = b""  # of where the part files lie
         self._lost: set[int] = set()  # received before a crash, and gone
+        self._earlier: list[tuple[Manifest, set[int]]] = []  # drafts of before, and what of them was fetched
 
     @property
     def mirrors(self) -> bool:
@@ -112,7 +115,9 @@ class PartFiles:
         since_ns = await context.run(lambda _: self.journal.touched_ns()) + WRITE_DELAY_NS
         here = reused | await context.run(lambda _: writer.find_trusted(recorded, since_ns))
         unsure = received - here
+        unsure |= await context.run(lambda _: self._find_earlier(manifest, 0)) - here
         if before is not None:
+            self._earlier = [before, *self._earlier][:EARLIER_DRAFTS]
             carried = await context.run(lambda _: carry_over(*before, manifest))
             here |= await context.run(lambda _: writer.find_trusted(carried.same, since_ns))
             unsure |= (carried.same | carried.maybe) - here
@@ -142,6 +147,23 @@ class PartFiles:
         self.target = VersionTarget(version, manifest, keys, writer, self.journal, limit)
         self.source = MovingSource(writer)
         return True
+
+    async def find_carried(self, manifest: Manifest, first: int) -> set[int]:
+        """Return which chunks from `first` on, that a draft got meanwhile, are there of drafts before it."""
+        writer, run = self.writer, self._context.run
+        assert writer is not None
+        unsure = await run(lambda _: self._find_earlier(manifest, first))
+        if not unsure:
+            return unsure
+        return await run(lambda cancelled: writer.verify(sorted(unsure), self._keys, cancelled))
+
+    def _find_earlier(self, manifest: Manifest, first: int) -> set[int]:
+        """Return which chunks from `first` on drafts of before may have brought."""
+        found: set[int] = set()
+        for before, done in self._earlier:
+            carried = carry_over(before, done, manifest, first)
+            found |= carried.same | carried.maybe
+        return found
 
     def _lies_there(self, manifest: Manifest) -> bool:
         """Whether something lies where a top name of the share will be."""
@@ -182,14 +204,14 @@ class PartFiles:
             options=options,
         )
 
-    def note_reused(self, ordinals: set[int]) -> None:
-        """Record chunks that were found on this disk while the transfer went on."""
+    def note_found(self, ordinals: set[int], *, reused: bool) -> None:
+        """Record chunks that were there already when a draft told of them; `reused`: from elsewhere."""
         record, manifest, ledger = self._record, self.manifest, self.ledger
         assert manifest is not None
         assert ledger is not None
         size = sum(manifest.chunk_length(o) for o in ordinals)
         record.done_bytes += size
-        record.reused_bytes += size
+        record.reused_bytes += size if reused else 0
         ledger.mark(ordinals, reused_bytes=record.reused_bytes, done_bytes=record.done_bytes)
 
     async def start_over(self) -> None:
@@ -245,12 +267,21 @@ class PartFiles:
             here_before = None  # what a mirror removes has to be all of ours
         owned = part = None
         if here_before is not None:
-            owned = here_before.manifest
+            owned = await self._load_owned(here_before)
+        if here_before is not None and owned is not None:
             part = (await find_wanted(context, owned, here_before.only)).selection
         chunks = SelectedChunks(manifest, wanted.selection, self._notes_path)
         at = context.clock.wall() if self.mirrors else None
         self.writer = TreeWriter(record.row.dest, self._part_name, manifest, chunks, owned, at, part)
         return self.writer
+
+    async def _load_owned(self, tree: LocalTree) -> Manifest | None:
+        """Return what an earlier get put here; None if that is not known any more."""
+        try:
+            return await self._context.run(lambda _: tree.manifest.get())
+        except StorageFault as fault:
+            log.warning("what lies at the place of a transfer is looked at as a stranger's: %s", fault)
+            return None
 
     async def _load_before(self, number: int, reader: FeedReader) -> tuple[Manifest, set[int]] | None:
         """Return a draft that was fetched before, as far as it is stored, and which of its chunks are

@@ -16,10 +16,11 @@ from shoal.apps.files.context import ChangeSignal, FilesContext
 from shoal.apps.files.status import ShareStatus
 from shoal.content.feed import Closing
 from shoal.content.feed_log import FeedReader
+from shoal.content.kept_manifest import KeptManifest
 from shoal.content.keys import location_key
 from shoal.content.link import Link
 from shoal.content.manifest import Manifest
-from shoal.content.manifest_loader import load_manifest
+from shoal.content.manifest_loader import missing_segments
 from shoal.content.selection import PATTERN_LIMIT
 from shoal.core.errors import ShoalError, StorageFault
 from shoal.storage.rows import pack, unpack
@@ -53,7 +54,8 @@ class ServedShare:
         self.link = Link.parse(row.link)
         self.reader = FeedReader(self.link.network_id, self.link.share_id, self.link.read_key)
         self.details = unpack(ShareDetails, row.details, "shares.details") if row.details else ShareDetails()
-        self.manifest: Manifest | None = None
+        self.kept: KeptManifest | None = None  # what is served of it now
+        self._compared: Manifest | None = None  # of a watched share: it is looked at with every change
         self.done_bytes = 0
         self.error: ShoalError | None = None
         self.signal = ChangeSignal()
@@ -106,22 +108,58 @@ class ServedShare:
         for data in await self.context.stores.entries.load(self.share_id):
             self.reader.add(data)
 
+    def describe(self, closing: Closing, manifest: Manifest | None = None) -> KeptManifest:
+        """Return what stands for the manifest of a version, which is in the store; loads nothing."""
+        opening = self.reader.opening
+        assert opening is not None  # a feed begins with it
+        context = self.context
+        find = context.stores.objects.find_blocking
+        return KeptManifest(closing, opening.space, find, context.manifests, manifest)
+
     async def load_version(self, closing: Closing) -> Manifest:
-        """Return the manifest of a version out of stored objects. Raises: StorageFault, RemoteFault."""
+        """Return the manifest of a version, from memory or the store. Raises: StorageFault."""
+        kept = self.kept
+        if kept is None or kept.content_id != closing.content_id:
+            kept = self.describe(closing)
+        return await self._get(kept)
+
+    async def load_served(self) -> Manifest | None:
+        """Return what the next version is compared with: the manifest of what is served; None where there is
+        none, or it is damaged.
+        """
+        kept = self.kept
+        if kept is None:
+            return None
+        try:
+            manifest = await self._get(kept)
+        except StorageFault as fault:
+            log.warning("share %s is hashed from the start: %s", self.row.name, fault)
+            return None
+        self._compared = manifest if self.details.watch else None
+        return manifest
+
+    async def _get(self, kept: KeptManifest) -> Manifest:
+        manifest = kept.find()
+        return manifest if manifest is not None else await self.context.run(lambda _: kept.get())
+
+    async def check_stored(self, closing: Closing) -> None:
+        """Check that the description of a version can be loaded, without loading it.
+
+        Raises: StorageFault (code "corrupt"), RemoteFault if it is not well formed.
+        """
         find = self.context.stores.objects.find_blocking
 
-        def get(object_id: bytes) -> bytes:
-            data = find(object_id)
-            if data is None:
-                raise StorageFault(
-                    "A share's description is not complete",
-                    cause="a part of it is not in the database",
-                    next_step="share it again, or get it again",
-                    code="corrupt",
-                )
-            return data
+        def is_there() -> bool:
+            root = find(closing.content_id)
+            return root is not None and not missing_segments(root, closing.root_key, find)
 
-        return await self.context.run(lambda _: load_manifest(get(closing.content_id), closing.root_key, get))
+        if not await self.context.run(lambda _: is_there()):
+            raise StorageFault(
+                "A share's description is not complete",
+                cause="a part of it is not in the database",
+                next_step="share it again, or get it again",
+                code="corrupt",
+            )
 
     async def offer(self) -> None:
         """Serve the feed, and what versions are there; announce the share to the network."""
@@ -137,7 +175,7 @@ class ServedShare:
     def serve(
         self,
         closing: Closing,
-        manifest: Manifest,
+        manifest: Manifest | KeptManifest,
         roots: Mapping[bytes, bytes],
         have: int | None = None,
     ) -> ChunkSource:
@@ -146,14 +184,16 @@ class ServedShare:
         The version before goes on being served, as far as its files did not change, for those who are just
         getting it.
         """
-        previous, self._files = self._files, TreeReader(roots, manifest)
-        self.manifest = manifest
+        kept = manifest if isinstance(manifest, KeptManifest) else self.describe(closing, manifest)
+        self.kept = kept
+        self._compared = manifest if self.details.watch and isinstance(manifest, Manifest) else None
+        previous, self._files = self._files, TreeReader(roots, kept)
         earlier = self.context.swarm.find_offer(self.share_id)
         if earlier is not None:
             # an offer of our own: the one that is there may be a get's, which ends now
             offer = self._make_offer()
             offer.versions.update(earlier.versions)
-            total = manifest.chunk_count
+            total = kept.chunk_count
             there = (1 << total) - 1 if have is None else have
             offer.put_version(OfferedVersion(closing.version, total, self._files, there))
             self.context.swarm.offer(offer)
@@ -218,6 +258,8 @@ class ServedShare:
         if watch == self.details.watch:
             return
         self.details = structs.replace(self.details, watch=watch)
+        if not watch:
+            self._compared = None
         await self.context.stores.shares.update(self.share_id, details=pack(self.details))
         self.signal.touch()
 
@@ -259,7 +301,9 @@ class ServedShare:
         for files in (self._files, self._earlier):
             if files is not None:
                 files.close()
-        self._files = self._earlier = None
+        self._files = self._earlier = self._compared = None
+        if self.kept is not None:
+            self.kept.close()
 
     async def withdraw(self) -> None:
         """Offer and announce it no longer."""

@@ -79,6 +79,7 @@ class Files:
 
     async def start(self) -> None:
         """Serve what was served before, go on hashing and getting. Raises: StorageFault."""
+        self._context.listen_to_manifests()
         stores = self._context.stores
         for row in await stores.transfers.load():
             self._transfers[row.id] = TransferRecord(self._context, row)
@@ -377,7 +378,7 @@ class Files:
             share.is_back = True
             try:
                 await self._bring_back_one(share)
-                if share.manifest is not None and share.row.state is not ShareState.HASHING:
+                if share.kept is not None and share.row.state is not ShareState.HASHING:
                     await self._let_go_of_old(share)  # what a crash left
                 if share.is_own and share.details.watch:
                     await self._watches.start(share)
@@ -399,12 +400,15 @@ class Files:
         # without a version of before the feed may have one whose places were not recorded: hashed again below
         closing = share.reader.find_version(share.row.version)
         if closing is not None:
-            manifest = await share.load_version(closing)
+            await share.check_stored(closing)
+            only, have = share.details.only, None
+            if only:
+                manifest = await share.load_version(closing)
+                have = (await find_wanted(self._context, manifest, only)).servable
             if self._shares.get(share.share_id) is not share:
                 return  # a transfer was faster
             share.done_bytes = closing.stream_bytes
-            here = await find_wanted(self._context, manifest, share.details.only)
-            share.serve(closing, manifest, share.details.roots, here.servable)
+            share.serve(closing, share.describe(closing), share.details.roots, have)
         if share.is_own and share.row.state is ShareState.HASHING:
             self._start_hashing(share)
 
@@ -486,7 +490,7 @@ class Files:
             background = record.options.background
             place = Place(self._places, background=background)
             context = self._context.choose(background=background)
-            get = Get(context, record, self._journal_dir, place, self._find_trees)
+            get = Get(context, record, self._journal_dir, place, self._find_trees, self._adopt)
             earlier = self._shares.get(record.row.share_id)
             try:
                 if earlier is not None:
@@ -499,7 +503,6 @@ class Files:
             finally:
                 place.leave()
             if get.served is not None:
-                await self._adopt(get.served)
                 await self._let_go_of_old(get.served)
         await self._forget_done()
         return get
@@ -519,9 +522,9 @@ class Files:
     def _find_trees(self) -> list[tuple[bytes, LocalTree]]:
         """Return what this node serves and where it lies: a get takes from there what it can."""
         return [
-            (share.share_id, LocalTree(share.manifest, share.details.roots, share.details.only))
+            (share.share_id, LocalTree(share.kept, share.details.roots, share.details.only))
             for share in self._shares.values()
-            if share.manifest is not None and share.details.roots
+            if share.kept is not None and share.details.roots
         ]
 
     async def _enter_failed(self, record: TransferRecord, error: ShoalError) -> None:

@@ -20,9 +20,9 @@ from shoal.apps.files.context import FilesContext, make_row
 from shoal.apps.files.drafting import DraftPublisher
 from shoal.apps.files.served import ServedShare
 from shoal.content.feed_log import FeedWriter
+from shoal.content.kept_manifest import KeptManifest
 from shoal.content.keys import cut_seed
 from shoal.content.link import Link
-from shoal.content.manifest import Manifest
 from shoal.content.paths import display_path
 from shoal.core.errors import Refused, ShoalError
 from shoal.identity.operations import Role
@@ -109,6 +109,7 @@ class VersionMaker:
         self._context = share.context
         self._hashed_bytes = 0
         self._draft: DraftPublisher | None = None
+        self._is_undescribed = False  # there is a version, whose description cannot be loaded
 
     async def run(self) -> None:
         """Hash the tree and publish what it is now, if it is not what the latest version says.
@@ -137,7 +138,7 @@ class VersionMaker:
         """
         share = self._share
         async with share.making:
-            before = share.manifest
+            before = share.kept
             if before is None and share.row.state is ShareState.HASHING:
                 return Look.SAME  # the first version is waiting to be made
             try:
@@ -167,7 +168,8 @@ class VersionMaker:
         if opening is None:
             raise Refused("The share has no feed", code="corrupt")
         secret = context.network.content_secret(opening.generation)
-        previous = share.manifest
+        previous = await share.load_served()
+        self._is_undescribed = previous is None and share.reader.latest is not None
         background = share.details.background
         here = context.choose(background=background)
 
@@ -224,9 +226,13 @@ class VersionMaker:
         built = hashed.built
         manifest = built.manifest
         latest = share.reader.latest
-        if latest is None or latest.content_id != built.root.object_id:
+        is_new = latest is None or latest.content_id != built.root.object_id
+        if self._is_undescribed:
+            await stores.objects.drop_share(share.share_id)  # what is damaged would stay as it is
+        if is_new or self._is_undescribed:
             pairs = [(o.object_id, o.sealed) for o in (*built.segments, built.root)]
             await stores.objects.put(share.share_id, pairs)
+        if is_new:
             time = int(self._context.clock.wall())
             writer = FeedWriter(self._context.network.keys, share.reader)
             entry = writer.close_version(
@@ -252,7 +258,7 @@ class VersionMaker:
         share.serve(closing, manifest, hashed.roots)
 
 
-def _check_not_emptied(hashed: HashedShare, before: Manifest | None) -> None:
+def _check_not_emptied(hashed: HashedShare, before: KeptManifest | None) -> None:
     """Raises: Refused (code "emptied") for a tree without any file, where there were some."""
     if before is not None and before.file_count and not hashed.built.manifest.file_count:
         raise Refused(

@@ -139,6 +139,7 @@ class ShareStream:
                 dict(self._providers),
             )
         finally:
+            self._context.swarm.rest(self._link.share_id)  # it may have been read here
             self._end()
 
     async def _find_file(self, manifest: Manifest) -> int:
