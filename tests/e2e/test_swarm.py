@@ -51,3 +51,36 @@ def test_a_provider_whose_line_breaks_down_is_replaced(tmp_path: Path) -> None:
         took_s = time.monotonic() - began
     print(f"{took_s:.1f} s, {result.providers}")
     assert took_s < 2.0 + size / (GOODPUT * 4 * MB) + 6.0  # as if the other one had done it all, and a stall
+
+
+def test_getters_of_two_shares_have_the_same_part_of_an_uplink(tmp_path: Path) -> None:
+    """Two getters of one share and one of another, which comes later: a third of the line is its part."""
+    rate = 6 * MB
+    with Swarm(tmp_path, 3, rate) as swarm:
+        busy, other = swarm.share(50 * MB), swarm.share(24 * MB, name="other.bin")
+        for machine in (1, 2):
+            swarm.clients[machine].start_get(busy, tmp_path / f"got {machine}")
+        wait_moving(swarm, 1)
+        wait_moving(swarm, 2)
+        swarm.clients[3].start_get(other, tmp_path / "got 3")
+        wait_moving(swarm, 3)
+        sent, fetched = swarm.sent_bytes(0), [fetched_bytes(swarm, machine) for machine in (1, 2, 3)]
+        time.sleep(5.0)
+        sent = swarm.sent_bytes(0) - sent
+        gained = [fetched_bytes(swarm, m) - before for m, before in zip((1, 2, 3), fetched, strict=True)]
+    part = gained[2] / sent
+    print(f"{part:.2f} of {sent / MB:.1f} MB; all got {[f'{size / MB:.1f}' for size in gained]} MB")
+    assert sent > 0.7 * GOODPUT * rate * 5.0
+    assert 0.2 < part < 0.5
+    assert min(gained) > 0.5 * max(gained)  # of the first two what one gets the other may have from it
+
+
+def fetched_bytes(swarm: Swarm, machine: int) -> int:
+    return swarm.clients[machine].transfers()[-1].done_bytes
+
+
+def wait_moving(swarm: Swarm, machine: int) -> None:
+    began = time.monotonic()
+    while fetched_bytes(swarm, machine) < 2 * MB:
+        assert time.monotonic() - began < 15
+        time.sleep(0.05)
