@@ -163,7 +163,12 @@ class Swarm:
             return seconds, result.providers.get(provider, 0) / size_bytes
 
         with ThreadPoolExecutor(self._getters) as pool:
-            done = list(pool.map(get, range(1, self._getters + 1)))
+            try:
+                done = list(pool.map(get, range(1, self._getters + 1)))
+            except KeyboardInterrupt:
+                for device in self.devices:
+                    device.kill()  # the gets end with them: the pool waits for its threads
+                raise
         last_s = max(seconds for seconds, _ in done)
         sent = [self.sent_bytes(m) - earlier for m, earlier in enumerate(before)]
         capacity = goodput_bytes_s * (self._getters + 1)
