@@ -1,4 +1,4 @@
-"""Thread priority: lets a thread of background work stand back, for CPU and for disk.
+"""Thread priority: lets a thread stand back behind those that move bytes; background work for the disk too.
 
 There is no way back without privileges, so such work has threads of its own. What the system does not offer
 is left out in silence: then the thread runs as any other.
@@ -18,6 +18,17 @@ _IOPRIO_SET = {"x86_64": 251, "aarch64": 30, "i686": 289, "armv7l": 314, "riscv6
 _IOPRIO_WHO_PROCESS = 1
 _IOPRIO_LOWEST = 2 << 13 | 7  # best effort, lowest level: never starved, unlike the idle class
 _PRIO_DARWIN_THREAD, _PRIO_DARWIN_BACKGROUND = 3, 0x1000  # macOS, sys/resource.h: CPU and disk
+
+
+def yield_cpu() -> None:
+    """Put the calling thread behind the others for CPU alone, for the rest of its life; on Linux only.
+
+    A get of 1 GiB on two cores, while its provider hashes: 268 MiB/s without, 467 with nice 5, 522 with 10;
+    568 to 590 when nobody hashes.
+    """
+    if sys.platform.startswith("linux"):
+        with contextlib.suppress(OSError):
+            os.setpriority(os.PRIO_PROCESS, threading.get_native_id(), NICE)
 
 
 def lower_thread_priority() -> None:

@@ -19,7 +19,7 @@ from shoal.content.manifest import EntryKind, Manifest, ManifestHeader
 from shoal.content.manifest_builder import BuiltManifest, ManifestBuilder
 from shoal.content.stream import iter_sections
 from shoal.core.errors import StorageFault, Unavailable
-from shoal.core.thread_priority import lower_thread_priority
+from shoal.core.thread_priority import lower_thread_priority, yield_cpu
 from shoal.storage.draft_rows import DraftRows
 from shoal.storage.large_file import SPLIT_BYTES, LargeFile
 from shoal.storage.scan import SKIPPED_LIMIT, ScannedEntry, ScanResult, Skipped
@@ -64,10 +64,10 @@ def hash_share(
     """Read everything that `scan` found and return the manifest with its sealed segments. Use a thread.
 
     `previous` is the manifest of the version before, whose rows are taken over for files with the same size
-    and time. With `wait_turn` this is work in the background: it is called before each buffer of 8 MiB, and
-    the threads have low priority. `rows` sees the rows as they come. A file that vanished, may not be read or
-    changes all the time is skipped and listed. Raises: StorageFault if nothing is left, Unavailable (code
-    "cancelled") soon after `cancelled` is set.
+    and time. The threads stand back for CPU. With `wait_turn` this is work in the background: it is called
+    before each buffer of 8 MiB, and they stand back for the disk too. `rows` sees the rows as they come. A
+    file that vanished, may not be read or changes all the time is skipped and listed. Raises: StorageFault if
+    nothing is left, Unavailable (code "cancelled") soon after `cancelled` is set.
     """
     work = _Work(scanned, progress, cancelled or threading.Event(), rows)
     keys = ChunkKeys(content_secret)
@@ -76,6 +76,8 @@ def hash_share(
     def run() -> None:
         if wait_turn is not None:
             lower_thread_priority()
+        else:
+            yield_cpu()
         hasher = SectionHasher(handles, cut_seed, keys, generation, work.report, work.cancelled, wait_turn)
         reuse = _Reuse(previous) if previous is not None else None
         while (item := work.take()) is not None:
