@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import shutil
+import time
 from contextlib import ExitStack
 from pathlib import Path
 from typing import Any
@@ -18,6 +19,7 @@ from tools.bench.workloads.small import write_small_files
 DEVICES = 5
 MANY_FILE_BYTES = KIB
 SPARE_BYTES = 1024 * MIB
+SETTLE_S = 5.0  # what is needed no more has been let go of by then
 
 
 def run(settings: Settings) -> dict[str, Any]:
@@ -57,7 +59,7 @@ def measure_idle(settings: Settings) -> dict[str, float]:
 
 
 def measure_moving(settings: Settings, *, many: bool) -> dict[str, float]:
-    """Return the peaks of both ends while one shares and the other gets, in MiB."""
+    """Return the peaks of both ends while one shares and the other gets, and what stays then, in MiB."""
     place = settings.place / ("many" if many else "moving")
     source = place / "offered" / "source"
     source.parent.mkdir(parents=True)
@@ -74,6 +76,8 @@ def measure_moving(settings: Settings, *, many: bool) -> dict[str, float]:
             into = place / "got"
             into.mkdir()
             shoal.fetch(into)
+        time.sleep(SETTLE_S)
+        after = [end.pss_bytes() for end in (sender, receiver)]
         _check(source, into / source.name)
     finally:
         shoal.close()
@@ -82,6 +86,8 @@ def measure_moving(settings: Settings, *, many: bool) -> dict[str, float]:
         "sharing_mib": hashing[0] / MIB,
         "sender_mib": moving[0] / MIB,
         "receiver_mib": moving[1] / MIB,
+        "sender_afterwards_mib": after[0] / MIB,
+        "receiver_afterwards_mib": after[1] / MIB,
     }
 
 
