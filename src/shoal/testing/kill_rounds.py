@@ -105,6 +105,10 @@ class Round:
     def _get(self, only: tuple[str, ...]) -> None:
         """Two getters; who began goes on by itself, and little is fetched twice."""
         world, plan = self.world, self.plan
+        if only:
+            chosen = self.tree / "folder 0"  # some trees have nothing that is selected
+            chosen.mkdir(exist_ok=True)
+            (chosen / "file one more").write_bytes(self.rng.randbytes(MIB))
         link = world.client(plan.author).share(self.tree, wait=True).link
         names = (plan.keeper, plan.reader)
 
@@ -116,7 +120,13 @@ class Round:
 
             return get
 
-        world.kill_during(plan, *((name, act(name)) for name in names))
+        getters = [world.client(name) for name in names]
+
+        def is_fetching() -> bool:
+            transfers = [transfer for getter in getters for transfer in getter.transfers()]
+            return any(transfer.state not in ("done", "cancelled", "failed") for transfer in transfers)
+
+        world.kill_during(plan, *((name, act(name)) for name in names), is_busy=is_fetching)
         for name in names:
             client, dest = world.client(name), world.dest(name)
             told = self.told.find(name)
@@ -197,7 +207,10 @@ class Round:
             self.told.note("pin", str(pin.number))
             client.wait_pin(pin)
 
-        world.kill_during(plan, (plan.keeper, act))
+        keeper = world.client(plan.keeper)
+        world.kill_during(
+            plan, (plan.keeper, act), is_busy=lambda: any(pin.state == "fetching" for pin in keeper.pins())
+        )
         client = world.client(plan.keeper)
         if (told := self.told.find("pin")) is not None:
             expect(told in {str(pin.number) for pin in client.pins()}, "a pin was told, and is not listed")
