@@ -6,7 +6,7 @@ once, and each file with one call.
 
 from __future__ import annotations
 
-from collections.abc import Iterator, Sequence
+from collections.abc import Iterable, Iterator, Sequence
 from typing import NamedTuple
 
 from shoal.content.manifest import Manifest
@@ -31,8 +31,20 @@ class FolderRun(NamedTuple):
     length: int
 
 
-def iter_folder_runs(manifest: Manifest, pieces: Sequence[Piece]) -> Iterator[FolderRun]:
-    """Yield the runs of a chunk's pieces, in order."""
+def iter_folder_runs(manifest: Manifest, pieces: Sequence[Piece]) -> Iterable[FolderRun]:
+    """Return the runs of a chunk's pieces, in order."""
+    if len(pieces) == 1 and _is_large(manifest, pieces[0].file_index):  # most of what is moved fast
+        index, _, length = pieces[0]
+        folder, _, name = manifest.path(index).rpartition(b"/")
+        return (FolderRun(folder, [FileRun(index, name, [pieces[0]], length)], True, length),)
+    return _iter_runs(manifest, pieces)
+
+
+def _is_large(manifest: Manifest, index: int) -> bool:
+    return manifest.size(index) >= LARGE_FILE_BYTES and manifest.data_bytes(index) >= LARGE_FILE_BYTES
+
+
+def _iter_runs(manifest: Manifest, pieces: Sequence[Piece]) -> Iterator[FolderRun]:
     folder, prefix = b"", b""
     files: list[FileRun] = []
     total = 0
@@ -47,7 +59,7 @@ def iter_folder_runs(manifest: Manifest, pieces: Sequence[Piece]) -> Iterator[Fo
             length += pieces[position].length
             position += 1
         path = manifest.path(index)
-        large = manifest.size(index) >= LARGE_FILE_BYTES and manifest.data_bytes(index) >= LARGE_FILE_BYTES
+        large = _is_large(manifest, index)
         if large or not path.startswith(prefix) or b"/" in (name := path[len(prefix) :]):
             if files:
                 yield FolderRun(folder, files, False, total)

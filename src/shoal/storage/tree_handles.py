@@ -21,11 +21,20 @@ DIRECTORY_FLAGS: Final = os.O_RDONLY | os.O_NOFOLLOW | os.O_CLOEXEC | os.O_DIREC
 
 
 class _Handle:
-    __slots__ = ("fd", "users")
+    """An open descriptor; `with` gives it back to its cache. No generator: every large chunk borrows one."""
 
-    def __init__(self, fd: int) -> None:
+    __slots__ = ("_cache", "fd", "users")
+
+    def __init__(self, fd: int, cache: HandleCache) -> None:
         self.fd = fd
         self.users = 0
+        self._cache = cache
+
+    def __enter__(self) -> int:
+        return self.fd
+
+    def __exit__(self, *_: object) -> None:
+        self._cache.give_back(self)
 
 
 class HandleCache:
@@ -41,16 +50,35 @@ class HandleCache:
         self._lock = threading.Lock()
         self._closed = False
 
-    @contextmanager
-    def borrow(self, key: bytes) -> Iterator[int]:
-        """Yield the descriptor of `key`, opened if it is not. Raises: OSError, LocalMisuse after `close`."""
-        handle = self._take(key)
-        try:
-            yield handle.fd
-        finally:
-            with self._lock:
-                handle.users -= 1
-                self._shrink()
+    def borrow(self, key: bytes) -> _Handle:
+        """Return what to enter at once with `with`, for the descriptor of `key`, opened if it is not.
+
+        Raises: OSError, LocalMisuse after `close`.
+        """
+        with self._lock:
+            handle = self._handles.get(key)
+            if handle is not None:
+                handle.users += 1
+                self._handles.move_to_end(key)
+                return handle
+            if self._closed:
+                raise LocalMisuse("A closed tree was asked for a file")
+        fd = self._open_key(key)  # without the lock: it may wait for a disk, and asks for its parent here
+        with self._lock:
+            handle = self._handles.get(key)
+            if handle is None:
+                handle = self._handles[key] = _Handle(fd, self)
+            else:  # another thread was faster
+                os.close(fd)
+            handle.users += 1
+            self._shrink()
+            return handle
+
+    def give_back(self, handle: _Handle) -> None:
+        """End a borrowing; `with` does it."""
+        with self._lock:
+            handle.users -= 1
+            self._shrink()
 
     def forget(self, key: bytes) -> None:
         """Close the descriptor of `key`, if it is open and not borrowed."""
@@ -69,26 +97,6 @@ class HandleCache:
         with self._lock:
             self._closed = True
             self._shrink()
-
-    def _take(self, key: bytes) -> _Handle:
-        with self._lock:
-            handle = self._handles.get(key)
-            if handle is not None:
-                handle.users += 1
-                self._handles.move_to_end(key)
-                return handle
-            if self._closed:
-                raise LocalMisuse("A closed tree was asked for a file")
-        fd = self._open_key(key)  # without the lock: it may wait for a disk, and asks for its parent here
-        with self._lock:
-            handle = self._handles.get(key)
-            if handle is None:
-                handle = self._handles[key] = _Handle(fd)
-            else:  # another thread was faster
-                os.close(fd)
-            handle.users += 1
-            self._shrink()
-            return handle
 
     def _shrink(self, limit: int | None = None) -> None:
         if limit is None:

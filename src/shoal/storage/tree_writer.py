@@ -192,7 +192,8 @@ class TreeWriter:
                 continue
             if self._chunks.is_right(ordinal, buffer[:length], keys):
                 if is_borrowed:
-                    self._put(ordinal, buffer[:length])
+                    with self._faults():
+                        self._put(ordinal, buffer[:length])
                 good.add(ordinal)
         return good
 
@@ -242,22 +243,31 @@ class TreeWriter:
         view = memoryview(data)
         if len(view) != self.manifest.chunk_length(ordinal):
             raise LocalMisuse(f"chunk {ordinal} has another length than {len(view)} bytes")
-        with self._faults():
+        try:
             self._put(ordinal, self._chunks.take(ordinal, view))
+        except OSError as error:
+            raise self._fault(error) from error
 
     def _put(self, ordinal: int, view: memoryview) -> None:
-        """Write the wanted bytes of a chunk."""
+        """Write the wanted bytes of a chunk. Raises: OSError, StorageFault."""
         early = self._chunks.file_count() > SYNC_EACH_LIMIT
         position = 0
-        with self._faults(), self._trees() as trees:
+        trees = self._enter_trees()
+        try:
             if trees is None:
                 return  # all is there already
             destination, part = trees
             for run in iter_folder_runs(self.manifest, self._chunks.pieces(ordinal)):
                 data = view[position : position + run.length]
                 position += run.length
+                if run.is_large:
+                    if destination.places[run.files[0].file_index] != Place.SAME:
+                        part.write(run, data, early=early)
+                    continue
                 for wanted, offset in _without_same(run, destination):
                     part.write(wanted, data[offset : offset + wanted.length], early=early)
+        finally:
+            self._leave_trees()
 
     def read_into(self, ordinal: int, buffer: memoryview) -> int:
         """Read a chunk that was written, as far as it is wanted, to the front of `buffer`; return how long
@@ -349,14 +359,23 @@ class TreeWriter:
     @contextmanager
     def _trees(self) -> Iterator[tuple[Destination, PartTree] | None]:
         """Yield both trees, which stay open meanwhile; None after `finish`."""
-        with self._idle:
-            trees = None if self._reader is not None else (self._get_destination(), self._get_part())
-            self._users += 1
+        trees = self._enter_trees()
         try:
             yield trees
         finally:
-            with self._idle:
-                self._users -= 1
+            self._leave_trees()
+
+    def _enter_trees(self) -> tuple[Destination, PartTree] | None:
+        """Return what `_trees` yields; `_leave_trees` has to follow. By itself: done for every chunk."""
+        with self._idle:
+            trees = None if self._reader is not None else (self._get_destination(), self._get_part())
+            self._users += 1
+        return trees
+
+    def _leave_trees(self) -> None:
+        with self._idle:
+            self._users -= 1
+            if not self._users:
                 self._idle.notify_all()
 
     def _close_trees(self) -> None:
@@ -415,7 +434,10 @@ class TreeWriter:
         try:
             yield
         except OSError as error:
-            raise fault_of_os_error(error, f"Writing to {self._where} failed", self._where) from error
+            raise self._fault(error) from error
+
+    def _fault(self, error: OSError) -> StorageFault:
+        return fault_of_os_error(error, f"Writing to {self._where} failed", self._where)
 
 
 def _without_same(run: FolderRun, destination: Destination) -> Iterator[tuple[FolderRun, int]]:

@@ -31,6 +31,9 @@ class LaneKind(IntEnum):
     OBJECT_MISSING = 4
 
 
+_KINDS = {int(kind): kind for kind in LaneKind}
+
+
 def pack_header_into(buffer: memoryview, kind: LaneKind, version: int, ordinal: int) -> None:
     """Write the header to the start of `buffer`."""
     _HEADER.pack_into(buffer, 0, kind, 0, 0, version, ordinal, 0)
@@ -41,11 +44,12 @@ def parse_header(record: memoryview) -> tuple[LaneKind, int, int]:
     if len(record) < LANE_HEADER_BYTES:
         raise MalformedMessage("a swarm record shorter than its header")
     kind, zero, zeros, version, ordinal, share = _HEADER.unpack_from(record)
-    if zero or zeros or share or not LaneKind.CHUNK <= kind <= LaneKind.OBJECT_MISSING:
+    found = _KINDS.get(kind)
+    if zero or zeros or share or found is None:
         raise MalformedMessage("a swarm record of unknown kind")
     if kind >= LaneKind.CHUNK_MISSING and len(record) != LANE_HEADER_BYTES:
         raise MalformedMessage("a swarm record about a missing chunk that has a body")
-    return LaneKind(kind), version, ordinal
+    return found, version, ordinal
 
 
 def make_purpose(share_id: bytes) -> bytes:

@@ -74,7 +74,8 @@ class LaneSender:
         self._loop = loop
         self._on_end = on_end
         self._on_fault = on_fault
-        self._wake = threading.Condition()
+        self._lock = threading.Lock()
+        self._wake = threading.Condition(self._lock)
         self._chunks: dict[tuple[int, int], ChunkSource | None] = {}
         self._objects: deque[tuple[int, bytes, FindObject]] = deque()
         self._finishing = False
@@ -160,14 +161,13 @@ class LaneSender:
 
     def _send_next(self) -> bool:
         """Send one record; return False when the lane should be ended."""
-        lane = self._lane
-        with self._wake:
-            if not self._wake.wait_for(self._has_work, IDLE_S):
+        with self._lock:
+            if not self._has_work() and not self._wake.wait_for(self._has_work, IDLE_S):
                 return False
             waits = bool(self._chunks) and not self._objects
         if waits:
             self._wait_turn()
-        with self._wake:
+        with self._lock:
             if self._finishing:
                 return False
             if self._objects:
@@ -183,7 +183,7 @@ class LaneSender:
             self._send_object(number, object_id, find)
         elif not self._send_chunk(key[0], key[1], source):
             return False
-        return not lane.is_spent
+        return not self._lane.is_spent
 
     def _wait_turn(self) -> None:
         if self.turn is None:

@@ -67,13 +67,18 @@ class Pace(Protocol):
 
 
 class _Window:
-    """The minimum progress rule for one record."""
+    """The minimum progress rule for the record under way; `restart` for each."""
 
     __slots__ = ("_bytes", "_limit_s", "_until")
 
     def __init__(self, limit_s: float) -> None:
         self._limit_s = limit_s
-        self._until = time.monotonic() + limit_s
+        self._until = 0.0
+        self._bytes = 0
+
+    def restart(self) -> None:
+        """Begin with another record."""
+        self._until = time.monotonic() + self._limit_s
         self._bytes = 0
 
     def advance(self, count: int) -> bool:
@@ -120,7 +125,7 @@ class Lane:
         self._sealer = sealer
         self._opener = opener
         self._on_closed = on_closed
-        self._window_s = window_s
+        self._window = _Window(window_s)
         self._lock = threading.Lock()
         self._in_call = False
         self.stages: StageClock | None = None  # set by the thread that wants to know where its time goes
@@ -279,7 +284,8 @@ class Lane:
             self._leave()
 
     def _send_all(self, data: memoryview) -> None:
-        window, granted = _Window(self._window_s), 0
+        window, granted = self._window, 0
+        window.restart()
         while data:
             granted = granted or self._wait_turn(len(data), window)
             try:
@@ -299,7 +305,9 @@ class Lane:
 
     def _receive_exactly(self, into: memoryview, *, may_idle: bool) -> None:
         done, granted = 0, len(into) if may_idle else 0
-        window = None if may_idle else _Window(self._window_s)
+        window = self._window
+        if not may_idle:
+            window.restart()
         while done < len(into):
             granted = granted or self._wait_turn(len(into) - done, window)
             piece = min(granted, SLOW_PIECE_BYTES) if self._slow else granted
@@ -316,12 +324,12 @@ class Lane:
                 count = 0
                 if may_idle and done == 0:
                     continue
+            if may_idle and done == 0:
+                window.restart()  # before, nothing was under way
             done += count
             granted -= count
             self.moved_bytes += count
-            if window is None:
-                window = _Window(self._window_s)
-            elif done < len(into) and not window.advance(count):
+            if done < len(into) and not window.advance(count):
                 raise RemoteFault(
                     "A lane was given up",
                     cause="the peer sends too little",
@@ -329,18 +337,18 @@ class Lane:
                     peer=self.session_peer,
                 )
 
-    def _wait_turn(self, wanted_bytes: int, window: _Window | None) -> int:
+    def _wait_turn(self, wanted_bytes: int, window: _Window) -> int:
         """Return how many bytes may move now. Raises: Unavailable when the lane was closed meanwhile."""
         pace = self.pace
         if pace is None or pace.is_open:
-            self._squeeze(0.0)
+            if self._squeezed_to:
+                self._squeeze(0.0)
             return wanted_bytes
         if not self.sends:
             self._squeeze(pace.slow_bytes_s)
         began = time.monotonic()
         granted = pace.take(wanted_bytes)
-        if window is not None:
-            window.excuse(time.monotonic() - began)
+        window.excuse(time.monotonic() - began)
         if not granted:
             raise _closed_here()
         return granted
@@ -374,6 +382,8 @@ class Lane:
     def _leave(self) -> None:
         with self._lock:
             self._in_call = False
+            if not self._closed:
+                return
         self._release()
 
     def _release(self) -> None:

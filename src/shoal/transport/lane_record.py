@@ -50,6 +50,9 @@ class RecordType(IntEnum):
     END = 2
 
 
+_TYPES = {int(kind): kind for kind in RecordType}  # a tenth of what calling the class costs
+
+
 class LaneRole(IntEnum):
     """Which end sends a direction. The opener is the session's TLS client: the end that dialled."""
 
@@ -92,8 +95,8 @@ def parse_header(header: bytes | bytearray | memoryview) -> tuple[RecordType, in
     """
     try:
         number, length = _HEADER.unpack(header)
-        kind = RecordType(number)
-    except (struct.error, ValueError) as error:
+        kind = _TYPES[number]
+    except (struct.error, KeyError) as error:
         raise MalformedMessage("not the header of a lane record", cause=str(error)) from error
     if length > LANE_RECORD_PLAINTEXT_BYTES + TAG_BYTES:
         raise LimitExceeded("a lane record over the limit", cause=f"declared {length} bytes")
