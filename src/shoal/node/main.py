@@ -24,7 +24,7 @@ import uvloop
 from shoal.api.faults import find_fault, make_body
 from shoal.api.schema import Status
 from shoal.core.errors import ExitCode, LocalMisuse, ShoalError, StorageFault
-from shoal.core.free_memory import settle_memory
+from shoal.core.free_memory import bound_free_memory, settle_memory
 from shoal.core.units import MIB
 from shoal.node.config import NodeConfig, load_config
 from shoal.node.node import Node
@@ -72,6 +72,7 @@ def run(order: LaunchOrder, on_up: OnUp, on_stopping: OnStopping = _be_silent) -
     """
     os.umask(0o077)
     _set_limits()
+    bound_free_memory()
     config = load_config(order.home, order.flags)
     with Home.open(config.home, create=True) as home:
         crash_file = _open_log(home.log_dir, config.log_level)
