@@ -262,13 +262,13 @@ async def test_a_get_that_fails_at_the_very_end_lets_its_readers_go(
             await asyncio.sleep(0)
             offer = b.swarm.find_offer(share.share_id)
         source = offer.versions[1].source
-        original = b.stores.shares.add
+        original = b.stores.shares.replace
 
         async def fail(row: object) -> None:
             disk.fault = "io"
             await original(row)  # type: ignore[arg-type]
 
-        monkeypatch.setattr(b.stores.shares, "add", fail)
+        monkeypatch.setattr(b.stores.shares, "replace", fail)
         failed = await b.wait_end(started.id)
         assert failed.state is TransferState.FAILED
         disk.fault = None

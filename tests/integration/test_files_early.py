@@ -163,6 +163,7 @@ async def test_a_sharer_that_restarts_begins_anew_and_little_is_fetched_twice(
         stopping = asyncio.ensure_future(world.stop(a))
         held.let(64 * MIB)  # the threads notice that they are to stop
         await stopping
+        held.hold()  # else all of it is hashed before a draft is begun
         a = await world.add(again=a)
         held.let(32 * MIB)
         await wait_until(lambda: has_draft(a, link))

@@ -35,6 +35,7 @@ from shoal.swarm.offer import OfferedVersion
 
 log = logging.getLogger("shoal.files")
 
+LACK_S = 1.0  # so long nobody has the rest before it is said: lanes are opened meanwhile
 COMPARE_S = 2.0  # a follow hears out all who are asked, at most this long
 WRITE_DELAY_NS = 1_000_000_000  # a chunk is on its way to its file so long after it was noted, at most
 
@@ -268,6 +269,7 @@ class Get:
         patience = finder.make_patience()
         clock = self._context.clock
         moved_at = clock.monotonic()
+        record.say("")
         while not self._finished.is_set():
             finder.check_member()
             if self.fault is not None:
@@ -276,7 +278,8 @@ class Get:
                 raise ledger.fault
             record.measure(clock.monotonic())
             if fetch.is_stuck():
-                record.say("waiting for somebody who has the rest")
+                if clock.monotonic() - moved_at > LACK_S:
+                    record.say("waiting for somebody who has the rest")
                 if self._is_outdated() and not fetch.is_searching:
                     return False
                 finder.give_up_if(patience)
