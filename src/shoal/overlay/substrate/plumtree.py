@@ -1,0 +1,181 @@
+"""Plumtree: broadcast over a tree that grows out of the first flood and mends itself.
+
+Leitao, Pereira, Rodrigues, "Epidemic broadcast trees", 2007. A payload goes at once over eager links, over
+lazy ones only word of it; who hears of a message that does not come asks for it and makes that link eager; who
+gets one twice makes that link lazy.
+"""
+
+from __future__ import annotations
+
+from collections import OrderedDict
+
+from shoal.overlay.substrate.config import BroadcastConfig
+from shoal.overlay.substrate.messages import Gossip, Graft, IHave, Prune
+from shoal.overlay.substrate.steps import Cancel, Deliver, Effect, Send, SetTimer
+
+SWEEP = ("sweep",)
+HOPS = 64  # more than any path has; what claims more is not passed on
+
+_PRUNE = Prune()
+
+
+class Plumtree:
+    """The broadcasts of one node. Every method appends what the driver must do to `out`."""
+
+    __slots__ = ("_cache", "_cached_bytes", "_config", "_ids", "_missing", "_sweeping", "eager", "lazy")
+
+    def __init__(self, config: BroadcastConfig) -> None:
+        self._config = config
+        self._cache: OrderedDict[bytes, tuple[float, Gossip]] = OrderedDict()  # until when; bounded by config
+        self._cached_bytes = 0
+        self._ids: OrderedDict[bytes, float] = OrderedDict()  # until when; at most config.ids
+        self._missing: dict[bytes, list[tuple[bytes, int]]] = {}  # who has it; at most config.missing
+        self._sweeping = False
+        self.eager: list[bytes] = []  # neighbours that get payloads
+        self.lazy: list[bytes] = []  # neighbours that get word
+
+    # -- neighbours ------------------------------------------------------------------------------------
+
+    def on_link_up(self, peer: bytes) -> None:
+        """A new neighbour gets payloads until it prunes us; word, if this node is part of a tree already.
+
+        The paper takes every new link for eager. In a tree that has formed that costs a payload sent twice for
+        each, and word is enough: who misses something grafts.
+        """
+        if peer not in self.eager and peer not in self.lazy:
+            (self.lazy if self.eager and self.lazy else self.eager).append(peer)
+
+    def on_link_down(self, peer: bytes) -> None:
+        """Forget a neighbour and what it has."""
+        for view in (self.eager, self.lazy):
+            if peer in view:
+                view.remove(peer)
+        for sources in self._missing.values():
+            sources[:] = [source for source in sources if source[0] != peer]
+
+    def _make_eager(self, peer: bytes) -> None:
+        if peer in self.lazy:
+            self.lazy.remove(peer)
+            self.eager.append(peer)
+
+    def _make_lazy(self, peer: bytes) -> None:
+        if peer in self.eager:
+            self.eager.remove(peer)
+            self.lazy.append(peer)
+
+    # -- messages --------------------------------------------------------------------------------------
+
+    def has(self, identifier: bytes) -> bool:
+        """Whether a broadcast has been here."""
+        return identifier in self._ids
+
+    def broadcast(self, now: float, identifier: bytes, topic: int, payload: bytes, out: list[Effect]) -> None:
+        """Send to everybody; not delivered here."""
+        if identifier not in self._ids:
+            self._spread(now, b"", Gossip(identifier, 1, topic, payload), out)
+
+    def on_gossip(self, now: float, sender: bytes, message: Gossip, out: list[Effect]) -> None:
+        """Deliver and pass on what is new; prune the link that brings it again."""
+        identifier = message.identifier
+        if identifier in self._ids:
+            if not self._config.eager_only:
+                self._make_lazy(sender)
+                out.append(Send(sender, _PRUNE))
+            return
+        hops = message.hops
+        out.append(Deliver(identifier, message.topic, message.payload, hops))
+        self._make_eager(sender)
+        sources = self._missing.pop(identifier, None)
+        if sources is not None:
+            out.append(Cancel(("graft", identifier)))
+            self._optimise(sender, hops, sources, out)
+        if hops < HOPS:
+            self._spread(now, sender, Gossip(identifier, hops + 1, message.topic, message.payload), out)
+
+    def _spread(self, now: float, source: bytes, message: Gossip, out: list[Effect]) -> None:
+        for peer in self.eager:
+            if peer != source:
+                out.append(Send(peer, message))
+        if self.lazy:
+            word = IHave([message.identifier], [message.hops])
+            for peer in self.lazy:
+                if peer != source:
+                    out.append(Send(peer, word))
+        self._keep(now, message, out)
+
+    def _optimise(self, sender: bytes, hops: int, sources: list[tuple[bytes, int]], out: list[Effect]) -> None:
+        """Take a lazy link into the tree if it is much shorter than the one the message came over."""
+        for peer, shorter in sources:
+            if hops - shorter >= self._config.threshold and peer != sender:
+                self._make_eager(peer)
+                out.append(Send(peer, Graft(b"", shorter)))
+                self._make_lazy(sender)
+                out.append(Send(sender, _PRUNE))
+                return
+
+    def on_i_have(self, now: float, sender: bytes, message: IHave, out: list[Effect]) -> None:
+        """Wait a moment for what the sender has; then ask for it."""
+        for identifier, hops in zip(message.identifiers, message.hops, strict=True):
+            if identifier in self._ids:
+                continue
+            sources = self._missing.get(identifier)
+            if sources is None:
+                if len(self._missing) >= self._config.missing:
+                    return
+                self._missing[identifier] = [(sender, hops)]
+                out.append(SetTimer(now + self._config.graft_s, ("graft", identifier)))
+            elif len(sources) < self._config.sources:
+                sources.append((sender, hops))
+
+    def on_graft_timer(self, now: float, identifier: bytes, out: list[Effect]) -> None:
+        """It did not come: ask the next one who has it."""
+        sources = self._missing.get(identifier)
+        if sources is None:
+            return
+        if not sources:
+            del self._missing[identifier]  # anti-entropy brings it
+            return
+        peer, hops = sources.pop(0)
+        self._make_eager(peer)
+        out.append(Send(peer, Graft(identifier, hops)))
+        out.append(SetTimer(now + self._config.graft_again_s, ("graft", identifier)))
+
+    def on_graft(self, sender: bytes, message: Graft, out: list[Effect]) -> None:
+        """Send payloads to the sender from now on, and the one it misses."""
+        self._make_eager(sender)
+        cached = self._cache.get(message.identifier)
+        if cached is not None:
+            out.append(Send(sender, cached[1]))
+
+    def on_prune(self, sender: bytes) -> None:
+        """Send only word to the sender from now on."""
+        self._make_lazy(sender)
+
+    # -- memory ----------------------------------------------------------------------------------------
+
+    def _keep(self, now: float, message: Gossip, out: list[Effect]) -> None:
+        config = self._config
+        self._ids[message.identifier] = now + config.ids_s
+        self._cache[message.identifier] = (now + config.cache_s, message)
+        self._cached_bytes += len(message.payload)
+        while len(self._cache) > config.cache_messages or self._cached_bytes > config.cache_bytes:
+            self._uncache()
+        while len(self._ids) > config.ids:
+            self._ids.popitem(last=False)
+        if not self._sweeping:
+            self._sweeping = True
+            out.append(SetTimer(now + config.cache_s, SWEEP))
+
+    def _uncache(self) -> None:
+        _, (_, message) = self._cache.popitem(last=False)
+        self._cached_bytes -= len(message.payload)
+
+    def on_sweep(self, now: float, out: list[Effect]) -> None:
+        """Forget what is old."""
+        while self._cache and next(iter(self._cache.values()))[0] <= now:
+            self._uncache()
+        while self._ids and next(iter(self._ids.values())) <= now:
+            self._ids.popitem(last=False)
+        self._sweeping = bool(self._ids)
+        if self._sweeping:
+            out.append(SetTimer(now + self._config.cache_s, SWEEP))

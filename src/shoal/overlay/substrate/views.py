@@ -1,0 +1,266 @@
+"""Views: HyParView, the few neighbours a node has (active view) and those it could have (passive view).
+
+Leitao, Pereira, Rodrigues, "HyParView: a membership protocol for reliable gossip-based broadcast", 2007. Links
+are symmetric: whoever takes a peer in tells it. Differences from the paper: a place that nobody has taken is
+offered again from time to time, and who was evicted waits before it asks somebody else, so that a full network
+comes to rest (iroh-gossip#152: eager repair evicts healthy neighbours for ever).
+"""
+
+from __future__ import annotations
+
+from typing import Protocol
+
+from shoal.core.chance import Chance
+from shoal.overlay.substrate.config import ViewsConfig
+from shoal.overlay.substrate.messages import (
+    ForwardJoin,
+    Join,
+    Neighbour,
+    NeighbourAnswer,
+    Part,
+    Shuffle,
+    ShuffleAnswer,
+)
+from shoal.overlay.substrate.steps import Connect, Disconnect, Effect, Send, SetTimer
+
+SHUFFLE = ("shuffle",)
+REFILL = ("refill",)
+CONTACTS = 64  # kept to begin again from when everybody is gone
+
+_JOIN = Join()
+_WISH, _URGENT_WISH = Neighbour(False), Neighbour(True)
+_GRANTED, _DENIED = NeighbourAnswer(True), NeighbourAnswer(False)
+_EVICTED, _LEAVING = Part(False), Part(True)
+
+
+class LinkListener(Protocol):
+    """Who wants to know of neighbours that come and go."""
+
+    def on_link_up(self, now: float, peer: bytes, out: list[Effect]) -> None:
+        """`peer` is a neighbour from now on."""
+
+    def on_link_down(self, now: float, peer: bytes, out: list[Effect]) -> None:
+        """`peer` is no neighbour any more."""
+
+
+class Views:
+    """The two views of one node. Every method appends what the driver must do to `out`."""
+
+    __slots__ = (
+        "_asked",
+        "_chance",
+        "_config",
+        "_contacts",
+        "_listener",
+        "_own",
+        "_refilling",
+        "_shuffled",
+        "active",
+        "passive",
+    )
+
+    def __init__(self, own: bytes, config: ViewsConfig, chance: Chance, listener: LinkListener) -> None:
+        self._own = own
+        self._config = config
+        self._chance = chance
+        self._listener = listener
+        self._contacts: tuple[bytes, ...] = ()  # at most CONTACTS
+        self._asked: dict[bytes, float] = {}  # wishes under way and when they end; at most config.active
+        self._shuffled: list[bytes] = []  # what the last shuffle gave away: goes first
+        self._refilling = False
+        self.active: list[bytes] = []  # at most config.active
+        self.passive: list[bytes] = []  # at most config.passive, none of the active ones, never ourselves
+
+    def start(self, now: float, contacts: tuple[bytes, ...], out: list[Effect]) -> None:
+        """Join by the first contact that answers; without contacts wait to be joined."""
+        self._contacts = tuple(peer for peer in contacts if peer != self._own)[:CONTACTS]
+        for peer in self._contacts:
+            self._add_passive(peer)
+        if self._contacts:
+            self._join(now, self._contacts[0], out)
+        period = self._config.shuffle_s
+        out.append(SetTimer(now + self._chance.between(0.0, period), SHUFFLE))
+
+    def leave(self, out: list[Effect]) -> None:
+        """Tell the neighbours that this node ends."""
+        out.extend(Send(peer, _LEAVING) for peer in self.active)
+
+    # -- links -----------------------------------------------------------------------------------------
+
+    def _join(self, now: float, contact: bytes, out: list[Effect]) -> None:
+        self._link(now, contact, out)
+        out.append(Send(contact, _JOIN))
+
+    def _link(self, now: float, peer: bytes, out: list[Effect]) -> None:
+        """Make `peer` a neighbour; if there is no place, somebody has to go."""
+        active = self.active
+        if peer in active or peer == self._own:
+            return
+        if len(active) >= self._config.active:
+            evicted = self._chance.pick(active)
+            out.append(Send(evicted, _EVICTED))
+            self._unlink(now, evicted, "evicted", out)
+            self._add_passive(evicted)
+        if peer in self.passive:
+            self.passive.remove(peer)
+        active.append(peer)
+        out.append(Connect(peer))
+        self._listener.on_link_up(now, peer, out)
+
+    def _unlink(self, now: float, peer: bytes, reason: str, out: list[Effect]) -> None:
+        self.active.remove(peer)
+        out.append(Disconnect(peer, reason))
+        self._listener.on_link_down(now, peer, out)
+
+    def _add_passive(self, peer: bytes) -> None:
+        passive = self.passive
+        if peer == self._own or peer in passive or peer in self.active:
+            return
+        if len(passive) >= self._config.passive:
+            while self._shuffled:
+                given = self._shuffled.pop()
+                if given in passive:
+                    passive.remove(given)
+                    break
+            else:
+                passive.pop(self._chance.below(len(passive)))
+        passive.append(peer)
+
+    def _other_than(self, first: bytes, second: bytes) -> bytes | None:
+        """Return a random neighbour that is neither."""
+        others = [peer for peer in self.active if peer != first and peer != second]  # noqa: PLR1714
+        return self._chance.pick(others) if others else None
+
+    # -- joining ---------------------------------------------------------------------------------------
+
+    def on_join(self, now: float, sender: bytes, out: list[Effect]) -> None:
+        """Take a newcomer in and send it on a walk from each other neighbour."""
+        self._link(now, sender, out)
+        walk = ForwardJoin(sender, self._config.active_walk)
+        out.extend(Send(peer, walk) for peer in self.active if peer != sender)
+
+    def on_forward_join(self, now: float, sender: bytes, message: ForwardJoin, out: list[Effect]) -> None:
+        """Pass a newcomer on, or take it in where its walk ends."""
+        newcomer, hops = message.newcomer, min(message.hops, self._config.active_walk)
+        if newcomer == self._own:
+            return
+        onwards = None if hops <= 0 or len(self.active) <= 1 else self._other_than(sender, newcomer)
+        if onwards is None:
+            if newcomer not in self.active:
+                self._link(now, newcomer, out)
+                out.append(Send(newcomer, _GRANTED))
+            return
+        if hops == self._config.passive_walk:
+            self._add_passive(newcomer)
+        out.append(Send(onwards, ForwardJoin(newcomer, hops - 1)))
+
+    # -- wishes ----------------------------------------------------------------------------------------
+
+    def on_neighbour(self, now: float, sender: bytes, message: Neighbour, out: list[Effect]) -> None:
+        """Answer a wish."""
+        free = len(self.active) < self._config.active
+        if sender in self.active or message.urgent or free:
+            self._link(now, sender, out)
+            out.append(Send(sender, _GRANTED))
+        else:
+            self._add_passive(sender)
+            out.append(Send(sender, _DENIED))
+
+    def on_neighbour_answer(
+        self, now: float, sender: bytes, message: NeighbourAnswer, out: list[Effect]
+    ) -> None:
+        """Take in who granted a wish, or who took us in after a walk."""
+        wished = self._asked.pop(sender, None) is not None
+        if not message.granted:
+            self._refill_later(now, out)
+        elif wished and len(self.active) >= self._config.active and sender not in self.active:
+            out.append(Send(sender, _EVICTED))  # others were faster
+        else:
+            self._link(now, sender, out)
+
+    def on_part(self, now: float, sender: bytes, message: Part, out: list[Effect]) -> None:
+        """Let a neighbour go that says so."""
+        if sender not in self.active:
+            return
+        self._unlink(now, sender, "left" if message.leaving else "evicted", out)
+        if not message.leaving:
+            self._add_passive(sender)
+        if not self.active or message.leaving:
+            self._refill(now, out)
+        else:
+            self._refill_later(now, out)
+
+    def on_session_down(self, now: float, peer: bytes, out: list[Effect]) -> None:
+        """A peer is not there any more: replace it."""
+        wished = self._asked.pop(peer, None) is not None
+        if peer in self.passive:
+            self.passive.remove(peer)
+        linked = peer in self.active
+        if linked:
+            self._unlink(now, peer, "gone", out)
+        if linked or wished:
+            self._refill(now, out)
+
+    def _refill(self, now: float, out: list[Effect]) -> None:
+        """Ask as many passive peers as there are places; urgently if nobody is left."""
+        for peer in [peer for peer, until in self._asked.items() if until <= now]:
+            del self._asked[peer]
+        places = self._config.active - len(self.active) - len(self._asked)
+        if places <= 0:
+            return
+        wish = _WISH if self.active else _URGENT_WISH
+        candidates = [peer for peer in self.passive if peer not in self._asked]
+        if not candidates and not self.active and not self._asked:
+            candidates = list(self._contacts)
+        for peer in self._chance.sample(candidates, places):
+            self._asked[peer] = now + self._config.answer_s
+            out.append(Send(peer, wish))
+        self._refill_later(now, out)
+
+    def _refill_later(self, now: float, out: list[Effect]) -> None:
+        if not self._refilling:
+            self._refilling = True
+            out.append(SetTimer(now + self._chance.between(0.5, 1.5) * self._config.refill_s, REFILL))
+
+    def on_refill(self, now: float, out: list[Effect]) -> None:
+        """Try again for the places that are still free."""
+        self._refilling = False
+        if len(self.active) < self._config.active:
+            self._refill(now, out)
+
+    # -- shuffles --------------------------------------------------------------------------------------
+
+    def on_shuffle_timer(self, now: float, out: list[Effect]) -> None:
+        """Exchange some of the views with somebody a walk away."""
+        config, chance = self._config, self._chance
+        out.append(SetTimer(now + config.shuffle_s * chance.between(0.9, 1.1), SHUFFLE))
+        if not self.active:
+            self._refill(now, out)
+            return
+        peer = chance.pick(self.active)
+        given = chance.sample(self.passive, config.shuffle_passive)
+        others = [other for other in self.active if other != peer]
+        self._shuffled = list(given)
+        given += chance.sample(others, config.shuffle_active)
+        out.append(Send(peer, Shuffle(self._own, config.active_walk, given)))
+
+    def on_shuffle(self, sender: bytes, message: Shuffle, out: list[Effect]) -> None:
+        """Pass a shuffle on, or answer it where its walk ends."""
+        origin, hops = message.origin, min(message.hops, self._config.active_walk) - 1
+        if origin == self._own:
+            return
+        onwards = None if hops <= 0 or len(self.active) <= 1 else self._other_than(sender, origin)
+        if onwards is not None:
+            out.append(Send(onwards, Shuffle(origin, hops, message.peers)))
+            return
+        given = self._chance.sample(self.passive, len(message.peers))
+        out.append(Send(origin, ShuffleAnswer(given)))
+        self._shuffled = given
+        self._add_passive(origin)
+        for peer in message.peers:
+            self._add_passive(peer)
+
+    def on_shuffle_answer(self, message: ShuffleAnswer) -> None:
+        """Keep what came back."""
+        for peer in message.peers:
+            self._add_passive(peer)

@@ -1,0 +1,87 @@
+"""Cli: reads the simulator's command line and prints what a command found."""
+
+from __future__ import annotations
+
+import argparse
+import json
+from collections.abc import Sequence
+from typing import Any
+
+from shoal.sim.overlay_commands import run_broadcast, run_views
+
+EXIT_OK, EXIT_BOUNDS = 0, 1
+NODES_LIMIT = 100_000
+
+
+def main(arguments: Sequence[str]) -> int:
+    """Run one command; return the exit code."""
+    parser = _make_parser()
+    options = parser.parse_args(arguments)
+    result = options.run(options)
+    if options.json:
+        print(json.dumps(result))
+    else:
+        _show(result)
+    return EXIT_OK if result.get("ok", True) else EXIT_BOUNDS
+
+
+def _make_parser() -> argparse.ArgumentParser:
+    parser = argparse.ArgumentParser(
+        prog="python -m shoal.sim", description="The node's own protocols on a virtual clock."
+    )
+    commands = parser.add_subparsers(required=True, metavar="COMMAND")
+
+    views = _add(commands, "views", "what the graph of neighbours looks like")
+    views.add_argument("--nodes", type=_nodes, default=1000)
+    views.add_argument("--cycles", type=_share_of(1e6), default=50.0, help="shuffle periods after the joins")
+    views.set_defaults(run=lambda o: run_views(o.nodes, o.cycles, o.seed))
+
+    broadcast = _add(commands, "broadcast", "whom broadcasts reach and what they cost")
+    broadcast.add_argument("--nodes", type=_nodes, default=1000)
+    broadcast.add_argument("--messages", type=int, default=10)
+    broadcast.add_argument("--crash", type=_share_of(1.0), default=0.0, help="share of nodes, 0 to 1")
+    broadcast.add_argument("--loss", type=_share_of(1.0), default=0.0, help="share of packets, 0 to 1")
+    broadcast.add_argument("--mode", choices=["plumtree", "eager"], default="plumtree")
+    broadcast.set_defaults(
+        run=lambda o: run_broadcast(o.nodes, o.messages, o.crash, o.loss, o.mode, o.seed)
+    )
+    return parser
+
+
+def _add(commands: Any, name: str, summary: str) -> argparse.ArgumentParser:
+    parser: argparse.ArgumentParser = commands.add_parser(name, help=summary, description=summary)
+    parser.add_argument("--seed", type=int, default=1, help="the same seed gives the same output")
+    parser.add_argument("--json", action="store_true", help="one JSON object on one line")
+    return parser
+
+
+def _nodes(text: str) -> int:
+    count = int(text)
+    if not 2 <= count <= NODES_LIMIT:
+        raise argparse.ArgumentTypeError(f"2 to {NODES_LIMIT} nodes, not {count}")
+    return count
+
+
+def _share_of(limit: float) -> Any:
+    def parse(text: str) -> float:
+        value = float(text)
+        if not 0 <= value <= limit:
+            raise argparse.ArgumentTypeError(f"0 to {limit:g}, not {value:g}")
+        return value
+
+    return parse
+
+
+def _show(result: dict[str, Any], indent: str = "") -> None:
+    for key, value in result.items():
+        if isinstance(value, dict):
+            print(f"{indent}{key}")
+            _show(value, indent + "  ")
+        elif isinstance(value, list):
+            print(f"{indent}{key:<24} " + " ".join(_format(item) for item in value[:12]))
+        else:
+            print(f"{indent}{key:<24} {_format(value)}")
+
+
+def _format(value: Any) -> str:
+    return f"{value:.6g}" if isinstance(value, float) else str(value)
