@@ -1,7 +1,7 @@
 """Chance: random numbers that depend on (seed, node, stream, counter) alone.
 
-A generator that counts instead of keeping a state costs 56 bytes, against 2.5 KiB of `random.Random`, and what
-one node draws does not move what another one draws. Not for secrets.
+A generator that counts instead of keeping a state costs 56 bytes, against 2.5 KiB of `random.Random`, and
+what one node draws does not move what another one draws. Not for secrets.
 """
 
 from __future__ import annotations

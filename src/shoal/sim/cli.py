@@ -7,6 +7,7 @@ import json
 from collections.abc import Sequence
 from typing import Any
 
+from shoal.sim.detect_command import run_detect
 from shoal.sim.overlay_commands import run_broadcast, run_views
 
 EXIT_OK, EXIT_BOUNDS = 0, 1
@@ -42,8 +43,16 @@ def _make_parser() -> argparse.ArgumentParser:
     broadcast.add_argument("--crash", type=_share_of(1.0), default=0.0, help="share of nodes, 0 to 1")
     broadcast.add_argument("--loss", type=_share_of(1.0), default=0.0, help="share of packets, 0 to 1")
     broadcast.add_argument("--mode", choices=["plumtree", "eager"], default="plumtree")
-    broadcast.set_defaults(
-        run=lambda o: run_broadcast(o.nodes, o.messages, o.crash, o.loss, o.mode, o.seed)
+    broadcast.set_defaults(run=lambda o: run_broadcast(o.nodes, o.messages, o.crash, o.loss, o.mode, o.seed))
+
+    detect = _add(commands, "detect", "how fast SWIM with Lifeguard finds who is gone, and how often it errs")
+    detect.add_argument("--nodes", type=_nodes, default=128)
+    detect.add_argument("--plain", action="store_true", help="SWIM without Lifeguard")
+    detect.add_argument("--anomalous", type=int, default=0, help="members that stall again and again")
+    detect.add_argument("--anomaly-s", type=_share_of(3600), default=16.0, help="how long they stall")
+    detect.add_argument("--minutes", type=_share_of(1e4), default=5.0, help="of stalling")
+    detect.set_defaults(
+        run=lambda o: run_detect(o.nodes, o.plain, o.anomalous, o.anomaly_s, o.minutes, o.seed)
     )
     return parser
 

@@ -14,6 +14,10 @@ from shoal.overlay.substrate.messages import (
     Neighbour,
     NeighbourAnswer,
     Part,
+    Probe,
+    ProbeAnswer,
+    ProbeFor,
+    ProbeSilence,
     Prune,
     Shuffle,
     ShuffleAnswer,
@@ -24,6 +28,7 @@ OVERHEAD_BYTES = 66  # a message's frame, TLS record, TCP and IP headers (issue 
 HANDSHAKE_BYTES = 3800  # architecture.md section 3
 HANDSHAKE_ROUND_TRIPS = 2
 _ID = 34  # 32 bytes and their header
+_UPDATE = 3 + 2 * _ID
 
 _SIZES: dict[type[Message], Callable[[Any], int]] = {
     Join: lambda m: 1,
@@ -37,6 +42,10 @@ _SIZES: dict[type[Message], Callable[[Any], int]] = {
     IHave: lambda m: 3 + 19 * len(m.identifiers),
     Graft: lambda m: 4 + len(m.identifier),
     Prune: lambda m: 1,
+    Probe: lambda m: 7 + _UPDATE * len(m.updates),
+    ProbeAnswer: lambda m: 7 + _UPDATE * len(m.updates),
+    ProbeFor: lambda m: 7 + _ID + _UPDATE * len(m.updates),
+    ProbeSilence: lambda m: 6,
 }
 
 

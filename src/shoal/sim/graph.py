@@ -6,6 +6,7 @@ from collections.abc import Sequence
 from dataclasses import dataclass
 
 from shoal.core.chance import Chance
+from shoal.overlay.substrate.machine import SubstrateMachine
 from shoal.sim.network import Network
 
 SOURCES = 400  # nodes from which shortest paths are counted; the mean is then known to about 0.1 %
@@ -20,11 +21,13 @@ class Paths:
     reached: float  # share of all nodes, the smallest of all sources
 
 
-def find_links(network: Network) -> list[list[int]]:
+def find_links(network: Network[SubstrateMachine]) -> list[list[int]]:
     """Return the active view of each node, as numbers; of nodes that are alive."""
     number, nodes = network.number, network.nodes
     return [
-        [number[peer] for peer in node.machine.views.active if nodes[number[peer]].alive] if node.alive else []
+        [number[peer] for peer in node.machine.views.active if nodes[number[peer]].alive]
+        if node.alive
+        else []
         for node in nodes
     ]
 

@@ -1,25 +1,25 @@
 """Network: nodes that run the real machine, sessions between them, and what both cost.
 
 A session is made when it is needed (two round trips, HANDSHAKE_BYTES), keeps its messages in order, and is
-lost after 90 s without use unless one end keeps it as a neighbour's. Loss of packets shows as delay, as it does
-under TCP. Who is gone does not answer: dials time out, neighbours notice by missing heartbeats.
+lost after 90 s without use unless one end keeps it as a neighbour's. Loss of packets shows as delay, as it
+does under TCP. Who is gone does not answer: dials time out, neighbours notice by missing heartbeats.
 """
 
 from __future__ import annotations
 
 from array import array
 from collections.abc import Callable
-from typing import Any
+from typing import Any, Generic, TypeVar
 
 from shoal.core.chance import Chance
-from shoal.overlay.substrate.config import SubstrateConfig
-from shoal.overlay.substrate.machine import SubstrateMachine
+from shoal.core.machine import Machine
 from shoal.overlay.substrate.steps import (
     Cancel,
     Connect,
     Deliver,
     Disconnect,
     Effect,
+    Found,
     Input,
     Observe,
     Received,
@@ -40,31 +40,36 @@ SILENCE_US = 15 * SECOND_US  # without a heartbeat a peer is gone
 
 MACHINE, FAULTS, LATENCY = range(3)  # streams of chance
 
+M = TypeVar("M", bound=Machine[Input, Effect])
 
-class SimNode:
+
+class SimNode(Generic[M]):
     """One node: its machine, its sessions and its timers."""
 
-    __slots__ = ("alive", "identifier", "index", "kept", "machine", "sessions", "timers")
+    __slots__ = ("alive", "identifier", "index", "kept", "machine", "sessions", "stalled_until_us", "timers")
 
-    def __init__(self, index: int, identifier: bytes, machine: SubstrateMachine) -> None:
+    def __init__(self, index: int, identifier: bytes, machine: M) -> None:
         self.index = index
         self.identifier = identifier
         self.machine = machine
         self.alive = False
+        self.stalled_until_us = 0
         self.sessions: dict[int, list[int]] = {}  # peer -> [ready, last use, last arrival there], in us
         self.kept: set[int] = set()  # peers that are neighbours
         self.timers: dict[Any, int] = {}  # token -> number of the planned event
 
 
-class Network:
-    """All nodes of one simulation."""
+class Network(Generic[M]):
+    """All nodes of one simulation; `make_machine` is given an id and the node's own chance."""
 
-    def __init__(self, seed: int, count: int, config: SubstrateConfig, latency: Latency) -> None:
+    def __init__(
+        self, seed: int, count: int, make_machine: Callable[[bytes, Chance], M], latency: Latency
+    ) -> None:
         self.kernel = Kernel()
         self.seed = seed
         self.latency = latency
         self.chance = Chance(seed, 2**32, FAULTS)
-        self.nodes: list[SimNode] = []
+        self.nodes: list[SimNode[M]] = []
         self.number: dict[bytes, int] = {}
         self.sent_bytes = array("Q", bytes(8 * count))
         self.received_bytes = array("Q", bytes(8 * count))
@@ -73,12 +78,13 @@ class Network:
         self.handshakes = 0
         self.steps = 0
         self.sent_by_type: dict[type, int] = {}
-        self.on_deliver: Callable[[SimNode, Deliver], None] = lambda node, event: None
-        self.on_send: Callable[[SimNode, Send], None] | None = None
+        self.on_deliver: Callable[[SimNode[M], Deliver], None] = lambda node, event: None
+        self.on_found: Callable[[SimNode[M], Found], None] = lambda node, event: None
+        self.on_send: Callable[[SimNode[M], Send], None] | None = None
         self._timer_count = 0
         for index in range(count):
             identifier = index.to_bytes(32, "big")
-            machine = SubstrateMachine(identifier, config, Chance(seed, index, MACHINE))
+            machine = make_machine(identifier, Chance(seed, index, MACHINE))
             self.nodes.append(SimNode(index, identifier, machine))
             self.number[identifier] = index
 
@@ -104,7 +110,18 @@ class Network:
         node.sessions.clear()
         node.kept.clear()
 
-    def _notice(self, node: SimNode, what: tuple[int, str]) -> None:
+    def stall(self, index: int, until_us: int) -> None:
+        """Let what a node sends and what comes for it wait until a time, while its clock goes on.
+
+        This is Lifeguard's anomaly (section V: sends and receives block).
+        """
+        self.nodes[index].stalled_until_us = until_us
+
+    def revive(self, index: int) -> None:
+        """Let a node that crashed be there again as it was (a long pause, not a restart)."""
+        self.nodes[index].alive = True
+
+    def _notice(self, node: SimNode[M], what: tuple[int, str]) -> None:
         other, reason = what
         if not node.alive or (other in node.sessions and self.nodes[other].alive):
             return  # it came back before anybody noticed
@@ -114,7 +131,7 @@ class Network:
 
     # -- steps -----------------------------------------------------------------------------------------
 
-    def step(self, node: SimNode, event: Input) -> None:
+    def step(self, node: SimNode[M], event: Input) -> None:
         """Give a node an input and carry out what it wants."""
         self.steps += 1
         kernel = self.kernel
@@ -132,7 +149,7 @@ class Network:
             else:
                 self._carry_out(node, effect)
 
-    def _carry_out(self, node: SimNode, effect: Effect) -> None:
+    def _carry_out(self, node: SimNode[M], effect: Effect) -> None:
         match effect:
             case Connect(peer):
                 node.kept.add(self.number[peer])
@@ -140,10 +157,12 @@ class Network:
                 node.kept.discard(self.number[peer])
             case Cancel(token):
                 node.timers.pop(token, None)
+            case Found():
+                self.on_found(node, effect)
             case Observe():
                 pass
 
-    def _fire(self, node: SimNode, what: tuple[Any, int]) -> None:
+    def _fire(self, node: SimNode[M], what: tuple[Any, int]) -> None:
         token, number = what
         if node.timers.get(token) == number:
             del node.timers[token]
@@ -151,11 +170,13 @@ class Network:
 
     # -- messages --------------------------------------------------------------------------------------
 
-    def _send(self, node: SimNode, effect: Send) -> None:
+    def _send(self, node: SimNode[M], effect: Send) -> None:
         message = effect.message
         here, there = node.index, self.number[effect.peer]
         kernel = self.kernel
         now_us = kernel.now_us
+        if self.on_send is not None:
+            self.on_send(node, effect)
         session = node.sessions.get(there)
         if session is not None and now_us - session[1] > IDLE_US and not self._is_kept(node, there):
             self._close(here, there)
@@ -169,9 +190,7 @@ class Network:
         self.sent_bytes[here] += size
         kind = type(message)
         self.sent_by_type[kind] = self.sent_by_type.get(kind, 0) + 1
-        if self.on_send is not None:
-            self.on_send(node, effect)
-        begins_us = session[0] if session[0] > now_us else now_us
+        begins_us = max(session[0], now_us, node.stalled_until_us)
         arrives_us = begins_us + self.latency.one_way_us(here, there)
         if arrives_us <= session[2]:
             arrives_us = session[2] + 1
@@ -179,18 +198,21 @@ class Network:
         session[2] = arrives_us
         kernel.plan(arrives_us, self._arrive, self.nodes[there], (node.identifier, message, size))
 
-    def _is_kept(self, node: SimNode, there: int) -> bool:
+    def _is_kept(self, node: SimNode[M], there: int) -> bool:
         return there in node.kept or node.index in self.nodes[there].kept
 
-    def _arrive(self, node: SimNode, what: tuple[bytes, Any, int]) -> None:
+    def _arrive(self, node: SimNode[M], what: tuple[bytes, Any, int]) -> None:
         if not node.alive:
+            return
+        if node.stalled_until_us > self.kernel.now_us:
+            self.kernel.plan(node.stalled_until_us, self._arrive, node, what)
             return
         sender, message, size = what
         self.received[node.index] += 1
         self.received_bytes[node.index] += size
         self.step(node, Received(sender, message))
 
-    def _dial(self, node: SimNode, there: int) -> list[int] | None:
+    def _dial(self, node: SimNode[M], there: int) -> list[int] | None:
         """Make a session, or plan the end of the attempt."""
         now_us = self.kernel.now_us
         here = node.index

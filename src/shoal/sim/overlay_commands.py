@@ -6,10 +6,11 @@ from typing import Any
 
 from shoal.core.chance import Chance
 from shoal.overlay.substrate.config import BroadcastConfig, SubstrateConfig
+from shoal.overlay.substrate.machine import SubstrateMachine
 from shoal.overlay.substrate.messages import Gossip, Graft, IHave, Prune
 from shoal.overlay.substrate.steps import Broadcast, Deliver, Send
 from shoal.sim.graph import count_components, find_links, measure_clustering, measure_paths, measure_symmetry
-from shoal.sim.growth import grow, run_cycles
+from shoal.sim.growth import grow, make_network, run_cycles
 from shoal.sim.kernel import SECOND_US
 from shoal.sim.latency import LossyLatency, SteadyLatency
 from shoal.sim.network import Network, SimNode
@@ -24,7 +25,7 @@ HEAL_CYCLES = 10  # at most waited for one component
 def run_views(nodes: int, cycles: float, seed: int) -> dict[str, Any]:
     """Let `nodes` join one by one, shuffle for some cycles, and describe the graph of active views."""
     config = SubstrateConfig()
-    network = Network(seed, nodes, config, SteadyLatency())
+    network = make_network(seed, nodes, config, SteadyLatency())
     grow(network, nodes)
     run_cycles(network, cycles, config.views.shuffle_s)
     links = find_links(network)
@@ -52,12 +53,12 @@ class _Count:
         self.last_hop = [0] * messages
         self.current = 0
 
-    def on_deliver(self, node: SimNode, event: Deliver) -> None:
+    def on_deliver(self, node: SimNode[SubstrateMachine], event: Deliver) -> None:
         number = int.from_bytes(event.identifier, "big")
         self.delivered[number] += 1
         self.last_hop[number] = max(self.last_hop[number], event.hops)
 
-    def on_send(self, node: SimNode, effect: Send) -> None:
+    def on_send(self, node: SimNode[SubstrateMachine], effect: Send) -> None:
         message = effect.message
         if type(message) is Gossip:
             self.payload[int.from_bytes(message.identifier, "big")] += 1
@@ -73,10 +74,10 @@ class _Count:
 def run_broadcast(
     nodes: int, messages: int, crash: float, loss: float, mode: str, seed: int
 ) -> dict[str, Any]:
-    """Broadcast `messages` from random nodes; after half of them a share `crash` of all nodes is gone at once."""
+    """Broadcast `messages` from a random node; after half of them a share `crash` of all nodes is gone."""
     config = SubstrateConfig(broadcast=BroadcastConfig(eager_only=mode == "eager"))
     latency = LossyLatency(SteadyLatency(), loss, Chance(seed, 2**32, 1)) if loss else SteadyLatency()
-    network = Network(seed, nodes, config, latency)
+    network = make_network(seed, nodes, config, latency)
     grow(network, nodes)
     run_cycles(network, SETTLING_CYCLES, config.views.shuffle_s)
     count = _Count(messages)
@@ -106,7 +107,7 @@ def run_broadcast(
     }
 
 
-def _heal(network: Network, alive: list[int], period_s: float) -> float | None:
+def _heal(network: Network[SubstrateMachine], alive: list[int], period_s: float) -> float | None:
     """Wait until those who are left are one component; return after how many cycles, None: never."""
     for tenth in range(1, HEAL_CYCLES * 10 + 1):
         run_cycles(network, 0.1, period_s)

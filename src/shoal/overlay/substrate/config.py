@@ -38,8 +38,27 @@ class BroadcastConfig:
 
 
 @dataclass(frozen=True, slots=True)
+class DetectorConfig:
+    """SWIM (Das, Gupta, Motivala 2002) with Lifeguard (Dadgar, Phillips, Currey 2018, arXiv:1707.00788)."""
+
+    period_s: float = 1.0  # between two probes; Lifeguard section V
+    answer_s: float = 0.5  # to wait for an answer before others are asked; Lifeguard section V
+    helpers: int = 3  # asked to probe in our place; SWIM section 5, k
+    suspicion_min: float = 5.0  # x log10(members) periods; Lifeguard's alpha
+    suspicion_max: float = 6.0  # x the smallest; Lifeguard's beta
+    confirmations: int = 3  # independent suspicions until the smallest time-out; Lifeguard's K
+    health_limit: int = 8  # Lifeguard's S
+    silence_share: float = 0.8  # of the answer time after which a helper says that there is silence
+    spread: float = 4.0  # x log10(members) times an update rides; memberlist's retransmit factor
+    updates: int = 8  # on one message
+    lifeguard: bool = True  # otherwise plain SWIM, for comparison
+
+
+@dataclass(frozen=True, slots=True)
 class SubstrateConfig:
     """All of it."""
+
+    detector: DetectorConfig = field(default_factory=DetectorConfig)
 
     views: ViewsConfig = field(default_factory=ViewsConfig)
     broadcast: BroadcastConfig = field(default_factory=BroadcastConfig)

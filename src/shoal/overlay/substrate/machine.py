@@ -21,9 +21,9 @@ from shoal.overlay.substrate.messages import (
     Shuffle,
     ShuffleAnswer,
 )
-from shoal.overlay.substrate.plumtree import SWEEP, Plumtree
-from shoal.overlay.substrate.steps import Broadcast, Effect, Input, Received, SessionDown, Started, Timer
-from shoal.overlay.substrate.views import REFILL, SHUFFLE, Views
+from shoal.overlay.substrate.plumtree import Plumtree
+from shoal.overlay.substrate.steps import Broadcast, Effect, Input, Received, SessionDown, Timer
+from shoal.overlay.substrate.views import Views
 
 
 class SubstrateMachine:

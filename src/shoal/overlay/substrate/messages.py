@@ -81,3 +81,43 @@ class Graft(Message, frozen=True, array_like=True):
 
 class Prune(Message, frozen=True, array_like=True):
     """Only tell of broadcasts from now on: they come faster on another way."""
+
+
+# -- failure detection (SWIM) ------------------------------------------------------------------------------
+
+
+class Update(Message, frozen=True, array_like=True):
+    """What somebody holds of a member; rides on probes."""
+
+    peer: bytes  # 32
+    standing: int  # Standing
+    incarnation: int  # the member's own counting
+    source: bytes  # 32: who suspects it, or found it gone
+
+
+class Probe(Message, frozen=True, array_like=True):
+    """Are you there? Answer with ProbeAnswer."""
+
+    number: int  # u32, the prober's own counting
+    updates: list[Update]  # at most 8
+
+
+class ProbeAnswer(Message, frozen=True, array_like=True):
+    """The sender is there; or, of a ProbeFor, its target is."""
+
+    number: int
+    updates: list[Update]  # at most 8
+
+
+class ProbeFor(Message, frozen=True, array_like=True):
+    """The sender gets no answer of `target`: probe it, and tell what came of it."""
+
+    number: int
+    target: bytes  # 32
+    updates: list[Update]  # at most 8
+
+
+class ProbeSilence(Message, frozen=True, array_like=True):
+    """The target of a ProbeFor has not answered yet, but the sender is there (Lifeguard's nack)."""
+
+    number: int

@@ -1,8 +1,8 @@
 """Plumtree: broadcast over a tree that grows out of the first flood and mends itself.
 
 Leitao, Pereira, Rodrigues, "Epidemic broadcast trees", 2007. A payload goes at once over eager links, over
-lazy ones only word of it; who hears of a message that does not come asks for it and makes that link eager; who
-gets one twice makes that link lazy.
+lazy ones only word of it; who hears of a message that does not come asks for it and makes that link eager;
+who gets one twice makes that link lazy.
 """
 
 from __future__ import annotations
@@ -39,8 +39,8 @@ class Plumtree:
     def on_link_up(self, peer: bytes) -> None:
         """A new neighbour gets payloads until it prunes us; word, if this node is part of a tree already.
 
-        The paper takes every new link for eager. In a tree that has formed that costs a payload sent twice for
-        each, and word is enough: who misses something grafts.
+        The paper takes every new link for eager. In a tree that has formed that costs a payload sent twice
+        for each, and word is enough: who misses something grafts.
         """
         if peer not in self.eager and peer not in self.lazy:
             (self.lazy if self.eager and self.lazy else self.eager).append(peer)
@@ -103,7 +103,9 @@ class Plumtree:
                     out.append(Send(peer, word))
         self._keep(now, message, out)
 
-    def _optimise(self, sender: bytes, hops: int, sources: list[tuple[bytes, int]], out: list[Effect]) -> None:
+    def _optimise(
+        self, sender: bytes, hops: int, sources: list[tuple[bytes, int]], out: list[Effect]
+    ) -> None:
         """Take a lazy link into the tree if it is much shorter than the one the message came over."""
         for peer, shorter in sources:
             if hops - shorter >= self._config.threshold and peer != sender:

@@ -103,6 +103,13 @@ class Deliver(Step, frozen=True, gc=False):
     hops: int
 
 
+class Found(Step, frozen=True, gc=False):
+    """The detector holds something else of a member now."""
+
+    peer: bytes
+    standing: int  # detector.Standing
+
+
 class Observe(Step, frozen=True, gc=False):
     """Report something seen of a peer."""
 
@@ -111,4 +118,4 @@ class Observe(Step, frozen=True, gc=False):
     detail: str = ""
 
 
-Effect = Send | Connect | Disconnect | SetTimer | Cancel | Deliver | Observe
+Effect = Send | Connect | Disconnect | SetTimer | Cancel | Deliver | Found | Observe

@@ -1,9 +1,9 @@
 """Views: HyParView, the few neighbours a node has (active view) and those it could have (passive view).
 
-Leitao, Pereira, Rodrigues, "HyParView: a membership protocol for reliable gossip-based broadcast", 2007. Links
-are symmetric: whoever takes a peer in tells it. Differences from the paper: a place that nobody has taken is
-offered again from time to time, and who was evicted waits before it asks somebody else, so that a full network
-comes to rest (iroh-gossip#152: eager repair evicts healthy neighbours for ever).
+Leitao, Pereira, Rodrigues, "HyParView: a membership protocol for reliable gossip-based broadcast", 2007.
+Links are symmetric: whoever takes a peer in tells it. Differences from the paper: a place that nobody has
+taken is offered again from time to time, and who was evicted waits before it asks somebody else, so that a
+full network comes to rest (iroh-gossip#152: eager repair evicts healthy neighbours for ever).
 """
 
 from __future__ import annotations
@@ -128,7 +128,7 @@ class Views:
 
     def _other_than(self, first: bytes, second: bytes) -> bytes | None:
         """Return a random neighbour that is neither."""
-        others = [peer for peer in self.active if peer != first and peer != second]  # noqa: PLR1714
+        others = [peer for peer in self.active if peer != first and peer != second]
         return self._chance.pick(others) if others else None
 
     # -- joining ---------------------------------------------------------------------------------------
