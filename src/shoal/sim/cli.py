@@ -8,6 +8,8 @@ from collections.abc import Sequence
 from typing import Any
 
 from shoal.sim.detect_command import run_detect
+from shoal.sim.idle_command import run_idle
+from shoal.sim.merge_command import run_merge
 from shoal.sim.overlay_commands import run_broadcast, run_views
 
 EXIT_OK, EXIT_BOUNDS = 0, 1
@@ -54,6 +56,16 @@ def _make_parser() -> argparse.ArgumentParser:
     detect.set_defaults(
         run=lambda o: run_detect(o.nodes, o.plain, o.anomalous, o.anomaly_s, o.minutes, o.seed)
     )
+
+    merge = _add(commands, "merge", "how a network that was cut in two becomes one again")
+    merge.add_argument("--nodes", type=_nodes, default=1000)
+    merge.add_argument("--split-s", type=_share_of(1e6), default=3600.0, help="seconds that it is cut")
+    merge.set_defaults(run=lambda o: run_merge(o.nodes, o.split_s, o.seed))
+
+    idle = _add(commands, "idle", "what it costs to belong to a network in which nothing happens")
+    idle.add_argument("--nodes", type=_nodes, default=1000)
+    idle.add_argument("--minutes", type=_share_of(1e4), default=10.0)
+    idle.set_defaults(run=lambda o: run_idle(o.nodes, o.minutes, o.seed))
     return parser
 
 

@@ -6,6 +6,7 @@ from collections.abc import Callable
 from typing import Any
 
 from shoal.overlay.substrate.messages import (
+    Bridge,
     ForwardJoin,
     Gossip,
     Graft,
@@ -14,6 +15,8 @@ from shoal.overlay.substrate.messages import (
     Neighbour,
     NeighbourAnswer,
     Part,
+    PartAnswer,
+    PartProbe,
     Probe,
     ProbeAnswer,
     ProbeFor,
@@ -21,6 +24,8 @@ from shoal.overlay.substrate.messages import (
     Prune,
     Shuffle,
     ShuffleAnswer,
+    SizePull,
+    SizePush,
 )
 from shoal.wire.codec import Message
 
@@ -40,6 +45,11 @@ _SIZES: dict[type[Message], Callable[[Any], int]] = {
     ShuffleAnswer: lambda m: 2 + _ID * len(m.peers),
     Gossip: lambda m: 24 + len(m.payload),
     IHave: lambda m: 3 + 19 * len(m.identifiers),
+    PartProbe: lambda m: 3 + 18 * len(m.identifiers),
+    PartAnswer: lambda m: 3 + 18 * len(m.identifiers),
+    Bridge: lambda m: 2,
+    SizePush: lambda m: 7 + 18 * len(m.leaders),
+    SizePull: lambda m: 7 + 18 * len(m.leaders),
     Graft: lambda m: 4 + len(m.identifier),
     Prune: lambda m: 1,
     Probe: lambda m: 7 + _UPDATE * len(m.updates),

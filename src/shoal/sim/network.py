@@ -81,6 +81,7 @@ class Network(Generic[M]):
         self.on_deliver: Callable[[SimNode[M], Deliver], None] = lambda node, event: None
         self.on_found: Callable[[SimNode[M], Found], None] = lambda node, event: None
         self.on_send: Callable[[SimNode[M], Send], None] | None = None
+        self.side: bytearray | None = None  # of each node, while the network is cut
         self._timer_count = 0
         for index in range(count):
             identifier = index.to_bytes(32, "big")
@@ -117,13 +118,33 @@ class Network(Generic[M]):
         """
         self.nodes[index].stalled_until_us = until_us
 
+    def cut(self, side: bytearray) -> None:
+        """Let nothing through between nodes of different sides; neighbours notice by silence."""
+        self.side = side
+        kernel = self.kernel
+        for node in self.nodes:
+            here = node.index
+            for there in sorted(node.sessions):
+                if side[here] != side[there]:
+                    del node.sessions[there]
+                    silence = SILENCE_US - int(self.chance.fraction() * HEARTBEAT_US)
+                    kernel.plan(kernel.now_us + silence, self._notice, node, (there, "idle"))
+
+    def heal(self) -> None:
+        """Let everything through again."""
+        self.side = None
+
+    def can_reach(self, here: int, there: int) -> bool:
+        """Whether a packet gets from here to there at all."""
+        return self.nodes[there].alive and (self.side is None or self.side[here] == self.side[there])
+
     def revive(self, index: int) -> None:
         """Let a node that crashed be there again as it was (a long pause, not a restart)."""
         self.nodes[index].alive = True
 
     def _notice(self, node: SimNode[M], what: tuple[int, str]) -> None:
         other, reason = what
-        if not node.alive or (other in node.sessions and self.nodes[other].alive):
+        if not node.alive or (other in node.sessions and self.can_reach(node.index, other)):
             return  # it came back before anybody noticed
         node.sessions.pop(other, None)
         node.kept.discard(other)
@@ -201,6 +222,13 @@ class Network(Generic[M]):
     def _is_kept(self, node: SimNode[M], there: int) -> bool:
         return there in node.kept or node.index in self.nodes[there].kept
 
+    def count_sessions(self, node: SimNode[M]) -> int:
+        """Return how many sessions a node has now; those that have been idle for too long are over."""
+        limit_us = self.kernel.now_us - IDLE_US
+        return sum(
+            session[1] >= limit_us or self._is_kept(node, there) for there, session in node.sessions.items()
+        )
+
     def _arrive(self, node: SimNode[M], what: tuple[bytes, Any, int]) -> None:
         if not node.alive:
             return
@@ -217,7 +245,7 @@ class Network(Generic[M]):
         now_us = self.kernel.now_us
         here = node.index
         peer = self.nodes[there]
-        if not peer.alive:
+        if not self.can_reach(here, there):
             self.kernel.plan(now_us + DIAL_TIMEOUT_US, self._notice, node, (there, "unreachable"))
             return None
         self.handshakes += 1

@@ -24,7 +24,7 @@ HEAL_CYCLES = 10  # at most waited for one component
 
 def run_views(nodes: int, cycles: float, seed: int) -> dict[str, Any]:
     """Let `nodes` join one by one, shuffle for some cycles, and describe the graph of active views."""
-    config = SubstrateConfig()
+    config = SubstrateConfig(detects=False, estimates=False)
     network = make_network(seed, nodes, config, SteadyLatency())
     grow(network, nodes)
     run_cycles(network, cycles, config.views.shuffle_s)
@@ -75,7 +75,9 @@ def run_broadcast(
     nodes: int, messages: int, crash: float, loss: float, mode: str, seed: int
 ) -> dict[str, Any]:
     """Broadcast `messages` from a random node; after half of them a share `crash` of all nodes is gone."""
-    config = SubstrateConfig(broadcast=BroadcastConfig(eager_only=mode == "eager"))
+    config = SubstrateConfig(
+        broadcast=BroadcastConfig(eager_only=mode == "eager"), detects=False, estimates=False
+    )
     latency = LossyLatency(SteadyLatency(), loss, Chance(seed, 2**32, 1)) if loss else SteadyLatency()
     network = make_network(seed, nodes, config, latency)
     grow(network, nodes)

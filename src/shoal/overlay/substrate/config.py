@@ -17,6 +17,7 @@ class ViewsConfig:
     shuffle_passive: int = 4  # of the passive view
     shuffle_s: float = 60.0  # overlay.md
     refill_s: float = 10.0  # between tries to fill a place that nobody has taken; wild guess
+    reserved: int = 1  # places beside the active ones, for links to another part of the network; merge.py
     answer_s: float = 5.0  # a peer that was asked to be a neighbour and says nothing; a dial's time-out
 
 
@@ -34,6 +35,8 @@ class BroadcastConfig:
     ids: int = 65_536
     missing: int = 4096  # messages that were heard of and have not come
     sources: int = 8  # of one missing message: the active view and some
+    repair_s: float = 10.0  # between two lists of what is cached, to one neighbour: three before it is gone
+    repair_ids: int = 64  # in one list, newest first
     eager_only: bool = False  # flood, for comparison: nobody is pruned
 
 
@@ -55,10 +58,38 @@ class DetectorConfig:
 
 
 @dataclass(frozen=True, slots=True)
+class MergeConfig:
+    """How two parts of a split network find each other; overlay.md, "Re-merge"."""
+
+    period_s: float = 60.0  # in which about sqrt(N) nodes ask somebody outside their view; overlay.md
+    beacons: float = 2.0  # broadcast in a period by all of the network's nodes together; wild guess
+    digest: int = 8  # newest broadcasts that two nodes compare
+    settled_s: float = 10.0  # older ones only: a younger one may still be under way
+
+
+@dataclass(frozen=True, slots=True)
+class SizeConfig:
+    """Averaging (Jelasity, Montresor, Babaoglu 2005, "Gossip-based aggregation in dynamic networks")."""
+
+    cycle_s: float = 10.0
+    cycles: int = (
+        60  # of an epoch; over five fixed neighbours values mix slower than the paper's 0.3033 a cycle
+    )
+    leaders: float = 4.0  # of an epoch, on average; paper section 5, several make the estimate robust
+    leaders_limit: int = 16
+
+
+@dataclass(frozen=True, slots=True)
 class SubstrateConfig:
     """All of it."""
 
-    detector: DetectorConfig = field(default_factory=DetectorConfig)
+    merge: MergeConfig = field(default_factory=MergeConfig)
+
+    # twice Lifeguard's period: who is gone is noticed in 10 s, for 150 bytes a second
+    detector: DetectorConfig = field(default_factory=lambda: DetectorConfig(period_s=2.0, answer_s=1.0))
+    detects: bool = True
+    size: SizeConfig = field(default_factory=SizeConfig)
+    estimates: bool = True
 
     views: ViewsConfig = field(default_factory=ViewsConfig)
     broadcast: BroadcastConfig = field(default_factory=BroadcastConfig)

@@ -83,6 +83,46 @@ class Prune(Message, frozen=True, array_like=True):
     """Only tell of broadcasts from now on: they come faster on another way."""
 
 
+# -- healing -----------------------------------------------------------------------------------------------
+
+
+class PartProbe(Message, frozen=True, array_like=True):
+    """Are we in one part of the network? The newest broadcasts that the sender has had, settled ones."""
+
+    identifiers: list[bytes]  # 1-16 of 16 bytes
+
+
+class PartAnswer(Message, frozen=True, array_like=True):
+    """The receiver of a PartProbe knows none of its broadcasts: these are its own."""
+
+    identifiers: list[bytes]  # 1-16 of 16 bytes
+
+
+class Bridge(Message, frozen=True, array_like=True):
+    """Both know nothing of each other's broadcasts: make the sender a neighbour, in a place kept for that."""
+
+    granted: bool  # False: the wish, True: the answer to it
+
+
+# -- size --------------------------------------------------------------------------------------------------
+
+
+class SizePush(Message, frozen=True, array_like=True):
+    """The sender's values of an epoch, to be averaged with the receiver's; answer with SizePull."""
+
+    epoch: int  # u32
+    leaders: list[bytes]  # at most 16 of 8 bytes
+    values: list[float]  # as many, 0 to 1
+
+
+class SizePull(Message, frozen=True, array_like=True):
+    """What the receiver has to add to its values, so that both have the mean."""
+
+    epoch: int
+    leaders: list[bytes]  # at most 16 of 8 bytes
+    changes: list[float]  # as many, -1 to 1
+
+
 # -- failure detection (SWIM) ------------------------------------------------------------------------------
 
 

@@ -8,12 +8,15 @@ who gets one twice makes that link lazy.
 from __future__ import annotations
 
 from collections import OrderedDict
+from itertools import islice
 
+from shoal.core.chance import Chance
 from shoal.overlay.substrate.config import BroadcastConfig
 from shoal.overlay.substrate.messages import Gossip, Graft, IHave, Prune
 from shoal.overlay.substrate.steps import Cancel, Deliver, Effect, Send, SetTimer
 
 SWEEP = ("sweep",)
+REPAIR = ("repair",)
 HOPS = 64  # more than any path has; what claims more is not passed on
 
 _PRUNE = Prune()
@@ -22,7 +25,17 @@ _PRUNE = Prune()
 class Plumtree:
     """The broadcasts of one node. Every method appends what the driver must do to `out`."""
 
-    __slots__ = ("_cache", "_cached_bytes", "_config", "_ids", "_missing", "_sweeping", "eager", "lazy")
+    __slots__ = (
+        "_cache",
+        "_cached_bytes",
+        "_config",
+        "_ids",
+        "_missing",
+        "_repairing",
+        "_sweeping",
+        "eager",
+        "lazy",
+    )
 
     def __init__(self, config: BroadcastConfig) -> None:
         self._config = config
@@ -30,13 +43,14 @@ class Plumtree:
         self._cached_bytes = 0
         self._ids: OrderedDict[bytes, float] = OrderedDict()  # until when; at most config.ids
         self._missing: dict[bytes, list[tuple[bytes, int]]] = {}  # who has it; at most config.missing
+        self._repairing = False
         self._sweeping = False
         self.eager: list[bytes] = []  # neighbours that get payloads
         self.lazy: list[bytes] = []  # neighbours that get word
 
     # -- neighbours ------------------------------------------------------------------------------------
 
-    def on_link_up(self, peer: bytes) -> None:
+    def on_link_up(self, now: float, peer: bytes, out: list[Effect]) -> None:
         """A new neighbour gets payloads until it prunes us; word, if this node is part of a tree already.
 
         The paper takes every new link for eager. In a tree that has formed that costs a payload sent twice
@@ -44,6 +58,7 @@ class Plumtree:
         """
         if peer not in self.eager and peer not in self.lazy:
             (self.lazy if self.eager and self.lazy else self.eager).append(peer)
+            self._tell_cached(now, peer, out)
 
     def on_link_down(self, peer: bytes) -> None:
         """Forget a neighbour and what it has."""
@@ -153,6 +168,30 @@ class Plumtree:
         """Send only word to the sender from now on."""
         self._make_lazy(sender)
 
+    # -- repair ----------------------------------------------------------------------------------------
+
+    def on_repair(self, now: float, chance: Chance, out: list[Effect]) -> None:
+        """Tell one neighbour what is cached: a message that was missed is a message late (anti-entropy)."""
+        self._repairing = bool(self._cache)
+        neighbours = self.eager + self.lazy
+        if neighbours and self._cache:
+            self._tell_cached(now, chance.pick(neighbours), out)
+        if self._repairing:
+            out.append(SetTimer(now + self._config.repair_s * chance.between(0.9, 1.1), REPAIR))
+
+    def _tell_cached(self, now: float, peer: bytes, out: list[Effect]) -> None:
+        newest = list(islice(reversed(self._cache.values()), self._config.repair_ids))
+        messages = [message for until, message in newest if until > now]
+        if messages:
+            identifiers = [message.identifier for message in messages]
+            out.append(Send(peer, IHave(identifiers, [message.hops for message in messages])))
+
+    def find_newest(self, now: float, settled_s: float, count: int) -> list[bytes]:
+        """Return broadcasts that have been here for `settled_s`, newest first."""
+        limit = now + self._config.ids_s - settled_s
+        settled = (identifier for identifier, until in reversed(self._ids.items()) if until <= limit)
+        return list(islice(settled, count))
+
     # -- memory ----------------------------------------------------------------------------------------
 
     def _keep(self, now: float, message: Gossip, out: list[Effect]) -> None:
@@ -164,6 +203,9 @@ class Plumtree:
             self._uncache()
         while len(self._ids) > config.ids:
             self._ids.popitem(last=False)
+        if not self._repairing:
+            self._repairing = True
+            out.append(SetTimer(now + config.repair_s, REPAIR))
         if not self._sweeping:
             self._sweeping = True
             out.append(SetTimer(now + config.cache_s, SWEEP))

@@ -68,7 +68,7 @@ class Views:
         self._asked: dict[bytes, float] = {}  # wishes under way and when they end; at most config.active
         self._shuffled: list[bytes] = []  # what the last shuffle gave away: goes first
         self._refilling = False
-        self.active: list[bytes] = []  # at most config.active
+        self.active: list[bytes] = []  # at most config.active and config.reserved
         self.passive: list[bytes] = []  # at most config.passive, none of the active ones, never ourselves
 
     def start(self, now: float, contacts: tuple[bytes, ...], out: list[Effect]) -> None:
@@ -91,12 +91,12 @@ class Views:
         self._link(now, contact, out)
         out.append(Send(contact, _JOIN))
 
-    def _link(self, now: float, peer: bytes, out: list[Effect]) -> None:
+    def _link(self, now: float, peer: bytes, out: list[Effect], reserved: int = 0) -> None:
         """Make `peer` a neighbour; if there is no place, somebody has to go."""
         active = self.active
         if peer in active or peer == self._own:
             return
-        if len(active) >= self._config.active:
+        if len(active) >= self._config.active + reserved:
             evicted = self._chance.pick(active)
             out.append(Send(evicted, _EVICTED))
             self._unlink(now, evicted, "evicted", out)
@@ -106,6 +106,18 @@ class Views:
         active.append(peer)
         out.append(Connect(peer))
         self._listener.on_link_up(now, peer, out)
+
+    @property
+    def has_reserve(self) -> bool:
+        """Whether a link to another part of the network has a place."""
+        return len(self.active) < self._config.active + self._config.reserved
+
+    def link_reserved(self, now: float, peer: bytes, out: list[Effect]) -> bool:
+        """Make `peer` a neighbour without evicting anybody; return whether it is one now."""
+        if peer not in self.active and not self.has_reserve:
+            return False
+        self._link(now, peer, out, self._config.reserved)
+        return True
 
     def _unlink(self, now: float, peer: bytes, reason: str, out: list[Effect]) -> None:
         self.active.remove(peer)
