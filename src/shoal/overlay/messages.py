@@ -9,6 +9,7 @@ from collections.abc import Iterable, Sequence
 
 from shoal.core.errors import LimitExceeded, MalformedMessage
 from shoal.identity.record import RECORD_LIMIT_BYTES
+from shoal.overlay.substrate import messages as substrate
 from shoal.wire.codec import Message
 from shoal.wire.limits import GOSSIP_BYTES
 from shoal.wire.registry import MessageTable, ServiceNumber
@@ -60,7 +61,8 @@ class Answer(Message, frozen=True, array_like=True):
 
 
 OVERLAY_TABLE = MessageTable(
-    ServiceNumber.OVERLAY, {2: Records, 4: Announce, 6: Retract, 8: Query, 10: Answer}
+    ServiceNumber.OVERLAY,
+    {2: Records, 4: Announce, 6: Retract, 8: Query, 10: Answer, **substrate.NUMBERS},
 )
 
 
@@ -82,7 +84,7 @@ def check(message: Message) -> None:
             _count("providers", providers, PROVIDERS)
             _lengths("peer id", providers, PEER_BYTES)
         case _:
-            raise MalformedMessage("not a message of the overlay", cause=type(message).__name__)
+            substrate.check(message)
 
 
 def make_record_pages(records: Iterable[bytes]) -> list[Records]:

@@ -7,6 +7,7 @@ import json
 from collections.abc import Sequence
 from typing import Any
 
+from shoal.sim.calibration import run_calibration
 from shoal.sim.detect_command import run_detect
 from shoal.sim.idle_command import run_idle
 from shoal.sim.merge_command import run_merge
@@ -66,6 +67,10 @@ def _make_parser() -> argparse.ArgumentParser:
     idle.add_argument("--nodes", type=_nodes, default=1000)
     idle.add_argument("--minutes", type=_share_of(1e4), default=10.0)
     idle.set_defaults(run=lambda o: run_idle(o.nodes, o.minutes, o.seed))
+
+    calibrate = _add(commands, "calibrate", "whether published numbers come out")
+    calibrate.add_argument("--nodes", type=_nodes, default=2000)
+    calibrate.set_defaults(run=lambda o: run_calibration(o.nodes, o.seed))
     return parser
 
 

@@ -7,6 +7,7 @@ from typing import Any
 
 from shoal.overlay.substrate.messages import (
     Bridge,
+    Cached,
     ForwardJoin,
     Gossip,
     Graft,
@@ -50,6 +51,7 @@ _SIZES: dict[type[Message], Callable[[Any], int]] = {
     Bridge: lambda m: 2,
     SizePush: lambda m: 7 + 18 * len(m.leaders),
     SizePull: lambda m: 7 + 18 * len(m.leaders),
+    Cached: lambda m: 3 + 19 * len(m.identifiers),
     Graft: lambda m: 4 + len(m.identifier),
     Prune: lambda m: 1,
     Probe: lambda m: 7 + _UPDATE * len(m.updates),

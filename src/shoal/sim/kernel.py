@@ -52,6 +52,16 @@ class Kernel:
         else:
             bucket.append(event)
 
+    def find_planned(self, action: Action, first: Any) -> list[tuple[int, Any]]:
+        """Return when `action(first, ...)` will be called, and with what; looks at everything planned."""
+        everything = [self._current, *self._buckets.values()]
+        return [
+            (at_us, second)
+            for bucket in everything
+            for at_us, _, planned, whose, second in bucket
+            if whose is first and planned == action
+        ]
+
     def run(self, until_us: int) -> None:
         """Let everything happen that is planned up to a time, that time included."""
         while True:

@@ -29,8 +29,19 @@ class SteadyLatency:
         return self._one_way_us
 
 
+def find_retransmission_us(under_way_us: int, loss: float, chance: Chance) -> int:
+    """Return how much later a message comes because packets are lost: TCP waits twice as long each time."""
+    late_us, wait_us = 0, RETRANSMIT_US + 2 * under_way_us
+    for _ in range(RETRANSMITS):
+        if chance.fraction() >= loss:
+            break
+        late_us += wait_us
+        wait_us *= 2
+    return late_us
+
+
 class LossyLatency:
-    """Another latency under loss: TCP sends again after a while, twice as long each time."""
+    """Another latency under loss."""
 
     def __init__(self, inner: Latency, loss: float, chance: Chance) -> None:
         self._inner = inner
@@ -40,10 +51,4 @@ class LossyLatency:
     def one_way_us(self, here: int, there: int) -> int:
         """See `Latency`."""
         under_way_us = self._inner.one_way_us(here, there)
-        wait_us = RETRANSMIT_US + 2 * under_way_us
-        for _ in range(RETRANSMITS):
-            if self._chance.fraction() >= self._loss:
-                break
-            under_way_us += wait_us
-            wait_us *= 2
-        return under_way_us
+        return under_way_us + find_retransmission_us(under_way_us, self._loss, self._chance)

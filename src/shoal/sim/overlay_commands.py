@@ -5,7 +5,7 @@ from __future__ import annotations
 from typing import Any
 
 from shoal.core.chance import Chance
-from shoal.overlay.substrate.config import BroadcastConfig, SubstrateConfig
+from shoal.overlay.substrate.config import BroadcastConfig, MergeConfig, SubstrateConfig
 from shoal.overlay.substrate.machine import SubstrateMachine
 from shoal.overlay.substrate.messages import Gossip, Graft, IHave, Prune
 from shoal.overlay.substrate.steps import Broadcast, Deliver, Send
@@ -18,13 +18,14 @@ from shoal.sim.network import Network, SimNode
 GRAPH = 7  # stream of chance
 SETTLING_CYCLES = 10.0  # before the first broadcast
 INTERVAL_S = 5.0  # between two broadcasts
+TOPIC = 1
 PAYLOAD = b"x" * 100
 HEAL_CYCLES = 10  # at most waited for one component
 
 
 def run_views(nodes: int, cycles: float, seed: int) -> dict[str, Any]:
     """Let `nodes` join one by one, shuffle for some cycles, and describe the graph of active views."""
-    config = SubstrateConfig(detects=False, estimates=False)
+    config = _make_paper_config(BroadcastConfig())
     network = make_network(seed, nodes, config, SteadyLatency())
     grow(network, nodes)
     run_cycles(network, cycles, config.views.shuffle_s)
@@ -43,6 +44,13 @@ def run_views(nodes: int, cycles: float, seed: int) -> dict[str, Any]:
     }
 
 
+def _make_paper_config(broadcast: BroadcastConfig) -> SubstrateConfig:
+    """Return what the papers have: views and broadcast, nothing else that speaks."""
+    return SubstrateConfig(
+        broadcast=broadcast, merge=MergeConfig(beacons=0.0), detects=False, estimates=False
+    )
+
+
 class _Count:
     """What became of each message."""
 
@@ -54,30 +62,32 @@ class _Count:
         self.current = 0
 
     def on_deliver(self, node: SimNode[SubstrateMachine], event: Deliver) -> None:
-        number = int.from_bytes(event.identifier, "big")
-        self.delivered[number] += 1
-        self.last_hop[number] = max(self.last_hop[number], event.hops)
+        if event.topic == TOPIC:
+            number = int.from_bytes(event.identifier, "big")
+            self.delivered[number] += 1
+            self.last_hop[number] = max(self.last_hop[number], event.hops)
 
     def on_send(self, node: SimNode[SubstrateMachine], effect: Send) -> None:
         message = effect.message
-        if type(message) is Gossip:
-            self.payload[int.from_bytes(message.identifier, "big")] += 1
-        elif type(message) is IHave:
-            for identifier in message.identifiers:
-                self.control[int.from_bytes(identifier, "big")] += 1
-        elif type(message) is Graft and message.identifier:
-            self.control[int.from_bytes(message.identifier, "big")] += 1
-        elif type(message) is Graft or type(message) is Prune:
+        kind = type(message)
+        if kind is Gossip:
+            self._count(self.payload, message.identifier)  # type: ignore[attr-defined]
+        elif kind is IHave:
+            self._count(self.control, message.identifiers[0])  # type: ignore[attr-defined]
+        elif kind is Graft or kind is Prune:
             self.control[self.current] += 1
+
+    def _count(self, counts: list[int], identifier: bytes) -> None:
+        number = int.from_bytes(identifier, "big")
+        if number < len(counts):  # others are beacons
+            counts[number] += 1
 
 
 def run_broadcast(
     nodes: int, messages: int, crash: float, loss: float, mode: str, seed: int
 ) -> dict[str, Any]:
     """Broadcast `messages` from a random node; after half of them a share `crash` of all nodes is gone."""
-    config = SubstrateConfig(
-        broadcast=BroadcastConfig(eager_only=mode == "eager"), detects=False, estimates=False
-    )
+    config = _make_paper_config(BroadcastConfig(eager_only=mode == "eager"))
     latency = LossyLatency(SteadyLatency(), loss, Chance(seed, 2**32, 1)) if loss else SteadyLatency()
     network = make_network(seed, nodes, config, latency)
     grow(network, nodes)
@@ -97,7 +107,7 @@ def run_broadcast(
             heal_cycles = _heal(network, alive, config.views.shuffle_s)
         count.current = number
         sharers.append(len(alive) - 1)
-        network.step(network.nodes[source], Broadcast(number.to_bytes(16, "big"), 0, PAYLOAD))
+        network.step(network.nodes[source], Broadcast(number.to_bytes(16, "big"), TOPIC, PAYLOAD))
         network.kernel.run(network.kernel.now_us + int(INTERVAL_S * SECOND_US))
     delivered = [done / max(1, of) for done, of in zip(count.delivered, sharers, strict=True)]
     return {

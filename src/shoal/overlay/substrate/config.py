@@ -16,8 +16,12 @@ class ViewsConfig:
     shuffle_active: int = 3  # of the active view in one shuffle
     shuffle_passive: int = 4  # of the passive view
     shuffle_s: float = 60.0  # overlay.md
-    refill_s: float = 10.0  # between tries to fill a place that nobody has taken; wild guess
+    refill_s: float = 10.0  # between rounds of filling places that nobody has taken; wild guess
+    tries: int = 4  # wishes more in a round when the first are denied; the paper asks the whole passive view
     reserved: int = 1  # places beside the active ones, for links to another part of the network; merge.py
+    evict_s: float = (
+        0.0  # between two links that give way to who was not wished for; 0: always, as in the paper
+    )
     answer_s: float = 5.0  # a peer that was asked to be a neighbour and says nothing; a dial's time-out
 
 

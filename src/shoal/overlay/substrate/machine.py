@@ -12,6 +12,7 @@ from shoal.overlay.substrate.detector_machine import handle_timer
 from shoal.overlay.substrate.merge import Merge
 from shoal.overlay.substrate.messages import (
     Bridge,
+    Cached,
     ForwardJoin,
     Gossip,
     Graft,
@@ -32,9 +33,20 @@ from shoal.overlay.substrate.messages import (
     SizePull,
     SizePush,
 )
-from shoal.overlay.substrate.plumtree import Plumtree
+from shoal.overlay.substrate.plumtree import Judge, Plumtree
 from shoal.overlay.substrate.size import SizeEstimate
-from shoal.overlay.substrate.steps import Broadcast, Effect, Input, Received, SessionDown, Timer
+from shoal.overlay.substrate.steps import (
+    Broadcast,
+    Cancel,
+    Effect,
+    Input,
+    Received,
+    SessionDown,
+    SessionUp,
+    Timer,
+    UseMesh,
+    UseViews,
+)
 from shoal.overlay.substrate.views import Views
 
 
@@ -43,13 +55,29 @@ class SubstrateMachine:
 
     The driver carries out effects in order, dials for a `Send` without a session, and tells with SessionDown
     when a session that this node used has ended or could not be made.
+
+    In a small network (UseMesh) everybody has a session with everybody: all of them are links for broadcasts,
+    the views only keep who asks for a place, and heartbeats of the sessions do what the detector does.
     """
 
-    __slots__ = ("_chance", "_detects", "_estimates", "detector", "merge", "plumtree", "size", "views")
+    __slots__ = (
+        "_chance",
+        "_detects",
+        "_estimates",
+        "detector",
+        "is_mesh",
+        "merge",
+        "plumtree",
+        "size",
+        "views",
+    )
 
-    def __init__(self, own: bytes, config: SubstrateConfig, chance: Chance) -> None:
+    def __init__(
+        self, own: bytes, config: SubstrateConfig, chance: Chance, judge: Judge | None = None
+    ) -> None:
+        self.is_mesh = False
         self.views = Views(own, config.views, chance, self)
-        self.plumtree = Plumtree(config.broadcast)
+        self.plumtree = Plumtree(config.broadcast, judge)
         self.merge = Merge(config.merge, chance, self.views, self.plumtree)
         self._chance = chance
         self.detector = Detector(own, config.detector, chance)
@@ -66,15 +94,49 @@ class SubstrateMachine:
         elif kind is Timer:
             self._on_timer(now, event.token, out)  # type: ignore[union-attr]
         elif kind is SessionDown:
-            self.views.on_session_down(now, event.peer, out)  # type: ignore[union-attr]
+            if self.is_mesh:
+                self.plumtree.on_link_down(event.peer)  # type: ignore[union-attr]
+            self.views.on_session_down(now, event.peer, out, event.reason)  # type: ignore[union-attr]
+        elif kind is SessionUp:
+            if self.is_mesh:
+                self.plumtree.on_link_up(now, event.peer, out)  # type: ignore[union-attr]
         elif kind is Broadcast:
             self.plumtree.broadcast(now, event.identifier, event.topic, event.payload, out)  # type: ignore[union-attr]
+        elif kind is UseMesh:
+            self._use_mesh(now, event.sessions, out)  # type: ignore[union-attr]
+        elif kind is UseViews:
+            self._use_views(now, event.contacts, out)  # type: ignore[union-attr]
         else:
             self.views.start(now, event.contacts, out)  # type: ignore[union-attr]
-            self.merge.start(now, out)
-            if self._estimates:
-                self.size.start(now, out)
+            self._start_others(now, out)
         return out
+
+    def _start_others(self, now: float, out: list[Effect]) -> None:
+        self.merge.start(now, out)
+        if self._estimates:
+            self.size.start(now, out)
+
+    def _use_mesh(self, now: float, sessions: tuple[bytes, ...], out: list[Effect]) -> None:
+        self.is_mesh = self.views.is_resting = True
+        out.extend(Cancel(token) for token in _RESTING)
+        for peer in self.plumtree.eager + self.plumtree.lazy:
+            if peer not in sessions:
+                self.plumtree.on_link_down(peer)
+        for peer in sessions:
+            self.plumtree.on_link_up(now, peer, out)
+        for peer in self.views.active:
+            self.detector.drop(peer, out)
+
+    def _use_views(self, now: float, contacts: tuple[bytes, ...], out: list[Effect]) -> None:
+        """Keep the links to those who have asked for one already, and look for the others."""
+        self.is_mesh = self.views.is_resting = False
+        for peer in self.plumtree.eager + self.plumtree.lazy:
+            if peer not in self.views.active:
+                self.plumtree.on_link_down(peer)
+        for peer in list(self.views.active):
+            self.on_link_up(now, peer, out)
+        self.views.begin(now, contacts, out)
+        self._start_others(now, out)
 
     def _on_timer(self, now: float, token: tuple[object, ...], out: list[Effect]) -> None:
         match token:
@@ -106,20 +168,26 @@ class SubstrateMachine:
 
     def on_link_up(self, now: float, peer: bytes, out: list[Effect]) -> None:
         """See `LinkListener`."""
+        if self.is_mesh:
+            return  # a session is a link, whatever the views say
         self.plumtree.on_link_up(now, peer, out)
         if self._detects:
             self.detector.add(now, peer, out)
 
     def on_link_down(self, now: float, peer: bytes, out: list[Effect]) -> None:
         """See `LinkListener`."""
+        if self.is_mesh:
+            return
         self.plumtree.on_link_down(peer)
         self.detector.drop(peer, out)
 
 
+_RESTING = (("shuffle",), ("refill",), ("merge",), ("size",))  # timers that a small network does without
 _Handler = Callable[[SubstrateMachine, float, bytes, Any, list[Effect]], None]
 _ON_MESSAGE: dict[type, _Handler] = {
     Gossip: lambda node, now, peer, message, out: node.plumtree.on_gossip(now, peer, message, out),
     IHave: lambda node, now, peer, message, out: node.plumtree.on_i_have(now, peer, message, out),
+    Cached: lambda node, now, peer, message, out: node.plumtree.on_i_have(now, peer, message, out),
     Graft: lambda node, now, peer, message, out: node.plumtree.on_graft(peer, message, out),
     Prune: lambda node, now, peer, message, out: node.plumtree.on_prune(peer),
     Join: lambda node, now, peer, message, out: node.views.on_join(now, peer, out),

@@ -8,18 +8,31 @@ who gets one twice makes that link lazy.
 from __future__ import annotations
 
 from collections import OrderedDict
+from collections.abc import Callable
+from enum import Enum, auto
 from itertools import islice
 
 from shoal.core.chance import Chance
 from shoal.overlay.substrate.config import BroadcastConfig
-from shoal.overlay.substrate.messages import Gossip, Graft, IHave, Prune
-from shoal.overlay.substrate.steps import Cancel, Deliver, Effect, Send, SetTimer
+from shoal.overlay.substrate.messages import Cached, Gossip, Graft, IHave, Prune
+from shoal.overlay.substrate.steps import Cancel, Deliver, Effect, Observe, Send, SetTimer
 
 SWEEP = ("sweep",)
 REPAIR = ("repair",)
 HOPS = 64  # more than any path has; what claims more is not passed on
 
 _PRUNE = Prune()
+
+
+class Verdict(Enum):
+    """What is to become of a broadcast that has come for the first time."""
+
+    GOOD = auto()  # deliver it and pass it on
+    STALE = auto()  # well signed, but something newer is known, or it cannot be judged here: neither
+    FORGED = auto()  # nobody honest passes this on: its sender is observed, and another one may bring it
+
+
+Judge = Callable[[bytes, Gossip], Verdict]  # sender, broadcast; without side effects
 
 
 class Plumtree:
@@ -30,6 +43,7 @@ class Plumtree:
         "_cached_bytes",
         "_config",
         "_ids",
+        "_judge",
         "_missing",
         "_repairing",
         "_sweeping",
@@ -37,8 +51,10 @@ class Plumtree:
         "lazy",
     )
 
-    def __init__(self, config: BroadcastConfig) -> None:
+    def __init__(self, config: BroadcastConfig, judge: Judge | None = None) -> None:
+        """Without a judge everything that comes is good."""
         self._config = config
+        self._judge = judge
         self._cache: OrderedDict[bytes, tuple[float, Gossip]] = OrderedDict()  # until when; bounded by config
         self._cached_bytes = 0
         self._ids: OrderedDict[bytes, float] = OrderedDict()  # until when; at most config.ids
@@ -97,6 +113,16 @@ class Plumtree:
                 self._make_lazy(sender)
                 out.append(Send(sender, _PRUNE))
             return
+        verdict = Verdict.GOOD if self._judge is None else self._judge(sender, message)
+        if verdict is Verdict.FORGED:
+            out.append(Observe("forged_broadcast", sender, f"topic {message.topic}"))
+            return
+        if verdict is Verdict.STALE:
+            self._remember(now, identifier)
+            if self._missing.pop(identifier, None) is not None:
+                out.append(Cancel(("graft", identifier)))
+            self._sweep_later(now, out)
+            return
         hops = message.hops
         out.append(Deliver(identifier, message.topic, message.payload, hops))
         self._make_eager(sender)
@@ -130,7 +156,7 @@ class Plumtree:
                 out.append(Send(sender, _PRUNE))
                 return
 
-    def on_i_have(self, now: float, sender: bytes, message: IHave, out: list[Effect]) -> None:
+    def on_i_have(self, now: float, sender: bytes, message: IHave | Cached, out: list[Effect]) -> None:
         """Wait a moment for what the sender has; then ask for it."""
         for identifier, hops in zip(message.identifiers, message.hops, strict=True):
             if identifier in self._ids:
@@ -184,7 +210,7 @@ class Plumtree:
         messages = [message for until, message in newest if until > now]
         if messages:
             identifiers = [message.identifier for message in messages]
-            out.append(Send(peer, IHave(identifiers, [message.hops for message in messages])))
+            out.append(Send(peer, Cached(identifiers, [message.hops for message in messages])))
 
     def find_newest(self, now: float, settled_s: float, count: int) -> list[bytes]:
         """Return broadcasts that have been here for `settled_s`, newest first."""
@@ -196,19 +222,25 @@ class Plumtree:
 
     def _keep(self, now: float, message: Gossip, out: list[Effect]) -> None:
         config = self._config
-        self._ids[message.identifier] = now + config.ids_s
+        self._remember(now, message.identifier)
         self._cache[message.identifier] = (now + config.cache_s, message)
         self._cached_bytes += len(message.payload)
         while len(self._cache) > config.cache_messages or self._cached_bytes > config.cache_bytes:
             self._uncache()
-        while len(self._ids) > config.ids:
-            self._ids.popitem(last=False)
         if not self._repairing:
             self._repairing = True
             out.append(SetTimer(now + config.repair_s, REPAIR))
+        self._sweep_later(now, out)
+
+    def _remember(self, now: float, identifier: bytes) -> None:
+        self._ids[identifier] = now + self._config.ids_s
+        while len(self._ids) > self._config.ids:
+            self._ids.popitem(last=False)
+
+    def _sweep_later(self, now: float, out: list[Effect]) -> None:
         if not self._sweeping:
             self._sweeping = True
-            out.append(SetTimer(now + config.cache_s, SWEEP))
+            out.append(SetTimer(now + self._config.cache_s, SWEEP))
 
     def _uncache(self) -> None:
         _, (_, message) = self._cache.popitem(last=False)

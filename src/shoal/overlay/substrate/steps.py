@@ -41,6 +41,24 @@ class SessionDown(Step, frozen=True, gc=False):
     reason: str  # reset | idle | unreachable | evicted | left | banned
 
 
+class SessionUp(Step, frozen=True, gc=False):
+    """A session is settled: told only while the network is small (UseMesh)."""
+
+    peer: bytes
+
+
+class UseMesh(Step, frozen=True, gc=False):
+    """The network is small: every session is a link, and the views rest. `sessions`: those there are."""
+
+    sessions: tuple[bytes, ...] = ()
+
+
+class UseViews(Step, frozen=True, gc=False):
+    """The network is large (again): the views choose the links. `contacts`: peers that can be reached."""
+
+    contacts: tuple[bytes, ...] = ()
+
+
 class Timer(Step, frozen=True, gc=False):
     """A timer that was set ran out."""
 
@@ -55,7 +73,7 @@ class Broadcast(Step, frozen=True, gc=False):
     payload: bytes
 
 
-Input = Started | Received | SessionDown | Timer | Broadcast
+Input = Started | Received | SessionUp | SessionDown | UseMesh | UseViews | Timer | Broadcast
 
 
 # -- effects -----------------------------------------------------------------------------------------------

@@ -8,6 +8,7 @@ full network comes to rest (iroh-gossip#152: eager repair evicts healthy neighbo
 
 from __future__ import annotations
 
+from collections.abc import Callable
 from typing import Protocol
 
 from shoal.core.chance import Chance
@@ -25,6 +26,10 @@ from shoal.overlay.substrate.steps import Connect, Disconnect, Effect, Send, Set
 
 SHUFFLE = ("shuffle",)
 REFILL = ("refill",)
+PUSH_WINDOW_S = 60.0  # at most half of the active view gives way to who was not wished for
+REPAIRED = frozenset(
+    {"reset", "idle", "unreachable"}
+)  # iroh-gossip#152: repair after `evicted` churns for ever
 CONTACTS = 64  # kept to begin again from when everybody is gone
 
 _JOIN = Join()
@@ -51,11 +56,16 @@ class Views:
         "_chance",
         "_config",
         "_contacts",
+        "_inbound",
         "_listener",
         "_own",
+        "_pushed",
         "_refilling",
         "_shuffled",
+        "_tries",
         "active",
+        "is_member",
+        "is_resting",
         "passive",
     )
 
@@ -67,7 +77,12 @@ class Views:
         self._contacts: tuple[bytes, ...] = ()  # at most CONTACTS
         self._asked: dict[bytes, float] = {}  # wishes under way and when they end; at most config.active
         self._shuffled: list[bytes] = []  # what the last shuffle gave away: goes first
+        self._inbound: list[bytes] = []  # neighbours that were not wished for; within active
+        self._pushed: list[float] = []  # when links gave way to such; at most config.active / 2
         self._refilling = False
+        self._tries = config.tries  # left until the next refill
+        self.is_resting = False  # in a small network: who asks for a place gets it, nobody is looked for
+        self.is_member: Callable[[bytes], bool] = lambda peer: True  # only members enter the views
         self.active: list[bytes] = []  # at most config.active and config.reserved
         self.passive: list[bytes] = []  # at most config.passive, none of the active ones, never ourselves
 
@@ -80,6 +95,15 @@ class Views:
             self._join(now, self._contacts[0], out)
         period = self._config.shuffle_s
         out.append(SetTimer(now + self._chance.between(0.0, period), SHUFFLE))
+
+    def begin(self, now: float, contacts: tuple[bytes, ...], out: list[Effect]) -> None:
+        """Fill the views from peers that can be reached, all of them about to do the same: no walks."""
+        self._contacts = tuple(peer for peer in contacts if peer != self._own)[:CONTACTS]
+        for peer in self._contacts:
+            self._add_passive(peer)
+        self._refilling = False  # while the views rest its timer is cancelled
+        self._refill(now, out, urgent=False)
+        out.append(SetTimer(now + self._chance.between(0.0, self._config.shuffle_s), SHUFFLE))
 
     def leave(self, out: list[Effect]) -> None:
         """Tell the neighbours that this node ends."""
@@ -94,10 +118,10 @@ class Views:
     def _link(self, now: float, peer: bytes, out: list[Effect], reserved: int = 0) -> None:
         """Make `peer` a neighbour; if there is no place, somebody has to go."""
         active = self.active
-        if peer in active or peer == self._own:
+        if peer in active or peer == self._own or not self.is_member(peer):
             return
         if len(active) >= self._config.active + reserved:
-            evicted = self._chance.pick(active)
+            evicted = self._chance.pick(self._find_victims())
             out.append(Send(evicted, _EVICTED))
             self._unlink(now, evicted, "evicted", out)
             self._add_passive(evicted)
@@ -106,6 +130,30 @@ class Views:
         active.append(peer)
         out.append(Connect(peer))
         self._listener.on_link_up(now, peer, out)
+
+    def _let_in(self, now: float, peer: bytes, out: list[Effect]) -> bool:
+        """Make a neighbour of who was not wished for; return whether it is one now.
+
+        With `evict_s` liars cannot replace a view: only one link gives way in that time, at most half of the
+        view in a minute, and where half of it came in by itself another one of those goes.
+        """
+        if peer in self.active:
+            return True
+        config = self._config
+        if config.evict_s > 0.0 and len(self.active) >= config.active:
+            self._pushed = [at for at in self._pushed if at > now - PUSH_WINDOW_S]
+            if len(self._pushed) >= config.active // 2:
+                return False
+            if self._pushed and now < self._pushed[-1] + config.evict_s:
+                return False
+            self._pushed.append(now)
+        self._link(now, peer, out)
+        if config.evict_s > 0.0 and peer in self.active:
+            self._inbound.append(peer)
+        return peer in self.active
+
+    def _find_victims(self) -> list[bytes]:
+        return self._inbound if len(self._inbound) >= self._config.active // 2 > 0 else self.active
 
     @property
     def has_reserve(self) -> bool:
@@ -121,12 +169,14 @@ class Views:
 
     def _unlink(self, now: float, peer: bytes, reason: str, out: list[Effect]) -> None:
         self.active.remove(peer)
+        if peer in self._inbound:
+            self._inbound.remove(peer)
         out.append(Disconnect(peer, reason))
         self._listener.on_link_down(now, peer, out)
 
     def _add_passive(self, peer: bytes) -> None:
         passive = self.passive
-        if peer == self._own or peer in passive or peer in self.active:
+        if peer == self._own or peer in passive or peer in self.active or not self.is_member(peer):
             return
         if len(passive) >= self._config.passive:
             while self._shuffled:
@@ -147,7 +197,8 @@ class Views:
 
     def on_join(self, now: float, sender: bytes, out: list[Effect]) -> None:
         """Take a newcomer in and send it on a walk from each other neighbour."""
-        self._link(now, sender, out)
+        if not self._let_in(now, sender, out):
+            out.append(Send(sender, _EVICTED))  # its walks find it other places
         walk = ForwardJoin(sender, self._config.active_walk)
         out.extend(Send(peer, walk) for peer in self.active if peer != sender)
 
@@ -158,8 +209,7 @@ class Views:
             return
         onwards = None if hops <= 0 or len(self.active) <= 1 else self._other_than(sender, newcomer)
         if onwards is None:
-            if newcomer not in self.active:
-                self._link(now, newcomer, out)
+            if newcomer not in self.active and self._let_in(now, newcomer, out):
                 out.append(Send(newcomer, _GRANTED))
             return
         if hops == self._config.passive_walk:
@@ -171,8 +221,7 @@ class Views:
     def on_neighbour(self, now: float, sender: bytes, message: Neighbour, out: list[Effect]) -> None:
         """Answer a wish."""
         free = len(self.active) < self._config.active
-        if sender in self.active or message.urgent or free:
-            self._link(now, sender, out)
+        if (sender in self.active or message.urgent or free) and self._let_in(now, sender, out):
             out.append(Send(sender, _GRANTED))
         else:
             self._add_passive(sender)
@@ -184,11 +233,17 @@ class Views:
         """Take in who granted a wish, or who took us in after a walk."""
         wished = self._asked.pop(sender, None) is not None
         if not message.granted:
-            self._refill_later(now, out)
+            if wished and self._tries > 0:
+                self._tries -= 1
+                self._refill(now, out)
+            else:
+                self._refill_later(now, out)
         elif wished and len(self.active) >= self._config.active and sender not in self.active:
             out.append(Send(sender, _EVICTED))  # others were faster
-        else:
+        elif wished:
             self._link(now, sender, out)
+        elif not self._let_in(now, sender, out):
+            out.append(Send(sender, _EVICTED))
 
     def on_part(self, now: float, sender: bytes, message: Part, out: list[Effect]) -> None:
         """Let a neighbour go that says so."""
@@ -202,8 +257,8 @@ class Views:
         else:
             self._refill_later(now, out)
 
-    def on_session_down(self, now: float, peer: bytes, out: list[Effect]) -> None:
-        """A peer is not there any more: replace it."""
+    def on_session_down(self, now: float, peer: bytes, out: list[Effect], reason: str = "reset") -> None:
+        """A peer is not there any more: replace it, but not at once if it evicted us or is no member."""
         wished = self._asked.pop(peer, None) is not None
         if peer in self.passive:
             self.passive.remove(peer)
@@ -211,16 +266,18 @@ class Views:
         if linked:
             self._unlink(now, peer, "gone", out)
         if linked or wished:
-            self._refill(now, out)
+            (self._refill if reason in REPAIRED else self._refill_later)(now, out)
 
-    def _refill(self, now: float, out: list[Effect]) -> None:
+    def _refill(self, now: float, out: list[Effect], urgent: bool = True) -> None:
         """Ask as many passive peers as there are places; urgently if nobody is left."""
+        if self.is_resting:
+            return
         for peer in [peer for peer, until in self._asked.items() if until <= now]:
             del self._asked[peer]
         places = self._config.active - len(self.active) - len(self._asked)
         if places <= 0:
             return
-        wish = _WISH if self.active else _URGENT_WISH
+        wish = _WISH if self.active or not urgent else _URGENT_WISH
         candidates = [peer for peer in self.passive if peer not in self._asked]
         if not candidates and not self.active and not self._asked:
             candidates = list(self._contacts)
@@ -230,13 +287,14 @@ class Views:
         self._refill_later(now, out)
 
     def _refill_later(self, now: float, out: list[Effect]) -> None:
-        if not self._refilling:
+        if not self._refilling and not self.is_resting:
             self._refilling = True
             out.append(SetTimer(now + self._chance.between(0.5, 1.5) * self._config.refill_s, REFILL))
 
     def on_refill(self, now: float, out: list[Effect]) -> None:
         """Try again for the places that are still free."""
         self._refilling = False
+        self._tries = self._config.tries
         if len(self.active) < self._config.active:
             self._refill(now, out)
 
@@ -249,6 +307,8 @@ class Views:
         if not self.active:
             self._refill(now, out)
             return
+        if len(self.active) < config.active:
+            self._refill_later(now, out)  # a newcomer's walks may have brought too few
         peer = chance.pick(self.active)
         given = chance.sample(self.passive, config.shuffle_passive)
         others = [other for other in self.active if other != peer]
