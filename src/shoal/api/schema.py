@@ -20,6 +20,7 @@ PeerStateName = Literal["connected", "relayed", "connecting", "offline"]
 TransferStateName = Literal[
     "queued", "finding", "fetching", "verifying", "finishing", "done", "failed", "paused", "cancelled"
 ]
+InviteStateName = Literal["open", "used", "expired", "revoked"]
 TransferVerb = Literal["pause", "resume", "cancel"]
 
 
@@ -55,7 +56,7 @@ class Status(Struct, frozen=True, kw_only=True):
 
 
 class InviteRequest(Request, frozen=True, kw_only=True):
-    """Ask for a ticket."""
+    """Ask for an invite."""
 
     role: RoleName = "member"
     expires_s: float = 24 * 3600.0
@@ -63,11 +64,29 @@ class InviteRequest(Request, frozen=True, kw_only=True):
 
 
 class Invite(Struct, frozen=True):
-    """A single-use ticket."""
+    """A single-use invite: a ticket, and a code that people can read out. Either ends both."""
 
     ticket: str
     code: str | None
     expires_at: str
+
+
+class InviteWaitRequest(Request, frozen=True, kw_only=True):
+    """Ask what became of an invite; held open until it is no longer open or has other `failures`."""
+
+    ticket: str
+    failures: int = 0
+    wait_s: float = 0.0
+
+
+class InviteState(Struct, frozen=True, kw_only=True):
+    """An invite. `failures`: tries of its code with wrong words; `name`: who has joined with it."""
+
+    state: InviteStateName
+    failures: int
+    tries_left: int
+    last_from: str | None
+    name: str | None
 
 
 class Peer(Struct, frozen=True):

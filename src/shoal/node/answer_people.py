@@ -1,4 +1,4 @@
-"""Answers about people: the operations on members, peers and invites."""
+"""Answers about people: the operations on members and peers."""
 
 from __future__ import annotations
 
@@ -10,19 +10,14 @@ from shoal.core.units import format_duration, format_time
 from shoal.identity.ids import format_operation_id, format_peer_id, parse_peer_id, short_peer_id
 from shoal.identity.operations import Role
 from shoal.identity.state import Member
+from shoal.node.answer_invites import ROLES
 from shoal.node.parts import Parts
 
 PEER_PREFIX_CHARACTERS = 6  # the least of a peer id that names a peer: 3 of them are its kind
 PEER_ID_CHARACTERS = len(format_peer_id(bytes(32)))
 
-_ROLES: dict[s.RoleName, Role] = {
-    "owner": Role.OWNER,
-    "admin": Role.ADMIN,
-    "member": Role.MEMBER,
-    "storage": Role.STORAGE,
-}
 _PEER_STATES: dict[str, s.PeerStateName] = {name: name for name in get_args(s.PeerStateName)}
-_ROLE_NAMES: dict[Role, s.RoleName] = {role: name for name, role in _ROLES.items()}
+_ROLE_NAMES: dict[Role, s.RoleName] = {role: name for name, role in ROLES.items()}
 
 
 class PeopleAnswers:
@@ -30,18 +25,6 @@ class PeopleAnswers:
 
     def __init__(self, parts: Parts) -> None:
         self._parts = parts
-
-    async def invite(self, request: s.InviteRequest) -> s.Invite:
-        """Make an invite of this device."""
-        network = self._parts.network
-        ticket, _ = await network.invites.make(
-            network.network_id,
-            _ROLES[request.role],
-            request.user or "",
-            request.expires_s,
-            self._parts.own_addresses(),
-        )
-        return s.Invite(ticket.to_text(), None, format_time(ticket.expires_at))
 
     async def peers(self, request: s.Nothing) -> s.Peers:
         """List the other members in the order of their names."""

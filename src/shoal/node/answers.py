@@ -13,6 +13,7 @@ from shoal.identity.ids import format_network_id, format_peer_id
 from shoal.node.answer_content import ContentAnswers
 from shoal.node.answer_files import FileAnswers
 from shoal.node.answer_follows import FollowAnswers
+from shoal.node.answer_invites import InviteAnswers
 from shoal.node.answer_limits import LimitAnswers
 from shoal.node.answer_people import PeopleAnswers
 from shoal.node.answer_pins import PinAnswers
@@ -26,7 +27,14 @@ STOP_DELAY_S = 0.05  # after `down` is answered, so that the answer leaves first
 
 
 class Answers(
-    LimitAnswers, PeopleAnswers, FileAnswers, ContentAnswers, PinAnswers, StoreAnswers, FollowAnswers
+    LimitAnswers,
+    InviteAnswers,
+    PeopleAnswers,
+    FileAnswers,
+    ContentAnswers,
+    PinAnswers,
+    StoreAnswers,
+    FollowAnswers,
 ):
     """Implements `NodeApi`. Raises only `ShoalError`, apart from mistakes."""
 
@@ -38,6 +46,7 @@ class Answers(
         request_stop: Callable[[], None],
     ) -> None:
         super().__init__(parts)
+        FileAnswers.__init__(self, parts)
         PinAnswers.__init__(self, parts)
         StoreAnswers.__init__(self, parts)
         self._config = config
@@ -86,4 +95,4 @@ class Answers(
             }.get(word, f"this device is no member any more: {word}")
         if network.is_blocked:
             return f"no sessions until shoal is upgraded: {network.state.blocked}"
-        return None
+        return self.find_code_notice()

@@ -25,11 +25,13 @@ class Flags(Struct, frozen=True, kw_only=True):
 
 
 class LaunchOrder(Struct, frozen=True, kw_only=True):
-    """Run a node in `home`: as it is, or first become a member with `ticket`."""
+    """Run a node in `home`: as it is, or first become a member with `ticket`, or by `code` (found `at`)."""
 
     home: str
     mode: Literal["up", "join"] = "up"
     ticket: str | None = None
+    code: str | None = None
+    at: str | None = None
     flags: Flags = Flags()
 
 

@@ -13,6 +13,7 @@ from shoal.apps.files.pins import PinKeeper
 from shoal.apps.files.ports import FileStores
 from shoal.apps.files.service import Files
 from shoal.identity.keys import DeviceKeys
+from shoal.membership.code_door import CodeDoor, answer_joins
 from shoal.membership.events import MembershipChanged
 from shoal.membership.inviter import Inviter
 from shoal.membership.network import Network
@@ -102,7 +103,7 @@ def wire(
     )
     for service in (membership, overlay, swarm):
         transport.register(service)
-    transport.on_join = Inviter(network, clock, observe).on_join
+    transport.on_join = answer_joins(Inviter(network, clock, observe), CodeDoor(network, clock, observe))
     store = Store(stores.database, home.store_path, quota_bytes=config.store_quota_bytes)
     files = Files(
         network=network,

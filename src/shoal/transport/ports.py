@@ -67,6 +67,10 @@ class MembershipView(Protocol):
         """The id of the remembered invite whose ticket secret made `mac`, or None; in constant time."""
         ...
 
+    def match_nameplate(self, nameplate: int) -> bytes | None:
+        """The id of the invite whose typed code has this nameplate and is answered now, or None."""
+        ...
+
 
 @dataclass(frozen=True, slots=True)
 class ServiceBudget:
