@@ -41,8 +41,21 @@ class ErrorBody(Struct, frozen=True):
     next_step: str = ""
 
 
+class RelayUse(Struct, frozen=True, kw_only=True):
+    """What this node relays for others: streams now, bytes since its day began, and of how many it may."""
+
+    streams: int
+    streams_limit: int
+    day_bytes: int
+    day_limit_bytes: int | None
+    rate_limit_bytes_s: int | None
+    refused: int
+
+
 class Status(Struct, frozen=True, kw_only=True):
-    """The node itself. `notice` says what keeps it from working as it should, e.g. that it was removed."""
+    """The node itself. `relay`: what it relays, if it does. `notice` says what keeps it from working as it
+    should, e.g. that it was removed.
+    """
 
     peer_id: str
     network_id: str
@@ -51,6 +64,7 @@ class Status(Struct, frozen=True, kw_only=True):
     listen: list[str]
     peers: int
     version: str
+    relay: RelayUse | UnsetType = UNSET
     notice: str | UnsetType = UNSET
     recovery_key: str | UnsetType = UNSET
 
@@ -97,6 +111,8 @@ class Peer(Struct, frozen=True):
     state: PeerStateName
     addresses: list[str]
     rtt_ms: float | None
+    path: str | UnsetType = UNSET  # punched or relay; absent where it is plain
+    relay: str | UnsetType = UNSET  # the relay's name, where the path is one
 
 
 class Peers(Struct, frozen=True):

@@ -126,11 +126,20 @@ def peers(home: HomeOption = None, json: JsonOption = False) -> None:
             peer.state,
             f"{peer.rtt_ms:.1f} ms" if peer.rtt_ms is not None else "-",
             short_id(peer.peer_id),
-            peer.addresses[0] if peer.addresses else "-",
+            _describe_way(peer),
         ]
         for peer in found.peers
     ]
     face.show(found, columns(rows, ["NAME", "STATE", "RTT", "PEER", "ADDRESS"]) if rows else ["no peers yet"])
+
+
+def _describe_way(peer: s.Peer) -> str:
+    """Say where a peer is, and how it is reached unless that is plain."""
+    if peer.path == "relay":
+        return f"via relay {printable(peer.relay) if isinstance(peer.relay, str) else '?'}"
+    if peer.path == "punched":
+        return "direct, through NAT"
+    return peer.addresses[0] if peer.addresses else "-"
 
 
 def members(home: HomeOption = None, json: JsonOption = False) -> None:

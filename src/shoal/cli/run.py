@@ -22,6 +22,10 @@ NameOption = Annotated[str | None, typer.Option("--name", metavar="N", help="Thi
 NoLanOption = Annotated[
     bool, typer.Option("--no-lan", help="Do not look for peers on the LAN.", metavar="", show_default=False)
 ]
+RelayOption = Annotated[
+    bool,
+    typer.Option("--relay", help="Relay for members whom no dial reaches.", metavar="", show_default=False),
+]
 DetachOption = Annotated[
     bool, typer.Option("--detach", "-d", help="Run in the background.", metavar="", show_default=False)
 ]
@@ -31,13 +35,14 @@ def up(
     listen: ListenOption = None,
     name: NameOption = None,
     no_lan: NoLanOption = False,
+    relay: RelayOption = False,
     detach: DetachOption = False,
     home: HomeOption = None,
     json: JsonOption = False,
 ) -> None:
     """Run the node. The first time it makes this device's identity and a network of its own."""
     face = make_face(home, json)
-    _start(face, LaunchOrder(home=face.home, mode="up", flags=_flags(listen, name, no_lan)), detach)
+    _start(face, LaunchOrder(home=face.home, mode="up", flags=_flags(listen, name, no_lan, relay)), detach)
 
 
 def join(
@@ -56,6 +61,7 @@ def join(
     listen: ListenOption = None,
     name: NameOption = None,
     no_lan: NoLanOption = False,
+    relay: RelayOption = False,
     detach: DetachOption = False,
     home: HomeOption = None,
     json: JsonOption = False,
@@ -66,7 +72,7 @@ def join(
         raise refuse_second_network(face.home)
     text = read_argument(" ".join(ticket) if ticket else None, "ticket or code")
     secrets = _read_secret(face, text, at)
-    order = LaunchOrder(home=face.home, mode="join", **secrets, flags=_flags(listen, name, no_lan))
+    order = LaunchOrder(home=face.home, mode="join", **secrets, flags=_flags(listen, name, no_lan, relay))
     _start(face, order, detach)
 
 
@@ -156,5 +162,10 @@ def _describe(found: Status) -> list[str]:
     return lines
 
 
-def _flags(listen: list[str] | None, name: str | None, no_lan: bool) -> Flags:
-    return Flags(listen=tuple(listen) if listen else None, name=name, lan=False if no_lan else None)
+def _flags(listen: list[str] | None, name: str | None, no_lan: bool, relay: bool) -> Flags:
+    return Flags(
+        listen=tuple(listen) if listen else None,
+        name=name,
+        lan=False if no_lan else None,
+        relay=relay or None,
+    )

@@ -66,6 +66,7 @@ class Answers(
             listen=[str(address) for address in parts.transport.listen_addresses],
             peers=len(parts.transport.sessions()),
             version=__version__,
+            relay=self._find_relay_use() or msgspec.UNSET,
             notice=self._find_notice() or msgspec.UNSET,
         )
 
@@ -84,6 +85,20 @@ class Answers(
         """Stop the node as soon as this is answered."""
         asyncio.get_running_loop().call_later(STOP_DELAY_S, self._request_stop)
         return s.Stopping(os.getpid())
+
+    def _find_relay_use(self) -> s.RelayUse | None:
+        relay = self._parts.reach.relay
+        if relay is None:
+            return None
+        status = relay.status()
+        return s.RelayUse(
+            streams=status.streams,
+            streams_limit=status.limits.streams,
+            day_bytes=status.day_bytes,
+            day_limit_bytes=status.limits.day_bytes,
+            rate_limit_bytes_s=status.limits.rate_bytes_s,
+            refused=status.refused,
+        )
 
     def _find_notice(self) -> str | None:
         network = self._parts.network

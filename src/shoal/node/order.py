@@ -22,6 +22,7 @@ class Flags(Struct, frozen=True, kw_only=True):
     listen: tuple[str, ...] | None = None
     name: str | None = None
     lan: bool | None = None
+    relay: bool | None = None
 
 
 class LaunchOrder(Struct, frozen=True, kw_only=True):

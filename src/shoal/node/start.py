@@ -37,6 +37,7 @@ async def run_parts(
     stack.push_async_callback(parts.transport.close)
     await parts.transport.start()
     stack.callback(parts.lanes.close)
+    stack.callback(parts.reach.close)
     joined = None
     if ticket is not None:
         joined = await join_network(

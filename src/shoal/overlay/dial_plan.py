@@ -91,6 +91,13 @@ class DialPlan:
         plan.began_at = now
         return [SetTimer(now, ("dial", peer))]
 
+    def offer_way(self, now: float, peer: bytes, way: str) -> list[Effect]:
+        """There is a relay to the peer: next, unless no address was tried yet, which may make it needless."""
+        plan = self._plans.get(peer)
+        if plan is None or (plan.dialling is None and plan.rounds == 0):
+            return []
+        return self.offer(now, peer, [way])
+
     def on_timer(self, now: float, peer: bytes) -> list[Effect]:
         """Begin a round or go on with it."""
         plan = self._plans.get(peer)

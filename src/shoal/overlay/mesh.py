@@ -53,6 +53,7 @@ from shoal.overlay.steps import (
     Withdraw,
 )
 from shoal.storage.peers import PeerRow
+from shoal.transport.address import Address
 from shoal.wire.codec import Message
 
 REFRESH_S = TTL_S / 3  # own keys are announced again this often; overlay.md, "refresh / expiry"
@@ -97,8 +98,27 @@ class MeshMachine:
 
     def addresses(self, peer: bytes) -> list[str]:
         """Return what may be dialled of a peer, most promising first."""
+        found = self.direct_addresses(peer)
+        # second: where the best address is silent a relay is there before all others have been waited for
+        return [*found[:1], *self._ways(peer), *found[1:]]
+
+    def direct_addresses(self, peer: bytes) -> list[str]:
+        """Return what may be dialled of a peer without a relay, most promising first."""
         own = frozenset(self._own_record.addresses) if self._own_record is not None else frozenset()
         return self._book.addresses(peer, own)
+
+    def relays_of(self, peer: bytes) -> list[bytes]:
+        """Return the members with a session here over which a peer says that it can be reached."""
+        named = self._book.relays_of(peer)
+        return [x for x in named if x in self._peers and x in self._members and x not in (peer, self._own_id)]
+
+    def relays_near(self) -> list[bytes]:
+        """Return the members with a session here that relay, in the order of their ids."""
+        near = [(peer, self._book.find(peer)) for peer in sorted(self._peers)]
+        return [peer for peer, found in near if found is not None and found.record and found.record.relays]
+
+    def _ways(self, peer: bytes) -> list[str]:
+        return [str(Address.via(relay)) for relay in self.relays_of(peer)]
 
     def others(self) -> list[bytes]:
         """Return all active members but ourselves, in the order of their ids."""
@@ -204,6 +224,9 @@ class MeshMachine:
     def _on_session_up(self, now: float, peer: bytes, over_loopback: bool) -> list[Effect]:
         self._peers[peer] = _Peer(over_loopback, now)
         effects = self._plan.drop(peer)
+        for absent in self._plan.peers():
+            if peer in self._book.relays_of(absent):
+                effects += self._plan.offer_way(now, absent, str(Address.via(peer)))
         # the peer's own record too: after a crash it may not know how far it had counted
         known = [record for record in self._book.records() if record.peer_id in self._members]
         known.sort(key=lambda record: record.peer_id != self._own_id)
@@ -218,6 +241,9 @@ class MeshMachine:
         effects: list[Effect] = []
         if reason not in NO_REDIAL and self._is_other_member(peer):
             effects += self._plan.add(now, peer)
+            if reason == "dead" and self._own_id < peer:  # nothing gets through: not to wait for it again
+                ways = self._ways(peer)
+                effects += self._plan.offer(now, peer, ways) if ways else []
         return effects + self._searches.on_session_down(now, peer, self._plan.is_settling())
 
     # -- dials -----------------------------------------------------------------------------------------
@@ -318,13 +344,18 @@ class MeshMachine:
             self._book.keep_early(record)
             return []
         session.sent[subject] = record.seq
-        before = self.addresses(subject)
+        before, ways = self.direct_addresses(subject), self._ways(subject)
         if not self._book.put_record(record, session.over_loopback):
             return []
         self._changed[subject] = source
-        new = [text for text in self.addresses(subject) if text not in before]
+        new = [text for text in self.direct_addresses(subject) if text not in before]
         effects = self._save(subject)
-        return effects + self._plan.offer(now, subject, new) if new else effects
+        if new:
+            effects += self._plan.offer(now, subject, new)
+        for way in self._ways(subject):
+            if way not in ways:
+                effects += self._plan.offer_way(now, subject, way)
+        return effects
 
     def _pass_on(self) -> list[Effect]:
         """Send what changed to every session that did not send it to us."""

@@ -14,9 +14,9 @@ from shoal.core.observation import Observation, Observer
 from shoal.core.supervisor import Supervisor
 from shoal.identity.ids import short_peer_id
 from shoal.identity.keys import DeviceKeys
-from shoal.identity.record import PeerRecord, parse_record, sign_record
+from shoal.identity.record import VIA_LIMIT, PeerRecord, parse_record, sign_record
 from shoal.overlay.mesh import MeshMachine
-from shoal.overlay.messages import KEY_BYTES, OVERLAY_TABLE, check
+from shoal.overlay.messages import KEY_BYTES, OVERLAY_TABLE, Records, check
 from shoal.overlay.peer_book import find_address
 from shoal.overlay.steps import (
     Cancel,
@@ -64,6 +64,7 @@ SAVE_S = 0.2  # rows of the peer book are collected this long
 CLOSE_SAVE_S = 2.0
 SLEPT_S = 10.0  # the wall clock moved this much more than a poll should take: the machine slept
 WAITING = 4096  # inputs kept until `start` has loaded the book
+RELAYS_S = 0.2  # relays that come and go are collected this long before our record says so
 LOCATE_GRACE_S = 1.0  # beyond its budget a search cannot last: the machine's timer ends it
 
 
@@ -122,7 +123,9 @@ class OverlayService(BaseService):
         observe: Observer,
         rng: Random,
         poll_s: float = POLL_S,
+        relays: bool = False,
     ) -> None:
+        """`relays`: this node splices streams for others, and its record says so."""
         self._transport = transport
         self._members = members
         self._store = store
@@ -133,6 +136,9 @@ class OverlayService(BaseService):
         self._clock = clock
         self._observe = observe
         self._poll_s = poll_s
+        self._relays = relays
+        self._look_soon: asyncio.TimerHandle | None = None
+        self.on_network_changed: Callable[[], None] = lambda: None
         self._machine = MeshMachine(keys.peer_id, network_id, rng)
         self._timers: dict[Token, asyncio.TimerHandle] = {}  # bounded by members and searches
         self._dials: dict[bytes, asyncio.Task[None]] = {}  # bounded by the machine's DIALS
@@ -170,6 +176,8 @@ class OverlayService(BaseService):
         for timer in self._timers.values():
             timer.cancel()
         self._timers.clear()
+        if self._look_soon is not None:
+            self._look_soon.cancel()
         for task in list(self._dials.values()):
             task.cancel()
         for future in self._searches.values():
@@ -230,6 +238,15 @@ class OverlayService(BaseService):
         chosen = choose_addresses(self._transport.listen_addresses, list_interface_addresses())
         return [str(address) for address in chosen]
 
+    def direct_addresses(self, peer_id: bytes) -> list[Address]:
+        """Return what of a peer may be dialled without a relay, most promising first."""
+        found = map(find_address, self._machine.direct_addresses(peer_id))
+        return [address for address in found if address is not None]
+
+    def relays_of(self, peer_id: bytes) -> list[bytes]:
+        """Return the relays, with a session here, over which a peer can be reached."""
+        return self._machine.relays_of(peer_id)
+
     def add_contact(self, peer_id: bytes, addresses: Sequence[str]) -> None:
         """See `OverlayPort.add_contact`."""
         self._step(ContactFound(peer_id, tuple(addresses)))
@@ -239,6 +256,7 @@ class OverlayService(BaseService):
         self._refresh_record()
         self._transport.probe_sessions()
         self._step(NetworkChanged())
+        self.on_network_changed()
 
     # -- told by membership ----------------------------------------------------------------------------
 
@@ -259,15 +277,19 @@ class OverlayService(BaseService):
     def on_session_up(self, session: Session) -> None:
         """A session is settled."""
         self._step(SessionUp(session.peer_id, session.over_loopback))
+        self._look_at_relays()
 
     def on_session_down(self, session: Session, reason: str) -> None:
         """A session ended."""
         self._step(SessionDown(session.peer_id, reason))
+        self._look_at_relays()
 
     def on_notice(self, session: Session, message: Message) -> None:
         """Check a message and give it to the machine. Raises: MalformedMessage, LimitExceeded."""
         check(message)
         self._step(Received(session.peer_id, message))
+        if isinstance(message, Records):
+            self._look_at_relays()
 
     async def on_request(self, session: Session, message: Message) -> Message:
         """No message of the overlay is a request. Raises: MalformedMessage."""
@@ -360,7 +382,26 @@ class OverlayService(BaseService):
         self._seq += 1
         name = self._name()
         time = max(0, int(self._clock.wall()))
-        return sign_record(self._keys, self._network_id, self._seq, self.own_addresses(), name, time)
+        via = self._choose_relays()
+        addresses = self.own_addresses()
+        return sign_record(self._keys, self._network_id, self._seq, addresses, name, time, self._relays, via)
+
+    def _choose_relays(self) -> tuple[bytes, ...]:
+        """Return the relays by which we say that we can be reached; which ones differs from node to node."""
+        own = int.from_bytes(self._keys.peer_id, "big")
+        near = [(int.from_bytes(relay, "big") ^ own, relay) for relay in self._machine.relays_near()]
+        sessions = [(rank, relay, self._transport.find_session(relay)) for rank, relay in sorted(near)]
+        direct = [relay for _, relay, session in sessions if session is not None and session.relay is None]
+        return tuple(direct[:VIA_LIMIT])
+
+    def _look_at_relays(self) -> None:
+        """Say in our record over whom we can be reached, once for many changes."""
+        if self._look_soon is None and not self._closed:
+            self._look_soon = asyncio.get_running_loop().call_later(RELAYS_S, self._look_now)
+
+    def _look_now(self) -> None:
+        self._look_soon = None
+        self._refresh_record()
 
     def _refresh_record(self) -> bool:
         """Sign and send our record anew if it says something else now; return whether addresses changed."""
@@ -368,7 +409,8 @@ class OverlayService(BaseService):
         if record is None or self._closed:
             return False
         addresses = tuple(self.own_addresses())
-        if record.addresses != addresses or record.name != self._name():
+        said = (record.addresses, record.name, record.relays, record.via)
+        if said != (addresses, self._name(), self._relays, self._choose_relays()):
             self._step(OwnRecord(self._sign_record()))
         return record.addresses != addresses
 
@@ -383,6 +425,7 @@ class OverlayService(BaseService):
                 log.info("%s; it has %s", what, ", ".join(self.own_addresses()) or "none")
                 self._transport.probe_sessions()
                 self._step(NetworkChanged())
+                self.on_network_changed()
 
     # -- the book on disk ------------------------------------------------------------------------------
 

@@ -151,6 +151,26 @@ class BaseService:
         lane.close()
 
 
+class ReachPort(Protocol):
+    """What transport needs from who makes ways to peers, attached with `Transport.attach_reach`."""
+
+    preamble_first_byte: int  # neither 0x16 nor that of lanes
+    preamble_bytes: int
+
+    def accept(self, sock: socket.socket, preamble: bytes, address: Address) -> bool:
+        """Take an accepted socket whose preamble was read; as `LanePort.accept`."""
+        ...
+
+    async def open_socket(
+        self, way: Address, peer_id: bytes, timeout_s: float, fall_back: bool
+    ) -> socket.socket:
+        """Return a socket that ends at a peer. `fall_back`: where a way fails, a relay will do.
+
+        Cancelling closes it. Raises: Unavailable, Refused, RemoteFault.
+        """
+        ...
+
+
 class LanePort(Protocol):
     """What transport needs from the lane broker, attached with `Transport.attach_lanes`.
 
