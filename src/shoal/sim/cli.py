@@ -4,14 +4,18 @@ from __future__ import annotations
 
 import argparse
 import json
+import sys
 from collections.abc import Sequence
 from typing import Any
 
+from shoal.core.errors import ShoalError
 from shoal.sim.calibration import run_calibration
 from shoal.sim.detect_command import run_detect
 from shoal.sim.idle_command import run_idle
 from shoal.sim.merge_command import run_merge
 from shoal.sim.overlay_commands import run_broadcast, run_views
+from shoal.sim.run_command import describe_smallest, run_scenario
+from shoal.sim.scenario import read_scenario
 
 EXIT_OK, EXIT_BOUNDS = 0, 1
 NODES_LIMIT = 100_000
@@ -21,12 +25,30 @@ def main(arguments: Sequence[str]) -> int:
     """Run one command; return the exit code."""
     parser = _make_parser()
     options = parser.parse_args(arguments)
-    result = options.run(options)
+    try:
+        result = options.run(options)
+    except ShoalError as error:
+        print(f"{error}\n{error.next_step}".strip(), file=sys.stderr)
+        return error.exit_code
     if options.json:
         print(json.dumps(result))
     else:
         _show(result)
-    return EXIT_OK if result.get("ok", True) else EXIT_BOUNDS
+    if result.get("ok", True):
+        return EXIT_OK
+    print(f"a bound does not hold with seed {options.seed}", file=sys.stderr)
+    return EXIT_BOUNDS
+
+
+def _run(options: argparse.Namespace) -> dict[str, Any]:
+    scenario = read_scenario(options.scenario)
+    result = run_scenario(scenario, options.seed)
+    if not result["ok"]:
+        command = f"python -m shoal.sim run {options.scenario} --seed {options.seed}"
+        print(f"to see it again: {command}; to make it smaller: {command} --shrink", file=sys.stderr)
+        if options.shrink:
+            result["smallest"] = describe_smallest(scenario, options.seed)
+    return result
 
 
 def _make_parser() -> argparse.ArgumentParser:
@@ -34,6 +56,11 @@ def _make_parser() -> argparse.ArgumentParser:
         prog="python -m shoal.sim", description="The node's own protocols on a virtual clock."
     )
     commands = parser.add_subparsers(required=True, metavar="COMMAND")
+
+    run = _add(commands, "run", "a scenario and its bounds")
+    run.add_argument("scenario", metavar="SCENARIO.toml")
+    run.add_argument("--shrink", action="store_true", help="if a bound fails: find the least that fails too")
+    run.set_defaults(run=_run)
 
     views = _add(commands, "views", "what the graph of neighbours looks like")
     views.add_argument("--nodes", type=_nodes, default=1000)
@@ -103,10 +130,21 @@ def _show(result: dict[str, Any], indent: str = "") -> None:
         if isinstance(value, dict):
             print(f"{indent}{key}")
             _show(value, indent + "  ")
+        elif key == "bounds":
+            for row in value:
+                _show_bound(row)
         elif isinstance(value, list):
             print(f"{indent}{key:<24} " + " ".join(_format(item) for item in value[:12]))
+        elif isinstance(value, str):
+            print(f"{indent}{key}\n{value}")
         else:
             print(f"{indent}{key:<24} {_format(value)}")
+
+
+def _show_bound(row: dict[str, Any]) -> None:
+    low, high = row["bound"]
+    ends = " to ".join("" if end is None else _format(float(end)) for end in (low, high))
+    print(f"{'ok  ' if row['ok'] else 'FAIL'} {row['name']:<32} {_format(row['value']):>12}   {ends}")
 
 
 def _format(value: Any) -> str:

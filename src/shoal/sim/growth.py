@@ -27,7 +27,7 @@ def grow(network: Network[SubstrateMachine], count: int) -> None:
     kernel = network.kernel
     begin_us = kernel.now_us
     for node in network.nodes:
-        node.machine.tell_members(count, _make_picker(network, node.index, count))
+        node.machine.tell_members(count, make_picker(network.seed, node.index, count))
     network.start(0, ())
     for index in range(1, count):
         contact = network.chance.below(index)
@@ -35,13 +35,13 @@ def grow(network: Network[SubstrateMachine], count: int) -> None:
     kernel.run(begin_us + count * JOIN_US)
 
 
-def _make_picker(network: Network[SubstrateMachine], own: int, count: int) -> Callable[[], bytes]:
+def make_picker(seed: int, own: int, count: int) -> Callable[[], bytes]:
     """Return what gives a node a random other member, as its membership log does."""
-    chance = Chance(network.seed, own, PICKS)
+    chance = Chance(seed, own, PICKS)
 
     def pick() -> bytes:
         other = chance.below(count - 1) if count > 1 else own
-        return network.nodes[other + (other >= own)].identifier
+        return (other + (other >= own)).to_bytes(32, "big")
 
     return pick
 

@@ -22,6 +22,7 @@ class ViewsConfig:
     evict_s: float = (
         0.0  # between two links that give way to who was not wished for; 0: always, as in the paper
     )
+    anchors: int = 0  # places for peers that chance alone has chosen, so that no liar can; views.py. 0: none
     answer_s: float = 5.0  # a peer that was asked to be a neighbour and says nothing; a dial's time-out
 
 
@@ -97,3 +98,7 @@ class SubstrateConfig:
 
     views: ViewsConfig = field(default_factory=ViewsConfig)
     broadcast: BroadcastConfig = field(default_factory=BroadcastConfig)
+
+
+# what a node runs: the papers' rules and a bound for who pushes itself into a view
+LIVE = SubstrateConfig(views=ViewsConfig(evict_s=10.0, anchors=3))

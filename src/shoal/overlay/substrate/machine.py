@@ -41,6 +41,7 @@ from shoal.overlay.substrate.steps import (
     Effect,
     Input,
     Received,
+    Send,
     SessionDown,
     SessionUp,
     Timer,
@@ -90,7 +91,10 @@ class SubstrateMachine:
         out: list[Effect] = []
         kind = type(event)
         if kind is Received:
-            _ON_MESSAGE[type(event.message)](self, now, event.peer, event.message, out)  # type: ignore[union-attr]
+            message = event.message  # type: ignore[union-attr]
+            _ON_MESSAGE[type(message)](self, now, event.peer, message, out)  # type: ignore[union-attr]
+            if type(message) in _OF_NEIGHBOURS and not self.is_mesh:
+                self._check_link(event.peer, out)  # type: ignore[union-attr]
         elif kind is Timer:
             self._on_timer(now, event.token, out)  # type: ignore[union-attr]
         elif kind is SessionDown:
@@ -110,6 +114,11 @@ class SubstrateMachine:
             self.views.start(now, event.contacts, out)  # type: ignore[union-attr]
             self._start_others(now, out)
         return out
+
+    def _check_link(self, peer: bytes, out: list[Effect]) -> None:
+        """Tell who takes us for a neighbour and is none: half a link carries nothing back."""
+        if peer not in self.views.active:
+            out.append(Send(peer, _PART))
 
     def _start_others(self, now: float, out: list[Effect]) -> None:
         self.merge.start(now, out)
@@ -158,11 +167,13 @@ class SubstrateMachine:
                 self.detector.on_suspect_timer(peer, out)
                 if self.detector.find_standing(peer) == Standing.GONE:
                     self.views.on_session_down(now, peer, out)
+                    out.append(Send(peer, _PART))  # if it is there after all it must know
             case _:
                 handle_timer(self.detector, now, token, out)
 
     def tell_members(self, count: int, find_member: Callable[[], bytes | None]) -> None:
         """Say how many members there are, and how to get a random one: a function without side effects."""
+        self.views.tell_members(count, find_member)
         self.merge.tell_members(count, find_member)
         self.size.tell_members(count)
 
@@ -182,6 +193,9 @@ class SubstrateMachine:
         self.detector.drop(peer, out)
 
 
+_PART = Part(False)
+# messages that come over links alone; Cached may be there before the word that makes the link
+_OF_NEIGHBOURS = frozenset({Gossip, IHave, Shuffle})
 _RESTING = (("shuffle",), ("refill",), ("merge",), ("size",))  # timers that a small network does without
 _Handler = Callable[[SubstrateMachine, float, bytes, Any, list[Effect]], None]
 _ON_MESSAGE: dict[type, _Handler] = {

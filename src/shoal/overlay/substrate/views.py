@@ -11,6 +11,8 @@ from __future__ import annotations
 from collections.abc import Callable
 from typing import Protocol
 
+from blake3 import blake3
+
 from shoal.core.chance import Chance
 from shoal.overlay.substrate.config import ViewsConfig
 from shoal.overlay.substrate.messages import (
@@ -30,6 +32,8 @@ PUSH_WINDOW_S = 60.0  # at most half of the active view gives way to who was not
 REPAIRED = frozenset(
     {"reset", "idle", "unreachable"}
 )  # iroh-gossip#152: repair after `evicted` churns for ever
+ANCHOR_PARTNERS = 12  # members that are each node's possible anchors, on average
+ANCHOR_DRAWS = 64  # members looked at in a round of seeking
 CONTACTS = 64  # kept to begin again from when everybody is gone
 
 _JOIN = Join()
@@ -52,12 +56,16 @@ class Views:
     """The two views of one node. Every method appends what the driver must do to `out`."""
 
     __slots__ = (
+        "_anchors",
         "_asked",
+        "_awaits_answer",
         "_chance",
         "_config",
         "_contacts",
+        "_find_member",
         "_inbound",
         "_listener",
+        "_member_count",
         "_own",
         "_pushed",
         "_refilling",
@@ -75,8 +83,14 @@ class Views:
         self._chance = chance
         self._listener = listener
         self._contacts: tuple[bytes, ...] = ()  # at most CONTACTS
-        self._asked: dict[bytes, float] = {}  # wishes under way and when they end; at most config.active
+        self._asked: dict[
+            bytes, float
+        ] = {}  # wishes under way and when they end; at most config.active, and anchors
         self._shuffled: list[bytes] = []  # what the last shuffle gave away: goes first
+        self._awaits_answer = False  # of our last shuffle
+        self._member_count = 1
+        self._find_member: Callable[[], bytes | None] = lambda: None
+        self._anchors: list[bytes] = []  # neighbours that chance has made for us; within active
         self._inbound: list[bytes] = []  # neighbours that were not wished for; within active
         self._pushed: list[float] = []  # when links gave way to such; at most config.active / 2
         self._refilling = False
@@ -109,6 +123,11 @@ class Views:
         """Tell the neighbours that this node ends."""
         out.extend(Send(peer, _LEAVING) for peer in self.active)
 
+    def tell_members(self, count: int, find_member: Callable[[], bytes | None]) -> None:
+        """Say how many members there are, and how to get a random one: a function without side effects."""
+        self._member_count = max(1, count)
+        self._find_member = find_member
+
     # -- links -----------------------------------------------------------------------------------------
 
     def _join(self, now: float, contact: bytes, out: list[Effect]) -> None:
@@ -128,6 +147,8 @@ class Views:
         if peer in self.passive:
             self.passive.remove(peer)
         active.append(peer)
+        if self._is_anchor(peer):
+            self._anchors.append(peer)
         out.append(Connect(peer))
         self._listener.on_link_up(now, peer, out)
 
@@ -140,7 +161,9 @@ class Views:
         if peer in self.active:
             return True
         config = self._config
-        if config.evict_s > 0.0 and len(self.active) >= config.active:
+        if config.evict_s > 0.0 and len(self.active) >= config.active and not self._find_victims():
+            return False
+        if config.evict_s > 0.0 and len(self.active) >= config.active and not self._is_anchor(peer):
             self._pushed = [at for at in self._pushed if at > now - PUSH_WINDOW_S]
             if len(self._pushed) >= config.active // 2:
                 return False
@@ -153,7 +176,41 @@ class Views:
         return peer in self.active
 
     def _find_victims(self) -> list[bytes]:
-        return self._inbound if len(self._inbound) >= self._config.active // 2 > 0 else self.active
+        """Return who may have to go for somebody else: anchors never."""
+        if not self._config.anchors:
+            return self.active
+        others = [peer for peer in self.active if peer not in self._anchors]
+        inbound = [peer for peer in self._inbound if peer in others]
+        return inbound if len(inbound) >= self._config.active // 2 > 0 else others
+
+    # -- anchors ---------------------------------------------------------------------------------------
+
+    def _is_anchor(self, peer: bytes) -> bool:
+        """Whether chance has made this peer and us for each other.
+
+        It is a matter of both ids alone: a liar cannot choose whose anchor it is, and about as many of a
+        node's anchors lie as of all members. One place is left for everybody else.
+        """
+        if not self._config.anchors or len(self._anchors) >= self._config.active - 1:
+            return False
+        pair = blake3(min(self._own, peer) + max(self._own, peer)).digest(8)
+        return int.from_bytes(pair, "big") * self._member_count < ANCHOR_PARTNERS << 64
+
+    def _seek_anchors(self, now: float, out: list[Effect]) -> None:
+        """Ask members for a place that only we and a few others can have with them."""
+        for late in [peer for peer, until in self._asked.items() if until <= now]:
+            del self._asked[late]
+        wanted = self._config.anchors - len(self._anchors)
+        for _ in range(ANCHOR_DRAWS if wanted > 0 and not self.is_resting else 0):
+            peer = self._find_member()
+            if wanted <= 0 or peer is None or peer == self._own or not self._is_anchor(peer):
+                continue
+            if peer not in self.active and peer not in self._asked:
+                self._asked[peer] = now + self._config.answer_s
+                out.append(Send(peer, _URGENT_WISH))
+                wanted -= 1
+        if len(self._anchors) < self._config.anchors:
+            self._refill_later(now, out)
 
     @property
     def has_reserve(self) -> bool:
@@ -169,8 +226,9 @@ class Views:
 
     def _unlink(self, now: float, peer: bytes, reason: str, out: list[Effect]) -> None:
         self.active.remove(peer)
-        if peer in self._inbound:
-            self._inbound.remove(peer)
+        for some in (self._inbound, self._anchors):
+            if peer in some:
+                some.remove(peer)
         out.append(Disconnect(peer, reason))
         self._listener.on_link_down(now, peer, out)
 
@@ -238,12 +296,18 @@ class Views:
                 self._refill(now, out)
             else:
                 self._refill_later(now, out)
-        elif wished and len(self.active) >= self._config.active and sender not in self.active:
+        elif wished and self._is_full(sender):
             out.append(Send(sender, _EVICTED))  # others were faster
         elif wished:
             self._link(now, sender, out)
         elif not self._let_in(now, sender, out):
             out.append(Send(sender, _EVICTED))
+
+    def _is_full(self, peer: bytes) -> bool:
+        """Whether there is no place for somebody who was wished for."""
+        if peer in self.active or len(self.active) < self._config.active:
+            return False
+        return not (self._is_anchor(peer) and self._find_victims())
 
     def on_part(self, now: float, sender: bytes, message: Part, out: list[Effect]) -> None:
         """Let a neighbour go that says so."""
@@ -297,6 +361,7 @@ class Views:
         self._tries = self._config.tries
         if len(self.active) < self._config.active:
             self._refill(now, out)
+        self._seek_anchors(now, out)
 
     # -- shuffles --------------------------------------------------------------------------------------
 
@@ -307,17 +372,20 @@ class Views:
         if not self.active:
             self._refill(now, out)
             return
-        if len(self.active) < config.active:
+        if len(self.active) < config.active or len(self._anchors) < config.anchors:
             self._refill_later(now, out)  # a newcomer's walks may have brought too few
         peer = chance.pick(self.active)
         given = chance.sample(self.passive, config.shuffle_passive)
         others = [other for other in self.active if other != peer]
         self._shuffled = list(given)
         given += chance.sample(others, config.shuffle_active)
+        self._awaits_answer = True
         out.append(Send(peer, Shuffle(self._own, config.active_walk, given)))
 
     def on_shuffle(self, sender: bytes, message: Shuffle, out: list[Effect]) -> None:
-        """Pass a shuffle on, or answer it where its walk ends."""
+        """Pass a shuffle of a neighbour on, or answer it where its walk ends."""
+        if sender not in self.active:
+            return  # who is no neighbour could fill the passive view with its friends
         origin, hops = message.origin, min(message.hops, self._config.active_walk) - 1
         if origin == self._own:
             return
@@ -333,6 +401,9 @@ class Views:
             self._add_passive(peer)
 
     def on_shuffle_answer(self, message: ShuffleAnswer) -> None:
-        """Keep what came back."""
-        for peer in message.peers:
+        """Keep what came back, once for each shuffle and not more than it gave."""
+        if not self._awaits_answer:
+            return
+        self._awaits_answer = False
+        for peer in message.peers[: self._config.shuffle_active + self._config.shuffle_passive]:
             self._add_passive(peer)
