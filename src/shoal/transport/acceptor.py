@@ -24,7 +24,7 @@ from shoal.transport.ports import LanePort, ReachPort
 
 TLS_FIRST_BYTE = 0x16
 JOIN_TIMEOUT_S = 60.0  # one join from knock to end; a person may be asked something meanwhile
-JOINS = 8  # at once; each has shown a knock made from a ticket
+JOINS = 8  # at once; by ticket, or up to 4 by typed code, which shows nothing (membership/code_door.py)
 
 OnJoin = Callable[[JoinChannel], Awaitable[None]]
 
