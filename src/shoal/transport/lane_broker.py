@@ -120,6 +120,10 @@ class LaneBroker:
         """Open lanes, for status and tests."""
         return len(self._lanes)
 
+    def has_lanes(self, peer_id: bytes) -> bool:
+        """Whether a peer has a lane, open or about to be."""
+        return peer_id in self._slots
+
     @property
     def slots_taken(self) -> int:
         """Open, pending and half-open lanes of all peers."""

@@ -87,6 +87,7 @@ class Session:
         self.replaces = hello.replaces
         self.peer_head8 = hello.head[:HEAD8_BYTES]
         self.established_at = host.monotonic()
+        self.used_at = self.established_at  # when something other than a heartbeat was sent or came last
         self.settled = False
         self.retired = False  # another session took its place; it finishes what is in flight
         self.closed = False
@@ -283,6 +284,7 @@ class Session:
         """Send a frame; dropped once closed. A peer that does not read loses the session."""
         if self.closed:
             return
+        self.used_at = self._host.monotonic()
         self._channel.write(pack_frame(frame))
         if self._channel.buffered_bytes > BUFFER_BYTES:
             self._close_slow()
@@ -312,6 +314,8 @@ class Session:
         if self.closed:
             return
         is_own = frame.service == ServiceNumber.SESSION and frame.message_type not in LANE_TYPES
+        if not is_own:
+            self.used_at = self._host.monotonic()
         try:
             match frame.kind:
                 case FrameKind.REQUEST:
