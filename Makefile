@@ -21,7 +21,7 @@ demo: $(READY)
 	@$(BIN)/python -m tools.demo $(ARGS)
 
 test: check
-	@$(BIN)/python -m pytest -n 2 --dist loadfile tests/property tests/integration tests/hostile tests/e2e
+	@$(BIN)/python -m pytest -n 2 --dist loadfile tests/property tests/sim tests/integration tests/hostile tests/e2e
 
 check: $(READY)
 	@$(BIN)/ruff format --check -q . || { echo "make format would change files"; exit 1; }

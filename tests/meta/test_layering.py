@@ -7,6 +7,7 @@ from tests.support.source import Module, find_imports, find_modules, show
 
 # architecture.md section 1, top to bottom
 LAYERS = (
+    "sim",  # a process of its own: nothing else imports it
     "cli",
     "node",
     "api",

@@ -132,7 +132,18 @@ class FakeNode:
 
     async def invite(self, request: s.InviteRequest) -> s.Invite:
         self._note("invite", request)
-        return s.Invite("sht1" + "f" * 200, None, "2026-11-23T10:00:00Z")
+        return s.Invite("sht1" + "f" * 200, "7-olive-tango-magnet", "2026-11-23T10:00:00Z")
+
+    async def invite_state(self, request: s.InviteWaitRequest) -> s.InviteState:
+        self._note("invite_state", request)
+        failed = request.failures < 1
+        return s.InviteState(
+            state="open" if failed else "used",
+            failures=1,
+            tries_left=4,
+            last_from="192.0.2.9",
+            name=None if failed else "carl\x1b[2J",
+        )
 
     async def peers(self, request: s.Nothing) -> s.Peers:
         self._note("peers", request)

@@ -185,6 +185,8 @@ def make_tickets() -> dict[str, Any]:
 def make_records() -> dict[str, Any]:
     network = b"\x11" * 32
     record = sign_record(make_keys(1), network, 7, ["192.0.2.7:7400", "[2001:db8::7]:7400"], "nas", TIME)
+    via = (make_keys(2).peer_id, make_keys(3).peer_id)
+    relayed = sign_record(make_keys(1), network, 8, ["192.0.2.7:7400"], "nas", TIME, True, via)
     return {
         "network_id": network.hex(),
         "records": [
@@ -195,7 +197,10 @@ def make_records() -> dict[str, Any]:
                 "addresses": list(record.addresses),
                 "name": record.name,
                 "time": record.time,
+                "relays": record.relays,
+                "via": [relay.hex() for relay in record.via],
             }
+            for record in (record, relayed)
         ],
     }
 

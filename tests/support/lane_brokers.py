@@ -93,7 +93,9 @@ class World:
             def find_service(self, number: int) -> Any:
                 return world.taker[own_id] if number == ServiceNumber.SWARM else None
 
-            async def open_socket(self, address: Address, timeout_s: float = 8) -> socket.socket:
+            async def open_socket(
+                self, address: Address, timeout_s: float, peer_id: bytes, fall_back: bool = False
+            ) -> socket.socket:
                 return await world.open_socket()
 
         return LaneBroker(

@@ -18,6 +18,7 @@ from shoal.core.supervisor import Supervisor
 from shoal.identity.keys import DeviceKeys
 from shoal.identity.operations import Role
 from shoal.identity.ticket import Ticket
+from shoal.membership.code_door import CodeDoor, answer_joins
 from shoal.membership.founding import found_network
 from shoal.membership.inviter import Inviter
 from shoal.membership.join import Joined, join_network
@@ -115,7 +116,8 @@ class MembershipNode:
         )
         self.transport.attach_lanes(self.lanes)
         self.inviter = Inviter(self.network, clock, self.seen.append)
-        self.transport.on_join = self.inviter.on_join
+        self.door = CodeDoor(self.network, clock, self.seen.append)
+        self.transport.on_join = answer_joins(self.inviter, self.door)
         await self.transport.start()
         return self
 

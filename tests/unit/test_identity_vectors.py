@@ -66,3 +66,4 @@ def test_tickets_and_records_are_read() -> None:
     for vector in records["records"]:
         record = parse_record(bytes.fromhex(vector["data"]), bytes.fromhex(records["network_id"]))
         assert (record.peer_id.hex(), record.seq) == (vector["peer_id"], vector["seq"])
+        assert (record.relays, [x.hex() for x in record.via]) == (vector["relays"], vector["via"])

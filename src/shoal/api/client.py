@@ -121,8 +121,14 @@ class Client:
     def invite(
         self, role: s.RoleName = "member", expires_s: float = 24 * 3600.0, user: str | None = None
     ) -> s.Invite:
-        """Make a ticket that admits one device."""
+        """Make a ticket and a code that admit one device."""
         return self.call(ops.INVITE, s.InviteRequest(role=role, expires_s=expires_s, user=user))
+
+    def invite_state(self, ticket: str, failures: int = 0, wait_s: float = 0.0) -> s.InviteState:
+        """Return what became of an invite, as soon as that is news, else after `wait_s`."""
+        return self.call(
+            ops.INVITE_STATE, s.InviteWaitRequest(ticket=ticket, failures=failures, wait_s=wait_s)
+        )
 
     def peers(self) -> list[s.Peer]:
         """Return the other active members."""

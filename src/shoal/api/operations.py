@@ -37,6 +37,7 @@ class NodeApi(Protocol):
 
     async def status(self, request: s.Nothing) -> s.Status: ...
     async def invite(self, request: s.InviteRequest) -> s.Invite: ...
+    async def invite_state(self, request: s.InviteWaitRequest) -> s.InviteState: ...
     async def peers(self, request: s.Nothing) -> s.Peers: ...
     async def members(self, request: s.Nothing) -> s.Members: ...
     async def remove(self, request: s.PeerRequest) -> s.Removal: ...
@@ -100,7 +101,14 @@ class StreamOut(Generic[Q]):
 
 
 STATUS = Operation("status", s.Nothing, s.Status, "Who this node is.", lambda a, q: a.status(q))
-INVITE = Operation("invite", s.InviteRequest, s.Invite, "Make a single-use ticket.", lambda a, q: a.invite(q))
+INVITE = Operation("invite", s.InviteRequest, s.Invite, "Make a single-use invite.", lambda a, q: a.invite(q))
+INVITE_STATE = Operation(
+    "invite_state",
+    s.InviteWaitRequest,
+    s.InviteState,
+    "One invite, long polling.",
+    lambda a, q: a.invite_state(q),
+)
 PEERS = Operation("peers", s.Nothing, s.Peers, "The other members.", lambda a, q: a.peers(q))
 MEMBERS = Operation("members", s.Nothing, s.Members, "Who belongs to it.", lambda a, q: a.members(q))
 REMOVE = Operation(
@@ -172,6 +180,7 @@ GET_STREAM = StreamOut(
 OPERATIONS: tuple[Operation[Any, Any], ...] = (
     STATUS,
     INVITE,
+    INVITE_STATE,
     PEERS,
     MEMBERS,
     REMOVE,

@@ -20,6 +20,7 @@ PeerStateName = Literal["connected", "relayed", "connecting", "offline"]
 TransferStateName = Literal[
     "queued", "finding", "fetching", "verifying", "finishing", "done", "failed", "paused", "cancelled"
 ]
+InviteStateName = Literal["open", "used", "expired", "revoked"]
 TransferVerb = Literal["pause", "resume", "cancel"]
 
 
@@ -40,8 +41,21 @@ class ErrorBody(Struct, frozen=True):
     next_step: str = ""
 
 
+class RelayUse(Struct, frozen=True, kw_only=True):
+    """What this node relays for others: streams now, bytes since its day began, and of how many it may."""
+
+    streams: int
+    streams_limit: int
+    day_bytes: int
+    day_limit_bytes: int | None
+    rate_limit_bytes_s: int | None
+    refused: int
+
+
 class Status(Struct, frozen=True, kw_only=True):
-    """The node itself. `notice` says what keeps it from working as it should, e.g. that it was removed."""
+    """The node itself. `relay`: what it relays, if it does. `notice` says what keeps it from working as it
+    should, e.g. that it was removed.
+    """
 
     peer_id: str
     network_id: str
@@ -50,12 +64,13 @@ class Status(Struct, frozen=True, kw_only=True):
     listen: list[str]
     peers: int
     version: str
+    relay: RelayUse | UnsetType = UNSET
     notice: str | UnsetType = UNSET
     recovery_key: str | UnsetType = UNSET
 
 
 class InviteRequest(Request, frozen=True, kw_only=True):
-    """Ask for a ticket."""
+    """Ask for an invite."""
 
     role: RoleName = "member"
     expires_s: float = 24 * 3600.0
@@ -63,11 +78,29 @@ class InviteRequest(Request, frozen=True, kw_only=True):
 
 
 class Invite(Struct, frozen=True):
-    """A single-use ticket."""
+    """A single-use invite: a ticket, and a code that people can read out. Either ends both."""
 
     ticket: str
     code: str | None
     expires_at: str
+
+
+class InviteWaitRequest(Request, frozen=True, kw_only=True):
+    """Ask what became of an invite; held open until it is no longer open or has other `failures`."""
+
+    ticket: str
+    failures: int = 0
+    wait_s: float = 0.0
+
+
+class InviteState(Struct, frozen=True, kw_only=True):
+    """An invite. `failures`: tries of its code with wrong words; `name`: who has joined with it."""
+
+    state: InviteStateName
+    failures: int
+    tries_left: int
+    last_from: str | None
+    name: str | None
 
 
 class Peer(Struct, frozen=True):
@@ -78,6 +111,8 @@ class Peer(Struct, frozen=True):
     state: PeerStateName
     addresses: list[str]
     rtt_ms: float | None
+    path: str | UnsetType = UNSET  # punched or relay; absent where it is plain
+    relay: str | UnsetType = UNSET  # the relay's name, where the path is one
 
 
 class Peers(Struct, frozen=True):

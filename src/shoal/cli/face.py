@@ -133,7 +133,7 @@ def read_argument(given: str | None, name: str) -> str:
             f"No {name} was given",
             cause="there was none among the arguments or on the standard input",
             next_step=f"paste the {name} behind the command, or pipe it in",
-            code=f"no_{name}",
+            code=f"no_{name.split()[0]}",
         )
     return text.strip()
 

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import os
 import sys
-from typing import Annotated, get_args
+from typing import TYPE_CHECKING, Annotated, get_args
 
 import typer
 
@@ -14,6 +14,9 @@ from shoal.cli import complete
 from shoal.cli.face import Face, HomeOption, JsonOption, columns, make_face, printable
 from shoal.core.errors import LocalMisuse, Refused
 from shoal.core.units import parse_duration
+
+if TYPE_CHECKING:
+    from shoal.api.client import Client
 
 PeerArgument = Annotated[
     str,
@@ -33,10 +36,14 @@ def invite(
         str | None,
         typer.Option("--user", metavar="NAME", help="Whose device it will be.", show_default=False),
     ] = None,
+    no_wait: Annotated[
+        bool,
+        typer.Option("--no-wait", help="Do not stay until it is used.", metavar="", show_default=False),
+    ] = False,
     home: HomeOption = None,
     json: JsonOption = False,
 ) -> None:
-    """Make a ticket that lets one device join, once."""
+    """Let one device join, once: makes a ticket, and a code that can be read out."""
     face = make_face(home, json)
     if role not in get_args(s.RoleName):
         raise LocalMisuse(
@@ -48,16 +55,54 @@ def invite(
     request = s.InviteRequest(role=role, expires_s=parse_duration(expires), user=user)  # type: ignore[arg-type]
     with face.connect() as client:
         ticket = client.call(ops.INVITE, request)
-    lines = [ticket.ticket]
-    if not json and sys.stdout.isatty():
-        lines = [
-            *_draw_code(ticket.ticket),  # first: on a small terminal the ticket stays in sight
-            f"The ticket admits one device as {role}, once, until {ticket.expires_at}.",
-            "On the other device, type:",
-            "",
-            f"  shoal join {ticket.ticket}",
-        ]
-    face.show(ticket, lines)
+        if json or not sys.stdout.isatty():
+            face.show(ticket, [ticket.ticket])
+            if ticket.code is not None:
+                face.tell(f"in the same local network also: shoal join {ticket.code}")
+            return
+        face.show(ticket, _describe_invite(ticket, role))
+        if not no_wait:
+            _watch_invite(face, client, ticket)
+
+
+def _describe_invite(ticket: s.Invite, role: str) -> list[str]:
+    lines = [
+        *_draw_code(ticket.ticket),  # first: on a small terminal the rest stays in sight
+        f"This admits one device as {role}, once, until {ticket.expires_at}.",
+        "On the other device, type:",
+        "",
+        f"  shoal join {ticket.ticket}",
+    ]
+    if ticket.code is not None:
+        lines += ["", "or, in the same local network (elsewhere with --at HOST:PORT):", ""]
+        lines += [f"  shoal join {ticket.code}"]
+    return lines
+
+
+def _watch_invite(face: Face, client: Client, ticket: s.Invite) -> None:
+    """Stay until the invite is used or over; tell each try with wrong words. Ctrl-C only ends the watching.
+
+    Raises: Refused when nobody can join with it any more.
+    """
+    face.tell("\nWaiting until it is used. Ctrl-C ends the waiting, not the invite.")
+    failures = 0
+    try:
+        while True:
+            found = client.invite_state(ticket.ticket, failures, s.WAIT_LIMIT_S)
+            if found.failures > failures:
+                failures = found.failures
+                where = f" from {printable(found.last_from)}" if found.last_from is not None else ""
+                end = f"tries left: {found.tries_left}" if found.tries_left else "the code is burnt"
+                face.tell(f"Wrong words were tried{where}; {end}.")
+            if found.state == "used":
+                face.tell(f"{printable(found.name or 'A device')} has joined.")
+                return
+            if found.state != "open":
+                cause = "its time is over" if found.state == "expired" else "it was taken back"
+                step = "make a new one: shoal invite"
+                raise Refused("Nobody has joined", cause=cause, next_step=step, code=found.state)
+    except KeyboardInterrupt:
+        face.tell("The invite stays open.")
 
 
 def peers(home: HomeOption = None, json: JsonOption = False) -> None:
@@ -71,12 +116,21 @@ def peers(home: HomeOption = None, json: JsonOption = False) -> None:
             peer.state,
             f"{peer.rtt_ms:.1f} ms" if peer.rtt_ms is not None else "-",
             short_id(peer.peer_id),
-            peer.addresses[0] if peer.addresses else "-",
+            _describe_way(peer),
         ]
         for peer in found.peers
     ]
     lines = columns(rows, ["NAME", "STATE", "RTT", "PEER", "ADDRESS"])
     face.show(found, lines if rows else ["no other members yet; let one in with: shoal invite"])
+
+
+def _describe_way(peer: s.Peer) -> str:
+    """Say where a peer is, and how it is reached unless that is plain."""
+    if peer.path == "relay":
+        return f"via relay {printable(peer.relay) if isinstance(peer.relay, str) else '?'}"
+    if peer.path == "punched":
+        return "direct, through NAT"
+    return peer.addresses[0] if peer.addresses else "-"
 
 
 def members(home: HomeOption = None, json: JsonOption = False) -> None:

@@ -9,8 +9,11 @@ import typer
 
 from shoal.api.schema import Status
 from shoal.cli.face import Face, HomeOption, JsonOption, make_face, printable, read_argument
+from shoal.core.errors import LocalMisuse
+from shoal.identity.code import TypedCode, complete_word, is_code
 from shoal.node.order import Flags, LaunchOrder, refuse_second_network
 from shoal.storage.home import has_network
+from shoal.transport.address import Address
 
 ListenOption = Annotated[
     list[str] | None,
@@ -19,6 +22,10 @@ ListenOption = Annotated[
 NameOption = Annotated[str | None, typer.Option("--name", metavar="N", help="This device's name.")]
 NoLanOption = Annotated[
     bool, typer.Option("--no-lan", help="Do not look for peers on the LAN.", metavar="", show_default=False)
+]
+RelayOption = Annotated[
+    bool,
+    typer.Option("--relay", help="Relay for members whom no dial reaches.", metavar="", show_default=False),
 ]
 DetachOption = Annotated[
     bool, typer.Option("--detach", "-d", help="Run in the background.", metavar="", show_default=False)
@@ -29,33 +36,71 @@ def up(
     listen: ListenOption = None,
     name: NameOption = None,
     no_lan: NoLanOption = False,
+    relay: RelayOption = False,
     detach: DetachOption = False,
     home: HomeOption = None,
     json: JsonOption = False,
 ) -> None:
     """Run the node. The first time it makes this device's identity and a network of its own."""
     face = make_face(home, json)
-    _start(face, LaunchOrder(home=face.home, mode="up", flags=_flags(listen, name, no_lan)), detach)
+    _start(face, LaunchOrder(home=face.home, mode="up", flags=_flags(listen, name, no_lan, relay)), detach)
 
 
 def join(
     ticket: Annotated[
-        str | None, typer.Argument(metavar="TICKET", help="Asked for if it is not given.")
+        list[str] | None,
+        typer.Argument(
+            metavar="TICKET|CODE",
+            help="Asked for if not given. A code may have spaces.",
+            autocompletion=_complete_code,
+        ),
+    ] = None,
+    at: Annotated[
+        str | None,
+        typer.Option("--at", metavar="HOST:PORT", help="Where the inviter of a code is, if not on the LAN."),
     ] = None,
     listen: ListenOption = None,
     name: NameOption = None,
     no_lan: NoLanOption = False,
+    relay: RelayOption = False,
     detach: DetachOption = False,
     home: HomeOption = None,
     json: JsonOption = False,
 ) -> None:
-    """Become a member of a network with a ticket, and run the node."""
+    """Become a member of a network with a ticket or a code, and run the node."""
     face = make_face(home, json)
     if has_network(face.home):  # said before the ticket is asked for; the node looks again
         raise refuse_second_network(face.home)
-    text = read_argument(ticket, "ticket")
-    order = LaunchOrder(home=face.home, mode="join", ticket=text, flags=_flags(listen, name, no_lan))
+    text = read_argument(" ".join(ticket) if ticket else None, "ticket or code")
+    secrets = _read_secret(face, text, at)
+    order = LaunchOrder(home=face.home, mode="join", **secrets, flags=_flags(listen, name, no_lan, relay))
     _start(face, order, detach)
+
+
+def _read_secret(face: Face, text: str, at: str | None) -> dict[str, str | None]:
+    """Return what the order gets: a ticket, or a code and where. Raises: LocalMisuse; no try is used up."""
+    if not is_code(text):
+        if at is not None:
+            raise LocalMisuse(
+                "This device has not joined",
+                cause="--at is for codes: a ticket knows its addresses",
+                next_step="leave --at out, or give the code",
+                code="usage",
+            )
+        return {"ticket": text}
+    code = TypedCode.parse(text)
+    address = str(Address.parse(at)) if at is not None else None
+    where = f"at {address}" if address is not None else "on the local network (up to 90 s)"
+    face.tell(f"Looking for the inviter of code {code.nameplate} {where}.")
+    return {"code": code.text, "at": address}
+
+
+def _complete_code(incomplete: str) -> list[str]:
+    """Offer the rest of a code's last word to the shell."""
+    head, hyphen, last = incomplete.rpartition("-")
+    if not last or (not hyphen and not last.isalpha()):
+        return []
+    return [f"{head}{hyphen}{word}" for word in complete_word(last.lower())]
 
 
 def status(home: HomeOption = None, json: JsonOption = False) -> None:
@@ -126,5 +171,10 @@ def _describe(found: Status, others: int | None = None) -> list[str]:
     return lines
 
 
-def _flags(listen: list[str] | None, name: str | None, no_lan: bool) -> Flags:
-    return Flags(listen=tuple(listen) if listen else None, name=name, lan=False if no_lan else None)
+def _flags(listen: list[str] | None, name: str | None, no_lan: bool, relay: bool) -> Flags:
+    return Flags(
+        listen=tuple(listen) if listen else None,
+        name=name,
+        lan=False if no_lan else None,
+        relay=relay or None,
+    )

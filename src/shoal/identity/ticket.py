@@ -9,7 +9,7 @@ offset  size  field, integers big endian
 73+n    1     number of addresses, 0 .. 8
 ...     1+m   each address: length, ASCII `host:port`
 
-The secret is never sent: the invite id, the knock and the proof are derived from it.
+Joining never sends the secret: the invite id, the knock and the proof are derived from it.
 """
 
 from __future__ import annotations

@@ -45,6 +45,16 @@ class JoinFailed:
 
 
 @dataclass(frozen=True, slots=True)
+class CodeFailed:
+    """Somebody at `address` tried wrong words for a code of ours; `left` 0: the code is burnt."""
+
+    invite_id: bytes
+    nameplate: int
+    address: str
+    left: int
+
+
+@dataclass(frozen=True, slots=True)
 class SecretsReceived:
     """Secrets arrived that this device was lacking."""
 

@@ -8,19 +8,23 @@ lost asks again with the same ticket. A wrong proof changes nothing here.
 from __future__ import annotations
 
 import hmac
+import secrets
 from collections.abc import Callable
 
 from shoal.core.clock import Clock
 from shoal.core.errors import LocalMisuse, Refused
+from shoal.identity.code import NAMEPLATE_LIMIT, TypedCode
 from shoal.identity.operations import Role, is_valid_name
 from shoal.identity.secrets import Context, derive
 from shoal.identity.ticket import ADDRESSES_LIMIT, Ticket, make_invite_id
-from shoal.storage.invites import KEEP_S, OPEN, REVOKED, USED, InviteRow
+from shoal.storage.invites import KEEP_S, OPEN, REVOKED, USED, InviteRow, check_code
 from shoal.storage.invites import Invites as InviteTable
 
 EXPIRES_DEFAULT_S = 24 * 3600.0
 EXPIRES_SHORTEST_S = 1.0
 EXPIRES_LONGEST_S = 30 * 86400.0
+SMALL_NAMEPLATES = 99  # taken first; wild guess: what two people do not mishear
+NAMEPLATES_FREE = 20  # fewer small ones than this, and all up to 999 are taken
 REMEMBERED = 512  # in memory: 256 open ones, and as many that are over
 
 
@@ -50,7 +54,7 @@ class Invites:
     async def make(
         self, network_id: bytes, role: Role, user: str, expires_s: float, addresses: list[str]
     ) -> tuple[Ticket, InviteRow]:
-        """Make an invite, durable on return.
+        """Make an invite with a ticket and a typed code, durable on return.
 
         Raises: LocalMisuse, Refused (this device may not admit that role; too many are open), StorageFault.
         """
@@ -66,7 +70,17 @@ class Invites:
         now = self._clock.wall()
         secret = Ticket.make_secret()
         expires_at = int(now + expires_s)
-        row = InviteRow(make_invite_id(secret), secret, int(role), user, now, float(expires_at))
+        code = TypedCode.make(self._choose_nameplate(now))
+        row = InviteRow(
+            make_invite_id(secret),
+            secret,
+            int(role),
+            user,
+            now,
+            float(expires_at),
+            nameplate=code.nameplate,
+            words=code.word_text,
+        )
         await self._table.add(row)
         self._remember(row)
         ticket = Ticket(network_id, self._own_id, secret, expires_at, tuple(addresses[:ADDRESSES_LIMIT]))
@@ -105,6 +119,34 @@ class Invites:
             raise _refused("expired", "its time is over")
         return row
 
+    def match_nameplate(self, nameplate: int) -> bytes | None:
+        """Return the invite whose code has this nameplate, until it expires; also one that was used."""
+        now = self._clock.wall()
+        for row in self.all():
+            if row.nameplate == nameplate and row.state != REVOKED and now < row.expires_at:
+                return row.id
+        return None
+
+    def get_code(self, invite_id: bytes, joiner: bytes) -> InviteRow:
+        """Return an invite whose words `joiner` may try now. Raises: Refused."""
+        row = self._known.get(invite_id)
+        if row is None:
+            raise _refused("unknown", "this device made no such invite, or it was long ago")
+        check_code(row, joiner, self._clock.wall())
+        return row
+
+    async def fail_code(self, invite_id: bytes) -> InviteRow:
+        """Count wrong words, durable on return. Raises: Refused (the code is over already), StorageFault."""
+        row = await self._table.fail_code(invite_id, self._clock.wall())
+        self._change(invite_id, code_failures=row.code_failures)
+        return row
+
+    async def take_code(self, invite_id: bytes, joiner: bytes) -> InviteRow:
+        """Give a code to the key that knew its words, durable on return. Raises: Refused, StorageFault."""
+        row = await self._table.take_code(invite_id, joiner, self._clock.wall())
+        self._change(invite_id, code_peer=row.code_peer)
+        return row
+
     async def use(self, invite_id: bytes, joiner: bytes) -> InviteRow:
         """Give an invite to one joiner for good, durable on return. Raises: Refused, StorageFault."""
         self.get(invite_id, joiner)
@@ -136,6 +178,19 @@ class Invites:
     def _is_answered(self, row: InviteRow) -> bool:
         """Whether its holder is told what became of it: until KEEP_S after its expiry."""
         return self._clock.wall() < row.expires_at + KEEP_S
+
+    def _change(self, invite_id: bytes, **fields: object) -> None:
+        row = self._known.get(invite_id)
+        if row is not None:  # it may have been used meanwhile: only what was written changes
+            self._known[invite_id] = row._replace(**fields)  # type: ignore[arg-type]
+
+    def _choose_nameplate(self, now: float) -> int:
+        """Return a number at random that no invite has which would answer to it."""
+        taken = {row.nameplate for row in self._known.values() if now < row.expires_at}
+        small = [n for n in range(1, SMALL_NAMEPLATES + 1) if n not in taken]
+        if len(small) >= NAMEPLATES_FREE:
+            return secrets.choice(small)
+        return secrets.choice([n for n in range(1, NAMEPLATE_LIMIT + 1) if n not in taken])
 
     def _remember(self, row: InviteRow) -> None:
         self._known[row.id] = row

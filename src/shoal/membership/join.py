@@ -224,16 +224,20 @@ async def _adopt(network: Network, ticket: Ticket, received: MembershipLog, acce
     await network.load()
 
 
+def clean_text(text: str) -> str:
+    """Return what another device says in a form that may be shown."""
+    return "".join(c if c.isprintable() else " " for c in text[:300])
+
+
 def _make_refusal(refused: JoinRefused) -> ShoalError:
     """Return the inviter's no as our error; its texts are shown, so they are cut and cleaned."""
-
-    def clean(text: str) -> str:
-        return "".join(c if c.isprintable() else " " for c in text[:300])
-
-    code = clean(refused.code)[:40]
+    code = clean_text(refused.code)[:40]
     kind = NameIsTaken if code == "name_taken" else Unavailable if code in LATER else Refused
     error = kind(
-        clean(refused.message), cause=clean(refused.cause), next_step=clean(refused.next_step), code=code
+        clean_text(refused.message),
+        cause=clean_text(refused.cause),
+        next_step=clean_text(refused.next_step),
+        code=code,
     )
     if isinstance(error, NameIsTaken):
         error.free_name = refused.free_name

@@ -178,6 +178,10 @@ class Network:
         """The id of the invite whose ticket secret made `mac`, or None."""
         return self.invites.match_knock(nonce, mac) if self.may_meet else None
 
+    def match_nameplate(self, nameplate: int) -> bytes | None:
+        """The id of the invite whose typed code has this nameplate, or None."""
+        return self.invites.match_nameplate(nameplate) if self.may_meet else None
+
     def admitting_entries(self) -> list[bytes]:
         """This device's admission with the entries before it, parents first: at most 16 in 63 KiB."""
         member = self.state.members.get(self.own_id)

@@ -1,8 +1,10 @@
-"""Answers about people: the operations on members, peers and invites."""
+"""Answers about people: the operations on members and peers."""
 
 from __future__ import annotations
 
 from typing import get_args
+
+from msgspec import UNSET, UnsetType
 
 from shoal.api import schema as s
 from shoal.core.errors import LocalMisuse, RemoteFault, Unavailable
@@ -10,19 +12,15 @@ from shoal.core.units import format_duration, format_time
 from shoal.identity.ids import format_operation_id, format_peer_id, parse_peer_id, short_peer_id
 from shoal.identity.operations import Role
 from shoal.identity.state import Member
+from shoal.node.answer_invites import ROLES
 from shoal.node.parts import Parts
+from shoal.overlay.steps import PeerStatus
 
 PEER_PREFIX_CHARACTERS = 6  # the least of a peer id that names a peer: 3 of them are its kind
 PEER_ID_CHARACTERS = len(format_peer_id(bytes(32)))
 
-_ROLES: dict[s.RoleName, Role] = {
-    "owner": Role.OWNER,
-    "admin": Role.ADMIN,
-    "member": Role.MEMBER,
-    "storage": Role.STORAGE,
-}
 _PEER_STATES: dict[str, s.PeerStateName] = {name: name for name in get_args(s.PeerStateName)}
-_ROLE_NAMES: dict[Role, s.RoleName] = {role: name for name, role in _ROLES.items()}
+_ROLE_NAMES: dict[Role, s.RoleName] = {role: name for name, role in ROLES.items()}
 
 
 class PeopleAnswers:
@@ -31,18 +29,6 @@ class PeopleAnswers:
     def __init__(self, parts: Parts) -> None:
         self._parts = parts
 
-    async def invite(self, request: s.InviteRequest) -> s.Invite:
-        """Make an invite of this device."""
-        network = self._parts.network
-        ticket, _ = await network.invites.make(
-            network.network_id,
-            _ROLES[request.role],
-            request.user or "",
-            request.expires_s,
-            self._parts.own_addresses(),
-        )
-        return s.Invite(ticket.to_text(), None, format_time(ticket.expires_at))
-
     async def peers(self, request: s.Nothing) -> s.Peers:
         """List the other members in the order of their names."""
         members = self._parts.network.state.members
@@ -50,14 +36,28 @@ class PeopleAnswers:
             s.Peer(
                 format_peer_id(peer.peer_id),
                 members[peer.peer_id].name,
-                _PEER_STATES[peer.state],
+                self._find_state(peer),
                 [str(address) for address in peer.addresses],
                 _round(peer.rtt_ms),
+                *self._find_path(peer.peer_id),
             )
             for peer in self._parts.overlay.peers_status()
             if peer.peer_id in members
         ]
         return s.Peers(sorted(found, key=lambda peer: (peer.name, peer.peer_id)))
+
+    def _find_state(self, peer: PeerStatus) -> s.PeerStateName:
+        session = self._parts.transport.find_session(peer.peer_id)
+        is_relayed = peer.state == "connected" and session is not None and session.relay is not None
+        return "relayed" if is_relayed else _PEER_STATES[peer.state]
+
+    def _find_path(self, peer_id: bytes) -> tuple[str | UnsetType, str | UnsetType]:
+        """Return how a peer is reached if not plainly, and the name of the relay if it is over one."""
+        session = self._parts.transport.find_session(peer_id)
+        if session is None or session.path == "direct":
+            return UNSET, UNSET
+        member = self._parts.network.state.members.get(session.relay) if session.relay is not None else None
+        return session.path, member.name if member is not None else UNSET
 
     async def members(self, request: s.Nothing) -> s.Members:
         """List everybody whom the log names, active members first."""

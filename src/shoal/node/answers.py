@@ -13,6 +13,7 @@ from shoal.identity.ids import format_network_id, format_peer_id
 from shoal.node.answer_content import ContentAnswers
 from shoal.node.answer_files import FileAnswers
 from shoal.node.answer_follows import FollowAnswers
+from shoal.node.answer_invites import InviteAnswers
 from shoal.node.answer_limits import LimitAnswers
 from shoal.node.answer_people import PeopleAnswers
 from shoal.node.answer_pins import PinAnswers
@@ -26,7 +27,14 @@ STOP_DELAY_S = 0.05  # after `down` is answered, so that the answer leaves first
 
 
 class Answers(
-    LimitAnswers, PeopleAnswers, FileAnswers, ContentAnswers, PinAnswers, StoreAnswers, FollowAnswers
+    LimitAnswers,
+    InviteAnswers,
+    PeopleAnswers,
+    FileAnswers,
+    ContentAnswers,
+    PinAnswers,
+    StoreAnswers,
+    FollowAnswers,
 ):
     """Implements `NodeApi`. Raises only `ShoalError`, apart from mistakes."""
 
@@ -38,6 +46,7 @@ class Answers(
         request_stop: Callable[[], None],
     ) -> None:
         super().__init__(parts)
+        FileAnswers.__init__(self, parts)
         PinAnswers.__init__(self, parts)
         StoreAnswers.__init__(self, parts)
         self._config = config
@@ -57,6 +66,7 @@ class Answers(
             listen=[str(address) for address in parts.transport.listen_addresses],
             peers=len(parts.transport.sessions()),
             version=__version__,
+            relay=self._find_relay_use() or msgspec.UNSET,
             notice=self._find_notice() or msgspec.UNSET,
         )
 
@@ -76,6 +86,20 @@ class Answers(
         asyncio.get_running_loop().call_later(STOP_DELAY_S, self._request_stop)
         return s.Stopping(os.getpid())
 
+    def _find_relay_use(self) -> s.RelayUse | None:
+        relay = self._parts.reach.relay
+        if relay is None:
+            return None
+        status = relay.status()
+        return s.RelayUse(
+            streams=status.streams,
+            streams_limit=status.limits.streams,
+            day_bytes=status.day_bytes,
+            day_limit_bytes=status.limits.day_bytes,
+            rate_limit_bytes_s=status.limits.rate_bytes_s,
+            refused=status.refused,
+        )
+
     def _find_notice(self) -> str | None:
         network = self._parts.network
         if network.is_out:
@@ -86,4 +110,4 @@ class Answers(
             }.get(word, f"this device is no member any more: {word}")
         if network.is_blocked:
             return f"no sessions until shoal is upgraded: {network.state.blocked}"
-        return None
+        return self.find_code_notice()

@@ -18,8 +18,10 @@ from shoal.core.errors import ConfigFault, LocalMisuse, StorageFault
 from shoal.core.units import parse_size
 from shoal.node.limit_settings import LimitSettings, ScheduleEntry, check_limits, check_schedule
 from shoal.node.order import Flags
+from shoal.node.relay_settings import check_relay, describe_relay
 from shoal.storage.home import resolve_path, write_private_file
 from shoal.transport.address import Address
+from shoal.transport.reach.relay_machine import RelayLimits
 from shoal.wire.limits import NAME_BYTES
 
 DEFAULT_PORT = 7411  # unassigned at IANA in 2026; if another node has it, a default picks a free one
@@ -28,7 +30,7 @@ LOG_LEVELS = ("debug", "info", "warning", "error")
 FILE_LIMIT_BYTES = 64 * 1024
 
 Plain = str | bool | list[str]
-Value = Plain | LimitSettings | tuple[ScheduleEntry, ...]
+Value = Plain | LimitSettings | tuple[ScheduleEntry, ...] | RelayLimits
 
 
 @dataclass(frozen=True)
@@ -43,8 +45,10 @@ class NodeConfig:
     interfaces: list[str] = field(default_factory=list)
     log_level: str = "info"
     store_quota: str = ""
+    relay: bool = False
     limits: LimitSettings = field(default_factory=LimitSettings)
     schedule: tuple[ScheduleEntry, ...] = ()
+    relay_limits: RelayLimits = field(default_factory=RelayLimits)
     origins: Mapping[str, str] = field(default_factory=dict)
 
     @property
@@ -69,6 +73,7 @@ class NodeConfig:
         found["schedule"] = [
             f"{entry.describe()}: {', '.join(entry.rates.describe())}" for entry in self.schedule
         ]
+        found["relay_limits"] = describe_relay(self.relay_limits)
         return found
 
 
@@ -94,7 +99,7 @@ def load_config(
         if environment.get(variable):
             values[key] = _check(key, _from_text(key, environment[variable]), f"in the variable {variable}")
             origins[key] = "environment"
-    for key in ("listen", "name", "lan"):
+    for key in ("listen", "name", "lan", "relay"):
         given = getattr(flags, key) if flags is not None else None
         if given is not None:
             given = list(given) if isinstance(given, tuple) else given
@@ -167,8 +172,10 @@ def _defaults() -> dict[str, Value]:
         "interfaces": [],
         "log_level": "info",
         "store_quota": "",
+        "relay": False,
         "limits": LimitSettings(),
         "schedule": (),
+        "relay_limits": RelayLimits(),
     }
 
 
@@ -308,7 +315,11 @@ def _check_quota(value: object) -> Plain:
 
 
 _TABLE_HEADER = re.compile(r"\s*\[\[?\s*[A-Za-z]")  # a list's lines begin with a quote
-_TABLES: dict[str, Callable[[object, str], Value]] = {"limits": check_limits, "schedule": check_schedule}
+_TABLES: dict[str, Callable[[object, str], Value]] = {
+    "limits": check_limits,
+    "schedule": check_schedule,
+    "relay_limits": check_relay,
+}
 _CHECKS: dict[str, Callable[[object], Plain]] = {
     "listen": _check_listen,
     "name": _check_name,
@@ -317,4 +328,5 @@ _CHECKS: dict[str, Callable[[object], Plain]] = {
     "interfaces": _check_texts,
     "log_level": _check_level,
     "store_quota": _check_quota,
+    "relay": _check_bool,
 }

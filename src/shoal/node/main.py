@@ -99,7 +99,7 @@ async def _run_node(
     stop = _Stop(crash_file, on_stopping)
     is_up = False
     try:
-        async with Node(config, home=home, ticket=order.ticket if order.mode == "join" else None) as node:
+        async with Node(config, home=home, ticket=order.ticket, code=order.code, at=order.at) as node:
             status = await node.status()
             log.info("up: %s, process %s, listening on %s", status.name, status.pid, ", ".join(status.listen))
             on_up(status)

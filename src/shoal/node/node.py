@@ -21,6 +21,7 @@ from shoal.core.events import EventBus
 from shoal.core.observation import ObservationLog
 from shoal.core.supervisor import Restart, Supervisor
 from shoal.identity import keystore
+from shoal.identity.code import TypedCode
 from shoal.identity.keystore import Keystore
 from shoal.identity.ticket import Ticket
 from shoal.membership import network as membership_network
@@ -31,11 +32,12 @@ from shoal.node.journal import Journal
 from shoal.node.listen import choose_listen, pack_addresses, unpack_addresses
 from shoal.node.order import refuse_second_network
 from shoal.node.parts import Base
-from shoal.node.start import run_parts
+from shoal.node.start import find_inviter, run_parts
 from shoal.node.wiring import wire
 from shoal.storage.database import Database
 from shoal.storage.home import Home, find_network
 from shoal.storage.stores import Stores, make_stores
+from shoal.transport.address import Address
 
 log = logging.getLogger("shoal.node")
 
@@ -45,7 +47,8 @@ LISTEN_VALUE = "listen"  # where this node listened last
 class Node:
     """Runs one device. `async with` starts it and stops it; leaving takes at most 5 s.
 
-    In a home without a network it makes one, or joins the one of `ticket`. `recovery_key` is set by the
+    In a home without a network it makes one, or joins the one of `ticket`, or of the typed `code`, whose
+    inviter it looks for on the LAN unless it is told `at` which address. `recovery_key` is set by the
     start that made a network, and kept nowhere. A home that the caller has opened is the caller's to close.
     """
 
@@ -55,6 +58,8 @@ class Node:
         *,
         home: Home | None = None,
         ticket: str | None = None,
+        code: str | None = None,
+        at: str | None = None,
         clock: Clock | None = None,
         rng: random.Random | None = None,
     ) -> None:
@@ -62,6 +67,8 @@ class Node:
         self.recovery_key: str | None = None
         self._home = home
         self._ticket_text = ticket
+        self._code_text = code
+        self._at_text = at
         self._clock = clock or SystemClock()
         self._random = rng or random.Random(os.urandom(16))  # noqa: S311 - jitter and ties, not secrecy
         self._stack = AsyncExitStack()
@@ -73,7 +80,7 @@ class Node:
         """Start. Cancelling undoes what was started.
 
         Raises: ConfigFault, Refused (the home is in use, or has a network and there is a ticket),
-        StorageFault, and for a ticket LocalMisuse, Refused, Unavailable.
+        StorageFault, and for a ticket or code LocalMisuse, Refused, Unavailable, RemoteFault.
         """
         async with AsyncExitStack() as stack:
             await self._start(stack)
@@ -114,11 +121,15 @@ class Node:
 
     async def _start(self, stack: AsyncExitStack) -> None:
         ticket = Ticket.parse(self._ticket_text) if self._ticket_text is not None else None
+        code = TypedCode.parse(self._code_text) if self._code_text is not None else None
+        at = Address.parse(self._at_text) if self._at_text is not None else None
         home = self._home or stack.enter_context(Home.open(self.config.home, create=True))
         network_id = find_network(home.path)
-        if ticket is not None and network_id is not None:
+        if (ticket is not None or code is not None) and network_id is not None:
             raise refuse_second_network(home.path)
         keys = _open_keys(home.path, may_create=network_id is None)
+        if code is not None:
+            ticket = await find_inviter(keys.device, code, at, self.config, self._clock)
         database = Database(home.database_path)
         stack.push_async_callback(database.close)
         await _open(database)

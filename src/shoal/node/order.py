@@ -22,14 +22,17 @@ class Flags(Struct, frozen=True, kw_only=True):
     listen: tuple[str, ...] | None = None
     name: str | None = None
     lan: bool | None = None
+    relay: bool | None = None
 
 
 class LaunchOrder(Struct, frozen=True, kw_only=True):
-    """Run a node in `home`: as it is, or first become a member with `ticket`."""
+    """Run a node in `home`: as it is, or first become a member with `ticket`, or by `code` (found `at`)."""
 
     home: str
     mode: Literal["up", "join"] = "up"
     ticket: str | None = None
+    code: str | None = None
+    at: str | None = None
     flags: Flags = Flags()
 
 

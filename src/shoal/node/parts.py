@@ -20,6 +20,7 @@ from shoal.storage.store import Store
 from shoal.storage.stores import Stores
 from shoal.swarm.service import SwarmService
 from shoal.transport.lane_broker import LaneBroker
+from shoal.transport.reach.service import ReachService
 from shoal.transport.transport import Transport
 
 if TYPE_CHECKING:
@@ -53,6 +54,7 @@ class Parts:
     files: Files
     pins: PinKeeper
     limiter: Limiter
+    reach: ReachService
     discovery: Discovery | None
 
     @property

@@ -3,14 +3,21 @@
 from __future__ import annotations
 
 import logging
-from contextlib import AsyncExitStack
+from collections.abc import AsyncIterator
+from contextlib import AsyncExitStack, aclosing
 
+from shoal.core.clock import Clock
 from shoal.core.errors import Refused, RemoteFault, Unavailable
+from shoal.identity.code import TypedCode
+from shoal.identity.keys import DeviceKeys
 from shoal.identity.ticket import Ticket
+from shoal.membership.code_join import find_ticket
 from shoal.membership.join import join_network
 from shoal.node.config import NodeConfig
 from shoal.node.parts import Parts
 from shoal.storage.home import Home
+from shoal.transport.address import Address
+from shoal.transport.code_dial import CodeDialler
 
 log = logging.getLogger("shoal.node")
 
@@ -30,6 +37,7 @@ async def run_parts(
     stack.push_async_callback(parts.transport.close)
     await parts.transport.start()
     stack.callback(parts.lanes.close)
+    stack.callback(parts.reach.close)
     joined = None
     if ticket is not None:
         joined = await join_network(
@@ -55,3 +63,30 @@ async def run_parts(
             await parts.transport.dial(joined.inviter, joined.address, FIRST_SESSION_TIMEOUT_S)
         except (Unavailable, Refused, RemoteFault) as error:
             log.warning("joined, but no session is up yet: %s", error)
+
+
+async def find_inviter(
+    keys: DeviceKeys, code: TypedCode, at: Address | None, config: NodeConfig, clock: Clock
+) -> Ticket:
+    """Exchange a typed code for its ticket: with who is `at` an address, else with whoever is on the LAN.
+
+    Raises: Refused, RemoteFault, Unavailable (nobody answers for its number).
+    """
+    dialler = CodeDialler(keys, clock.monotonic)
+    if at is not None:
+        return await find_ticket(dialler, code, keys.peer_id, _only(at))
+    if not config.lan:
+        raise Unavailable(
+            "This device has not joined",
+            cause="it may not look for the other one on the LAN",
+            next_step="name the other device (--at HOST:PORT), or leave out --no-lan",
+            code="lan_off",
+        )
+    from shoal.transport.lan_search import LanSearch  # zeroconf takes a while to import
+
+    async with aclosing(LanSearch(config.interfaces or None).find()) as addresses:
+        return await find_ticket(dialler, code, keys.peer_id, addresses)
+
+
+async def _only(address: Address) -> AsyncIterator[Address]:
+    yield address

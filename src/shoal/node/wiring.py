@@ -13,6 +13,7 @@ from shoal.apps.files.pins import PinKeeper
 from shoal.apps.files.ports import FileStores
 from shoal.apps.files.service import Files
 from shoal.identity.keys import DeviceKeys
+from shoal.membership.code_door import CodeDoor, answer_joins
 from shoal.membership.events import MembershipChanged
 from shoal.membership.inviter import Inviter
 from shoal.membership.network import Network
@@ -30,6 +31,8 @@ from shoal.swarm.service import SwarmService
 from shoal.transport.address import Address
 from shoal.transport.config import TransportConfig
 from shoal.transport.lane_broker import LaneBroker
+from shoal.transport.reach.relay import Relay
+from shoal.transport.reach.service import ReachService
 from shoal.transport.transport import Transport
 
 if TYPE_CHECKING:
@@ -86,7 +89,24 @@ def wire(
         clock=clock,
         observe=observe,
         rng=base.rng,
+        relays=config.relay,
     )
+    reach = ReachService(
+        transport,
+        own_id=keys.peer_id,
+        relay=Relay(transport, config.relay_limits, supervisor, clock.monotonic, observe)
+        if config.relay
+        else None,
+        is_member=network.is_active,
+        addresses_of=overlay.direct_addresses,
+        relays_of=overlay.relays_of,
+        supervisor=supervisor,
+        monotonic=clock.monotonic,
+        observe=observe,
+        rng=base.rng,
+    )
+    transport.attach_reach(reach)
+    overlay.on_network_changed = reach.network_changed
     base.events.on(MembershipChanged, lambda event: overlay.members_changed())
     assert network.enforcer is not None  # MembershipService has set it
     network.enforcer.on_ended(overlay.drop)
@@ -100,9 +120,9 @@ def wire(
         observe=observe,
         rng=base.rng,
     )
-    for service in (membership, overlay, swarm):
+    for service in (membership, overlay, swarm, reach):
         transport.register(service)
-    transport.on_join = Inviter(network, clock, observe).on_join
+    transport.on_join = answer_joins(Inviter(network, clock, observe), CodeDoor(network, clock, observe))
     store = Store(stores.database, home.store_path, quota_bytes=config.store_quota_bytes)
     files = Files(
         network=network,
@@ -129,6 +149,7 @@ def wire(
         files=files,
         pins=PinKeeper(files.context, store, stores.pins, files.share_lock),
         limiter=limiter,
+        reach=reach,
         discovery=discovery,
     )
 

@@ -46,13 +46,13 @@ class DialPlan:
     def __contains__(self, peer: object) -> bool:
         return peer in self._plans
 
-    def add(self, now: float, peer: bytes) -> list[Effect]:
-        """Plan a member that has no session (any more)."""
+    def add(self, now: float, peer: bytes, at_once: bool = False) -> list[Effect]:
+        """Plan a member that has no session (any more); `at_once` where the other end does not dial too."""
         if peer in self._plans:
             return []
         self._plans[peer] = _Plan()
-        wait_s = self._random.uniform(0.0, SPREAD_S)
-        if self._own_id > peer:
+        wait_s = 0.0 if at_once else self._random.uniform(0.0, SPREAD_S)
+        if self._own_id > peer and not at_once:
             wait_s += GIVE_WAY_S
         return [SetTimer(now + wait_s, ("dial", peer))]
 
@@ -91,6 +91,13 @@ class DialPlan:
         plan.began_at = now
         return [SetTimer(now, ("dial", peer))]
 
+    def offer_way(self, now: float, peer: bytes, way: str) -> list[Effect]:
+        """There is a relay to the peer: next, unless no address was tried yet, which may make it needless."""
+        plan = self._plans.get(peer)
+        if plan is None or (plan.dialling is None and plan.rounds == 0):
+            return []
+        return self.offer(now, peer, [way])
+
     def on_timer(self, now: float, peer: bytes) -> list[Effect]:
         """Begin a round or go on with it."""
         plan = self._plans.get(peer)
@@ -128,6 +135,11 @@ class DialPlan:
     def is_settling(self) -> bool:
         """Whether some member with known addresses was not tried once yet."""
         return any(plan.rounds == 0 and self._addresses(peer) for peer, plan in self._plans.items())
+
+    def rounds_of(self, peer: bytes) -> int:
+        """Return how many rounds ended without a session."""
+        plan = self._plans.get(peer)
+        return 0 if plan is None else plan.rounds
 
     def why(self, peer: bytes) -> str:
         """What the last dial failed by, or an empty text."""

@@ -8,7 +8,9 @@ from __future__ import annotations
 from collections.abc import Iterable, Sequence
 
 from shoal.core.errors import LimitExceeded, MalformedMessage
+from shoal.core.units import KIB
 from shoal.identity.record import RECORD_LIMIT_BYTES
+from shoal.overlay.substrate import messages as substrate
 from shoal.wire.codec import Message
 from shoal.wire.limits import GOSSIP_BYTES
 from shoal.wire.registry import MessageTable, ServiceNumber
@@ -18,6 +20,13 @@ PEER_BYTES = 32
 RECORDS = 64  # in one message
 KEYS = 256  # in one message
 PROVIDERS = 64  # of one key
+PROVISIONS = 16  # in one message
+PROVISION_BYTES = 5 * KIB
+BUCKETS = 64
+HASH_BYTES = 8
+SUMMARY_ITEMS = 256
+WANTED_ITEMS = 256
+SLOTS = 65  # of a subject: its record and the pages of its provisions
 _OVERHEAD_BYTES = 16  # array headers of a message
 _ITEM_OVERHEAD_BYTES = 3  # MessagePack header of a byte string
 
@@ -59,8 +68,40 @@ class Answer(Message, frozen=True, array_like=True):
     providers: list[bytes]  # at most 64 of 32 bytes
 
 
+class Provisions(Message, frozen=True, array_like=True):
+    """Signed provisions of anybody (overlay/provision.py), in answer to Summary or Wanted."""
+
+    provisions: list[bytes]  # 1-16, each at most 5 KiB
+
+
+class Digest(Message, frozen=True, array_like=True):
+    """Begins a round of anti-entropy: a hash of each bucket. Answered by Summary for those that differ."""
+
+    hashes: list[bytes]  # 64 of 8 bytes
+
+
+class Summary(Message, frozen=True, array_like=True):
+    """All that the sender has of a bucket, of the subjects from `first` to `last`: subject, slot, seq.
+
+    The receiver sends Records and Provisions that are newer here, and Wanted for what is newer there.
+    """
+
+    bucket: int
+    first: bytes  # 32
+    last: bytes  # 32
+    items: list[tuple[bytes, int, int]]  # at most 256, ascending
+
+
+class Wanted(Message, frozen=True, array_like=True):
+    """Send these: subject and slot (0: record, n: provision of page n - 1)."""
+
+    slots: list[tuple[bytes, int]]  # 1-256
+
+
+EXCHANGE: dict[int, type[Message]] = {54: Provisions, 56: Digest, 58: Summary, 60: Wanted}
 OVERLAY_TABLE = MessageTable(
-    ServiceNumber.OVERLAY, {2: Records, 4: Announce, 6: Retract, 8: Query, 10: Answer}
+    ServiceNumber.OVERLAY,
+    {2: Records, 4: Announce, 6: Retract, 8: Query, 10: Answer, **substrate.NUMBERS, **EXCHANGE},
 )
 
 
@@ -81,8 +122,28 @@ def check(message: Message) -> None:
             _number(query)
             _count("providers", providers, PROVIDERS)
             _lengths("peer id", providers, PEER_BYTES)
+        case Provisions(provisions):
+            _count("provisions", provisions, PROVISIONS)
+            if any(len(provision) > PROVISION_BYTES for provision in provisions):
+                raise LimitExceeded("a provision over the limit")
+        case Digest(hashes):
+            if len(hashes) != BUCKETS:
+                raise MalformedMessage(f"a digest of another number of buckets than {BUCKETS}")
+            _lengths("hash", hashes, HASH_BYTES)
+        case Summary(bucket, first, last, items):
+            if not 0 <= bucket < BUCKETS:
+                raise MalformedMessage("a bucket out of range")
+            _count("items", [subject for subject, _, _ in items], SUMMARY_ITEMS)
+            _lengths("peer id", [first, last, *(subject for subject, _, _ in items)], PEER_BYTES)
+            if any(not 0 <= slot < SLOTS or not 0 <= seq < 2**63 for _, slot, seq in items):
+                raise MalformedMessage("an item out of range")
+        case Wanted(slots):
+            _count("slots", [subject for subject, _ in slots], WANTED_ITEMS)
+            _lengths("peer id", [subject for subject, _ in slots], PEER_BYTES)
+            if any(not 0 <= slot < SLOTS for _, slot in slots):
+                raise MalformedMessage("a slot out of range")
         case _:
-            raise MalformedMessage("not a message of the overlay", cause=type(message).__name__)
+            substrate.check(message)
 
 
 def make_record_pages(records: Iterable[bytes]) -> list[Records]:
@@ -98,6 +159,20 @@ def make_record_pages(records: Iterable[bytes]) -> list[Records]:
         page.append(record)
         size += more
     return [*pages, Records(page)] if page else pages
+
+
+def make_provision_pages(provisions: Iterable[bytes]) -> list[Provisions]:
+    """Put provisions into as few messages of at most 16 KiB as their order allows."""
+    pages: list[list[bytes]] = []
+    size = 0
+    for packed in provisions:
+        more = len(packed) + _ITEM_OVERHEAD_BYTES
+        if not pages or size + more > GOSSIP_BYTES or len(pages[-1]) == PROVISIONS:
+            pages.append([])
+            size = _OVERHEAD_BYTES
+        pages[-1].append(packed)
+        size += more
+    return [Provisions(page) for page in pages]
 
 
 def make_announcements(keys: Sequence[bytes]) -> list[Announce]:

@@ -13,7 +13,7 @@ from shoal.core.budget import BoundedMap
 from shoal.core.errors import LocalMisuse, RemoteFault
 from shoal.identity.record import PeerRecord, parse_record
 from shoal.storage.peers import PeerRow
-from shoal.transport.address import Address, may_dial
+from shoal.transport.address import VIA, Address, may_dial
 from shoal.wire.limits import MEMBERS
 
 TRUSTED = 8  # addresses from tickets, joins and discovery; the oldest gives way
@@ -122,8 +122,12 @@ class PeerBook:
     def mark_good(self, peer: bytes, address: str, wall: float) -> None:
         """Note that a dial of this address became a session."""
         contact = self._make(peer)
-        if contact is not None:
-            contact.last_good, contact.last_good_at, contact.failures = address, wall, 0
+        if contact is None:
+            return
+        contact.failures = 0
+        way = find_address(address)
+        if way is not None and not way.is_way:  # what a relay did says nothing for the next time
+            contact.last_good, contact.last_good_at = address, wall
 
     def drop(self, peer: bytes) -> bool:
         """Forget a peer; return whether it was known."""
@@ -142,6 +146,11 @@ class PeerBook:
         if contact.record is not None:
             found += [text for text in contact.record.addresses if _may_dial(text)]
         return [text for text in dict.fromkeys(found) if text not in own]
+
+    def relays_of(self, peer: bytes) -> tuple[bytes, ...]:
+        """Return over whom a peer says that it can be reached."""
+        contact = self._contacts.get(peer)
+        return () if contact is None or contact.record is None else contact.record.via
 
     def _set_record(self, contact: Contact, record: PeerRecord) -> None:
         if contact.record is not None:
@@ -163,7 +172,10 @@ def is_loopback(text: str) -> bool:
 
 
 def find_address(text: str) -> Address | None:
-    """Return the address in a text out of a record or row, or None."""
+    """Return the address in a text out of a record or row, or the way over a relay that we made, or None."""
+    if text.startswith(VIA):
+        way = Address(text, 0)
+        return way if way.relay is not None else None
     try:
         return Address.parse(text)
     except LocalMisuse:

@@ -6,6 +6,8 @@ from collections.abc import Sequence
 from typing import Protocol
 
 from shoal.overlay.steps import PeerStatus, Result
+from shoal.overlay.substrate.service import SubstrateStatus, TopicHandler
+from shoal.transport.session import Session
 
 
 class OverlayPort(Protocol):
@@ -35,6 +37,25 @@ class OverlayPort(Protocol):
 
     def peers_status(self) -> list[PeerStatus]:
         """Return every other active member, in the order of ids."""
+        ...
+
+    def find_session(self, peer_id: bytes) -> Session | None:
+        """Return the session with a peer; without one, in a large network, it is dialled."""
+        ...
+
+    def broadcast(self, topic: int, payload: bytes) -> None:
+        """Send a payload to all members, perhaps late. Raises: LocalMisuse beyond 16,320 bytes.
+
+        The payload has to be signed by whom it is about: every node judges it before it passes it on.
+        """
+        ...
+
+    def handle(self, topic: int, handler: TopicHandler) -> None:
+        """Let `handler` judge and take the broadcasts of a topic. Own ones are not delivered here."""
+        ...
+
+    def substrate_status(self) -> SubstrateStatus:
+        """Return how this node keeps the network together: mode, neighbours, size."""
         ...
 
     def own_addresses(self) -> list[str]:

@@ -8,20 +8,25 @@ from collections.abc import Callable, Iterable, Sequence
 from random import Random
 from typing import Protocol
 
+from shoal.core.chance import Chance
 from shoal.core.clock import Clock
 from shoal.core.errors import LocalMisuse, MalformedMessage, ShoalError, Unavailable
 from shoal.core.observation import Observation, Observer
 from shoal.core.supervisor import Supervisor
 from shoal.identity.ids import short_peer_id
 from shoal.identity.keys import DeviceKeys
-from shoal.identity.record import PeerRecord, parse_record, sign_record
+from shoal.identity.record import ADDRESSES_LIMIT, VIA_LIMIT, PeerRecord, parse_record, sign_record
 from shoal.overlay.mesh import MeshMachine
-from shoal.overlay.messages import KEY_BYTES, OVERLAY_TABLE, check
+from shoal.overlay.messages import KEY_BYTES, OVERLAY_TABLE, Records, check
 from shoal.overlay.peer_book import find_address
+from shoal.overlay.provision import sign_provision
 from shoal.overlay.steps import (
+    PROVISION_TOPIC,
+    RECORD_TOPIC,
     Cancel,
     Connect,
     ContactFound,
+    Delivered,
     DialEnded,
     Effect,
     Emit,
@@ -32,8 +37,10 @@ from shoal.overlay.steps import (
     Members,
     NetworkChanged,
     Observe,
+    OwnProvision,
     OwnRecord,
     OwnRecordBehind,
+    PageChanged,
     PeerStatus,
     Publish,
     Received,
@@ -43,11 +50,18 @@ from shoal.overlay.steps import (
     SessionDown,
     SessionUp,
     SetTimer,
+    Sparse,
+    Spread,
     Started,
     Timer,
     Token,
+    Unreached,
+    Wanted,
     Withdraw,
 )
+from shoal.overlay.substrate.messages import NUMBERS
+from shoal.overlay.substrate.plumtree import Verdict
+from shoal.overlay.substrate.service import MESH_MEMBERS, SubstrateService, SubstrateStatus, TopicHandler
 from shoal.storage.peers import PeerRow
 from shoal.transport.address import Address
 from shoal.transport.interfaces import POLL_S, choose_addresses, list_interface_addresses
@@ -64,6 +78,11 @@ SAVE_S = 0.2  # rows of the peer book are collected this long
 CLOSE_SAVE_S = 2.0
 SLEPT_S = 10.0  # the wall clock moved this much more than a poll should take: the machine slept
 WAITING = 4096  # inputs kept until `start` has loaded the book
+RELAYS_S = 0.2  # relays that come and go are collected this long before our record says so
+SUBSTRATE = frozenset(NUMBERS.values())
+NEVER_TRIED = frozenset(
+    {"", "idle", "replaced"}
+)  # ends after which a member can be reached as far as we know
 LOCATE_GRACE_S = 1.0  # beyond its budget a search cannot last: the machine's timer ends it
 
 
@@ -76,6 +95,8 @@ class OverlayTransport(Protocol):
     async def dial(self, peer_id: bytes, address: Address, timeout_s: float = 8.0) -> Session: ...
 
     def find_session(self, peer_id: bytes) -> Session | None: ...
+
+    def sessions(self) -> list[Session]: ...
 
     def probe_sessions(self) -> None: ...
 
@@ -122,7 +143,15 @@ class OverlayService(BaseService):
         observe: Observer,
         rng: Random,
         poll_s: float = POLL_S,
+        relays: bool = False,
+        mesh_members: int = MESH_MEMBERS,
+        is_busy: Callable[[bytes], bool] = lambda peer: False,
     ) -> None:
+        """`relays`: this node splices streams for others, and its record says so.
+
+        `mesh_members`: up to as many members keep a session with everybody. `is_busy`: whether bulk data
+        runs beside the session with a peer.
+        """
         self._transport = transport
         self._members = members
         self._store = store
@@ -133,7 +162,27 @@ class OverlayService(BaseService):
         self._clock = clock
         self._observe = observe
         self._poll_s = poll_s
+        self._relays = relays
+        self._mesh_members = mesh_members
+        self._look_soon: asyncio.TimerHandle | None = None
+        self.on_network_changed: Callable[[], None] = lambda: None
+        self.outer_addresses: Callable[[], list[str]] = list  # of a router that leads them here
         self._machine = MeshMachine(keys.peer_id, network_id, rng)
+        self._substrate = SubstrateService(
+            keys.peer_id,
+            transport,
+            Chance(rng.getrandbits(64)),
+            dial=lambda peer: self._step(Wanted(peer)),
+            set_sparse=lambda on: self._step(Sparse(on)),
+            is_busy=is_busy,
+            find_reachable=self._machine.reachable,
+            compare=lambda: self._step(Timer(("exchange",))),
+            clock=clock,
+            observe=observe,
+            mesh_members=mesh_members,
+        )
+        for topic in (RECORD_TOPIC, PROVISION_TOPIC):
+            self._substrate.handle(topic, _Taker(self._machine, self._step, topic))
         self._timers: dict[Token, asyncio.TimerHandle] = {}  # bounded by members and searches
         self._dials: dict[bytes, asyncio.Task[None]] = {}  # bounded by the machine's DIALS
         self._searches: dict[int, asyncio.Future[Result]] = {}  # bounded by the machine's SEARCHES
@@ -155,10 +204,13 @@ class OverlayService(BaseService):
             self._seq = _seq_of(own.record, self._network_id)
         members = frozenset(self._members.active_members())
         self._started = True
+        if len(members) > self._mesh_members:
+            self._step(Sparse(True))  # before the members are there to be dialled
         self._step(Started(self._sign_record(), members, tuple(rows)))
         waiting, self._waiting = self._waiting, []
         for event in waiting:
             self._step(event)
+        self._substrate.start(members)
         self._supervisor.start("overlay book", self._keep_saved)
         self._supervisor.start("overlay addresses", self._watch_addresses)
 
@@ -166,10 +218,13 @@ class OverlayService(BaseService):
         """Stop dialling, save the book; idempotent, at most CLOSE_SAVE_S."""
         if self._closed:
             return
+        self._substrate.close()
         self._closed = True
         for timer in self._timers.values():
             timer.cancel()
         self._timers.clear()
+        if self._look_soon is not None:
+            self._look_soon.cancel()
         for task in list(self._dials.values()):
             task.cancel()
         for future in self._searches.values():
@@ -222,29 +277,72 @@ class OverlayService(BaseService):
                 used = str(session.dial_address)
                 addresses = [used, *(text for text in addresses if text != used)]
             rtt_ms = None if session is None else session.rtt_ms
-            found.append(PeerStatus(peer, state, addresses, rtt_ms, why))
+            neighbour = self._substrate.is_neighbour(peer)
+            ended = "" if session is not None else self._substrate.find_end(peer)
+            if state == "offline" and not self._substrate.is_mesh and ended in NEVER_TRIED:
+                state = "known"
+            found.append(PeerStatus(peer, state, addresses, rtt_ms, why, neighbour, ended))
         return found
+
+    def find_session(self, peer_id: bytes) -> Session | None:
+        """See `OverlayPort.find_session`."""
+        session = self._transport.find_session(peer_id)
+        if session is None and self._started and not self._substrate.is_mesh:
+            self._substrate.want(peer_id)
+        return session
+
+    def broadcast(self, topic: int, payload: bytes) -> None:
+        """See `OverlayPort.broadcast`."""
+        self._substrate.broadcast(topic, payload)
+
+    def handle(self, topic: int, handler: TopicHandler) -> None:
+        """See `OverlayPort.handle`."""
+        self._substrate.handle(topic, handler)
+
+    def substrate_status(self) -> SubstrateStatus:
+        """See `OverlayPort.substrate_status`."""
+        return self._substrate.status()
 
     def own_addresses(self) -> list[str]:
         """See `OverlayPort.own_addresses`."""
         chosen = choose_addresses(self._transport.listen_addresses, list_interface_addresses())
-        return [str(address) for address in chosen]
+        inner = [str(address) for address in chosen]
+        # second: on our own network a router's outer address often leads nowhere
+        found = dict.fromkeys([*inner[:1], *self.outer_addresses(), *inner[1:]])
+        return list(found)[:ADDRESSES_LIMIT]
+
+    def direct_addresses(self, peer_id: bytes) -> list[Address]:
+        """Return what of a peer may be dialled without a relay, most promising first."""
+        found = map(find_address, self._machine.direct_addresses(peer_id))
+        return [address for address in found if address is not None]
+
+    def outer_changed(self) -> None:
+        """What `outer_addresses` returns is something else."""
+        self._look_at_relays()
+
+    def relays_of(self, peer_id: bytes) -> list[bytes]:
+        """Return the relays, with a session here, over which a peer can be reached."""
+        return self._machine.relays_of(peer_id)
 
     def add_contact(self, peer_id: bytes, addresses: Sequence[str]) -> None:
         """See `OverlayPort.add_contact`."""
         self._step(ContactFound(peer_id, tuple(addresses)))
+        self._substrate.on_contact(peer_id)
 
     def network_changed(self) -> None:
         """See `OverlayPort.network_changed`."""
         self._refresh_record()
         self._transport.probe_sessions()
         self._step(NetworkChanged())
+        self.on_network_changed()
 
     # -- told by membership ----------------------------------------------------------------------------
 
     def members_changed(self) -> None:
         """The set of active members is another one, or our own name is."""
-        self._step(Members(frozenset(self._members.active_members())))
+        members = frozenset(self._members.active_members())
+        self._step(Members(members))
+        self._substrate.on_members(members)
         self._refresh_record()
 
     def drop(self, peer_id: bytes) -> None:
@@ -252,22 +350,33 @@ class OverlayService(BaseService):
         task = self._dials.pop(peer_id, None)
         if task is not None:
             task.cancel()
-        self._step(Members(frozenset(self._members.active_members() - {peer_id})))
+        members = frozenset(self._members.active_members() - {peer_id})
+        self._step(Members(members))
+        self._substrate.on_members(members)
 
     # -- told by transport -----------------------------------------------------------------------------
 
     def on_session_up(self, session: Session) -> None:
         """A session is settled."""
         self._step(SessionUp(session.peer_id, session.over_loopback))
+        self._substrate.on_session_up(session.peer_id)
+        self._look_at_relays()
 
     def on_session_down(self, session: Session, reason: str) -> None:
         """A session ended."""
         self._step(SessionDown(session.peer_id, reason))
+        self._substrate.on_session_down(session.peer_id, reason)
+        self._look_at_relays()
 
     def on_notice(self, session: Session, message: Message) -> None:
         """Check a message and give it to the machine. Raises: MalformedMessage, LimitExceeded."""
         check(message)
+        if type(message) in SUBSTRATE:
+            self._substrate.on_message(session.peer_id, message)
+            return
         self._step(Received(session.peer_id, message))
+        if isinstance(message, Records):
+            self._look_at_relays()
 
     async def on_request(self, session: Session, message: Message) -> Message:
         """No message of the overlay is a request. Raises: MalformedMessage."""
@@ -313,6 +422,14 @@ class OverlayService(BaseService):
             case Emit(OwnRecordBehind(seq)):
                 self._seq = max(self._seq, seq)
                 self._step(OwnRecord(self._sign_record()))
+            case Spread(topic, payload):
+                self._substrate.broadcast(topic, payload)
+            case Emit(PageChanged(page, least_seq, keys)):
+                seq = max(least_seq, int(self._clock.wall() * 1000))
+                provision = sign_provision(self._keys, self._network_id, page, seq, keys)
+                self._step(OwnProvision(provision))
+            case Emit(Unreached(peer, _)):
+                self._substrate.on_unreached(peer)
             case Observe(rule, peer, detail):
                 self._observe(Observation(rule, short_peer_id(peer), detail))
 
@@ -367,7 +484,26 @@ class OverlayService(BaseService):
         self._seq += 1
         name = self._name()
         time = max(0, int(self._clock.wall()))
-        return sign_record(self._keys, self._network_id, self._seq, self.own_addresses(), name, time)
+        via = self._choose_relays()
+        addresses = self.own_addresses()
+        return sign_record(self._keys, self._network_id, self._seq, addresses, name, time, self._relays, via)
+
+    def _choose_relays(self) -> tuple[bytes, ...]:
+        """Return the relays by which we say that we can be reached; which ones differs from node to node."""
+        own = int.from_bytes(self._keys.peer_id, "big")
+        near = [(int.from_bytes(relay, "big") ^ own, relay) for relay in self._machine.relays_near()]
+        sessions = [(rank, relay, self._transport.find_session(relay)) for rank, relay in sorted(near)]
+        direct = [relay for _, relay, session in sessions if session is not None and session.relay is None]
+        return tuple(direct[:VIA_LIMIT])
+
+    def _look_at_relays(self) -> None:
+        """Say in our record over whom we can be reached, once for many changes."""
+        if self._look_soon is None and not self._closed:
+            self._look_soon = asyncio.get_running_loop().call_later(RELAYS_S, self._look_now)
+
+    def _look_now(self) -> None:
+        self._look_soon = None
+        self._refresh_record()
 
     def _refresh_record(self) -> bool:
         """Sign and send our record anew if it says something else now; return whether addresses changed."""
@@ -375,7 +511,8 @@ class OverlayService(BaseService):
         if record is None or self._closed:
             return False
         addresses = tuple(self.own_addresses())
-        if record.addresses != addresses or record.name != self._name():
+        said = (record.addresses, record.name, record.relays, record.via)
+        if said != (addresses, self._name(), self._relays, self._choose_relays()):
             self._step(OwnRecord(self._sign_record()))
         return record.addresses != addresses
 
@@ -390,6 +527,7 @@ class OverlayService(BaseService):
                 log.info("%s; it has %s", what, ", ".join(self.own_addresses()) or "none")
                 self._transport.probe_sessions()
                 self._step(NetworkChanged())
+                self.on_network_changed()
 
     # -- the book on disk ------------------------------------------------------------------------------
 
@@ -413,6 +551,21 @@ class OverlayService(BaseService):
             self._unsaved = {**unsaved, **self._unsaved}
             self._saving.set()
             raise
+
+
+class _Taker:
+    """Judges and takes the broadcasts of one topic of the mesh machine."""
+
+    def __init__(self, machine: MeshMachine, step: Callable[[Input], None], topic: int) -> None:
+        self._machine = machine
+        self._step = step
+        self._topic = topic
+
+    def judge(self, payload: bytes) -> Verdict:
+        return self._machine.judge(self._topic, payload)
+
+    def deliver(self, payload: bytes) -> None:
+        self._step(Delivered(self._topic, payload))
 
 
 def _seq_of(packed: bytes, network_id: bytes) -> int:

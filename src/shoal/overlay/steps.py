@@ -10,9 +10,12 @@ from collections.abc import Hashable
 from dataclasses import dataclass, field
 
 from shoal.identity.record import PeerRecord
+from shoal.overlay.provision import Provision
 from shoal.storage.peers import PeerRow
 from shoal.wire.codec import Message
 
+RECORD_TOPIC = 1
+PROVISION_TOPIC = 2
 Token = tuple[Hashable, ...]
 
 
@@ -90,6 +93,35 @@ class NetworkChanged:
 
 
 @dataclass(frozen=True, slots=True)
+class Sparse:
+    """From now on members are dialled when they are wanted (`on`), or all of them all the time."""
+
+    on: bool
+
+
+@dataclass(frozen=True, slots=True)
+class Wanted:
+    """A session with this member is needed soon; without one comes `Unreached`."""
+
+    peer: bytes
+
+
+@dataclass(frozen=True, slots=True)
+class Delivered:
+    """A broadcast of RECORD_TOPIC or PROVISION_TOPIC that `judge` found good."""
+
+    topic: int
+    payload: bytes
+
+
+@dataclass(frozen=True, slots=True)
+class OwnProvision:
+    """A page of our keys was signed, as `PageChanged` asked for."""
+
+    provision: Provision
+
+
+@dataclass(frozen=True, slots=True)
 class Publish:
     """We provide a key from now on."""
 
@@ -129,6 +161,10 @@ Input = (
     | Received
     | DialEnded
     | NetworkChanged
+    | Sparse
+    | Wanted
+    | Delivered
+    | OwnProvision
     | Publish
     | Withdraw
     | Locate
@@ -212,10 +248,35 @@ class OwnRecordBehind:
 
 
 @dataclass(frozen=True, slots=True)
+class Unreached:
+    """A round of dials to a peer ended without a session."""
+
+    peer: bytes
+    why: str
+
+
+@dataclass(frozen=True, slots=True)
+class PageChanged:
+    """Sign a page of our keys, with at least this seq; answer with OwnProvision."""
+
+    page: int
+    least_seq: int
+    keys: tuple[bytes, ...]
+
+
+@dataclass(frozen=True, slots=True)
 class Emit:
     """Tell the driver a fact."""
 
-    event: Located | OwnRecordBehind
+    event: Located | OwnRecordBehind | Unreached | PageChanged
+
+
+@dataclass(frozen=True, slots=True)
+class Spread:
+    """Broadcast a signed record or provision."""
+
+    topic: int
+    payload: bytes
 
 
 @dataclass(frozen=True, slots=True)
@@ -227,7 +288,7 @@ class Observe:
     detail: str = ""
 
 
-Effect = Send | Connect | SetTimer | Cancel | Save | Forget | Emit | Observe
+Effect = Send | Spread | Connect | SetTimer | Cancel | Save | Forget | Emit | Observe
 
 
 @dataclass(frozen=True, slots=True)
@@ -239,3 +300,5 @@ class PeerStatus:
     addresses: list[str] = field(default_factory=list)
     rtt_ms: float | None = None
     why: str = ""
+    neighbour: bool = False  # broadcasts go over its session
+    ended: str = ""  # why the last session with it went down, one word; empty while there is one

@@ -2,13 +2,14 @@
 
 from __future__ import annotations
 
-from typing import NamedTuple
+from typing import Any, NamedTuple
 
 from shoal.core.errors import Refused
 from shoal.storage.database import Connection, Database
 from shoal.storage.sealer import Sealer
 
 OPEN_LIMIT = 256  # open invites of one device
+CODE_TRIES = 5  # wrong words; then the code is burnt. security.md section 2
 KEEP_S = 30 * 86400.0  # used and expired ones are kept so long: a lost reply can be asked for again
 
 OPEN = "open"
@@ -17,7 +18,10 @@ REVOKED = "revoked"
 
 
 class InviteRow(NamedTuple):
-    """One invite. `state` is open, used or revoked; an open one past `expires_at` counts as expired."""
+    """One invite. `state` is open, used or revoked; an open one past `expires_at` counts as expired.
+
+    `nameplate` 0: it has no typed code. `code_peer` is the key that knew the words, if one did.
+    """
 
     id: bytes
     secret: bytes
@@ -27,6 +31,10 @@ class InviteRow(NamedTuple):
     expires_at: float
     state: str = OPEN
     used_by: bytes | None = None
+    nameplate: int = 0
+    words: str = ""
+    code_failures: int = 0
+    code_peer: bytes | None = None
 
     def is_open(self, now: float) -> bool:
         """Say whether it can still be used. `now` is this device's wall clock."""
@@ -59,7 +67,8 @@ class Invites:
                     code="too_many_invites",
                 )
             connection.execute(
-                "INSERT INTO invites VALUES (?, ?, ?, ?, ?, ?, ?, NULL)",
+                "INSERT INTO invites (id, sealed_secret, role, user, created_at, expires_at, state,"
+                " nameplate, sealed_words) VALUES (?, ?, ?, ?, ?, ?, ?, ?, ?)",
                 (
                     invite.id,
                     self._sealer.seal_value(invite.secret),
@@ -68,6 +77,8 @@ class Invites:
                     invite.created_at,
                     invite.expires_at,
                     OPEN,
+                    invite.nameplate,
+                    self._sealer.seal_value(invite.words.encode()) if invite.nameplate else None,
                 ),
             )
 
@@ -129,6 +140,43 @@ class Invites:
 
         await self._database.write(run)
 
+    async def fail_code(self, invite_id: bytes, now: float) -> InviteRow:
+        """Count wrong words; durable on return, so that no crash gives a try back.
+
+        Raises: Refused (the code is over: then nothing is counted), StorageFault.
+        """
+
+        def run(connection: Connection) -> InviteRow:
+            row = self._get_code(connection, invite_id, None, now)
+            failures = row.code_failures + 1
+            connection.execute("UPDATE invites SET code_failures = ? WHERE id = ?", (failures, invite_id))
+            return row._replace(code_failures=failures)
+
+        return await self._database.write(run)
+
+    async def take_code(self, invite_id: bytes, joiner: bytes, now: float) -> InviteRow:
+        """Give a code to the one key that knew its words; durable on return.
+
+        Raises: Refused (the code is over, or another key knew the words first), StorageFault.
+        """
+
+        def run(connection: Connection) -> InviteRow:
+            row = self._get_code(connection, invite_id, joiner, now)
+            connection.execute("UPDATE invites SET code_peer = ? WHERE id = ?", (joiner, invite_id))
+            return row._replace(code_peer=joiner)
+
+        return await self._database.write(run)
+
+    def _get_code(
+        self, connection: Connection, invite_id: bytes, joiner: bytes | None, now: float
+    ) -> InviteRow:
+        found = connection.execute(f"{_SELECT} WHERE id = ?", (invite_id,)).fetchone()
+        if found is None:
+            raise _refused("unknown", "this device knows no such invite")
+        row = self._row(found)
+        check_code(row, joiner, now)
+        return row
+
     async def revoke(self, invite_id: bytes) -> bool:
         """Take back an invite; returns whether it was open."""
 
@@ -148,11 +196,42 @@ class Invites:
 
         await self._database.write(run)
 
-    def _row(self, row: tuple[bytes, bytes, int, str, float, float, str, bytes | None]) -> InviteRow:
-        return InviteRow(row[0], self._sealer.open_value(row[1]), *row[2:])
+    def _row(self, row: tuple[Any, ...]) -> InviteRow:
+        words = self._sealer.open_value(row[9]).decode() if row[9] is not None else ""
+        secret = self._sealer.open_value(row[1])
+        return InviteRow._make([row[0], secret, *row[2:9], words, *row[10:]])
 
 
-_SELECT = "SELECT id, sealed_secret, role, user, created_at, expires_at, state, used_by FROM invites"
+_SELECT = (
+    "SELECT id, sealed_secret, role, user, created_at, expires_at, state, used_by,"
+    " nameplate, sealed_words, code_failures, code_peer FROM invites"
+)
+
+
+def check_code(row: InviteRow, joiner: bytes | None, now: float) -> None:
+    """Say whether somebody may try the words of an invite's code; `joiner` None: whoever it is.
+
+    Raises: Refused with code invite_revoked, code_burnt, code_used or invite_expired.
+    """
+    if row.state == REVOKED:
+        raise _refused("revoked", "it was taken back")
+    if row.code_failures >= CODE_TRIES:
+        raise Refused(
+            "The code cannot be used",
+            cause=f"it was burnt by {CODE_TRIES} tries with wrong words",
+            next_step="use the ticket, or ask for a new code: `shoal invite`",
+            code="code_burnt",
+        )
+    holder = row.used_by or row.code_peer
+    if holder is not None and joiner is not None and holder != joiner:
+        raise Refused(
+            "The code cannot be used",
+            cause="another device has used it, or its ticket",
+            next_step="ask for a new one: `shoal invite`",
+            code="code_used",
+        )
+    if now >= row.expires_at:
+        raise _refused("expired", "its time is over")
 
 
 def _refused(code: str, cause: str) -> Refused:

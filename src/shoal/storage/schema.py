@@ -159,7 +159,14 @@ CREATE TABLE pins (
 );
 """
 
-MIGRATIONS: tuple[str, ...] = (_FIRST, _STORE, _PINS)
+_CODES = """
+ALTER TABLE invites ADD COLUMN nameplate INTEGER NOT NULL DEFAULT 0;     -- of its typed code; 0: it has none
+ALTER TABLE invites ADD COLUMN sealed_words BLOB;                        -- ASCII, joined by hyphens
+ALTER TABLE invites ADD COLUMN code_failures INTEGER NOT NULL DEFAULT 0; -- counted before they are answered
+ALTER TABLE invites ADD COLUMN code_peer BLOB;                           -- the only key that is answered now
+"""
+
+MIGRATIONS: tuple[str, ...] = (_FIRST, _STORE, _PINS, _CODES)
 
 
 def migrate(connection: sqlite3.Connection, path: str, migrations: tuple[str, ...] = MIGRATIONS) -> None:

@@ -20,11 +20,11 @@ from shoal.transport.handshake import Party, respond
 from shoal.transport.join_channel import JoinChannel
 from shoal.transport.knock import KnockKind
 from shoal.transport.messages import Hello
-from shoal.transport.ports import LanePort
+from shoal.transport.ports import LanePort, ReachPort
 
 TLS_FIRST_BYTE = 0x16
 JOIN_TIMEOUT_S = 60.0  # one join from knock to end; a person may be asked something meanwhile
-JOINS = 8  # at once; each has shown a knock made from a ticket
+JOINS = 8  # at once; by ticket, or up to 4 by typed code, which shows nothing (membership/code_door.py)
 
 OnJoin = Callable[[JoinChannel], Awaitable[None]]
 
@@ -35,6 +35,7 @@ class AcceptorHost(Protocol):
     supervisor: Supervisor
     timing: SessionTiming
     lanes: LanePort | None
+    reach: ReachPort | None
     on_join: OnJoin | None
 
     def monotonic(self) -> float:
@@ -98,19 +99,25 @@ class Acceptor:
                 if first == TLS_FIRST_BYTE:
                     pending.handed_over = True
                     await self._serve_tls(sock, address, pending)
-                elif host.lanes is not None and first == host.lanes.preamble_first_byte:
-                    preamble = await _read_exactly(sock, host.lanes.preamble_bytes)
-                    pending.handed_over = host.lanes.accept(sock, preamble, address)
+                elif (taker := self._find_taker(first)) is not None:
+                    preamble = await _read_exactly(sock, taker.preamble_bytes)
+                    pending.handed_over = taker.accept(sock, preamble, address)
                     if pending.handed_over:
                         self._admission.on_lane(pending)
                     else:
-                        host.observe(Observation("unknown_lane", group))
+                        rule = "unknown_lane" if taker is host.lanes else "unknown_token"
+                        host.observe(Observation(rule, group))
                 else:
                     host.observe(Observation("bad_preamble", group, f"first byte {first}"))
         except TimeoutError:
             host.observe(Observation("handshake_timeout", group))
         except OSError:
             pass  # it went away before it said anything
+
+    def _find_taker(self, first: int) -> LanePort | ReachPort | None:
+        """Return who reads preambles that begin so."""
+        takers = (self._host.lanes, self._host.reach)
+        return next((t for t in takers if t is not None and t.preamble_first_byte == first), None)
 
     async def _serve_tls(self, sock: socket.socket, address: Address, pending: Pending) -> None:
         channel = await self._channels.accept(sock, pending)

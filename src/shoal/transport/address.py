@@ -7,7 +7,9 @@ import re
 from dataclasses import dataclass
 
 from shoal.core.errors import LocalMisuse
+from shoal.identity.ids import format_peer_id, parse_peer_id
 
+VIA = "via "  # no host has a space: such an address comes out of no record, ticket or setting
 HOST_CHARACTERS = 253  # RFC 1035: the longest name; literals are shorter
 _NAME = re.compile(r"(?!-)[A-Za-z0-9_-]{1,63}(\.(?!-)[A-Za-z0-9_-]{1,63})*\.?")
 _SCOPE = re.compile(r"[A-Za-z0-9_.-]{1,15}")
@@ -23,6 +25,8 @@ class Address:
     port: int
 
     def __str__(self) -> str:
+        if self.is_way:
+            return self.host
         return f"[{self.host}]:{self.port}" if ":" in self.host else f"{self.host}:{self.port}"
 
     @classmethod
@@ -54,6 +58,24 @@ class Address:
             return cls(str(ip.ipv4_mapped), port)
         return cls(f"{ip}%{scope}" if scope else str(ip), port)
 
+    @classmethod
+    def via(cls, relay: bytes) -> Address:
+        """Return the way to a peer over a relay: no address, but a dialler takes it for one."""
+        return cls(VIA + format_peer_id(relay), 0)
+
+    @property
+    def relay(self) -> bytes | None:
+        """The relay of `via`, else None."""
+        try:
+            return parse_peer_id(self.host[len(VIA) :]) if self.host.startswith(VIA) else None
+        except LocalMisuse:
+            return None
+
+    @property
+    def is_way(self) -> bool:
+        """Whether this is no address, but a way that has to be made: over a relay, or PUNCHED."""
+        return " " in self.host
+
     @property
     def ip(self) -> IpAddress | None:
         """The literal address without its scope, or None for a name."""
@@ -84,6 +106,9 @@ class Address:
         if isinstance(ip, ipaddress.IPv6Address) and not ip.is_loopback:
             return str(ipaddress.IPv6Network((ip, 64), strict=False))
         return self.host if ip is None else str(ip)
+
+
+PUNCHED = Address("punched through", 0)  # the way to a peer behind a NAT, agreed on over its session
 
 
 def may_dial(address: Address, learned_over_loopback: bool = False) -> bool:

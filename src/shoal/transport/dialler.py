@@ -14,7 +14,7 @@ from shoal.transport.address import Address, may_dial
 RESOLVED_TRIED = 4  # of the addresses a name has
 RESOLVED_HELD = 32
 
-_SocketName = tuple[str, int] | tuple[str, int, int, int]
+SocketName = tuple[str, int] | tuple[str, int, int, int]
 
 
 async def open_socket(address: Address, timeout_s: float) -> socket.socket:
@@ -47,22 +47,20 @@ def _share(until: float | None, left: int) -> float | None:
     return None if until is None or left == 1 else now + (until - now) / left
 
 
-async def _resolve(address: Address) -> list[tuple[int, _SocketName]]:
+async def _resolve(address: Address) -> list[tuple[int, SocketName]]:
     loop = asyncio.get_running_loop()
     ip = address.ip
     if ip is not None and "%" not in address.host:
-        if ip.version == 4:
-            return [(socket.AF_INET, (str(ip), address.port))]
-        return [(socket.AF_INET6, (str(ip), address.port, 0, 0))]
+        return [find_socket_name(address)]
     try:
         found = await loop.getaddrinfo(address.host, address.port, type=socket.SOCK_STREAM)
     except OSError as error:
         raise Unavailable(
             f"{address} cannot be reached", cause=f"the name was not resolved: {error.strerror}", code="name"
         ) from error
-    names: list[tuple[int, _SocketName]] = []
+    names: list[tuple[int, SocketName]] = []
     for family, _, _, _, found_name in found[:RESOLVED_HELD]:
-        name = cast(_SocketName, found_name)
+        name = cast(SocketName, found_name)
         if family not in (socket.AF_INET, socket.AF_INET6) or (family, name) in names:
             continue
         if ip is not None or may_dial(Address.from_socket(name), learned_over_loopback=address.is_loopback):
@@ -74,7 +72,17 @@ async def _resolve(address: Address) -> list[tuple[int, _SocketName]]:
     return names[:RESOLVED_TRIED]
 
 
-async def _connect(family: int, name: _SocketName) -> socket.socket:
+def find_socket_name(address: Address) -> tuple[int, SocketName]:
+    """Return family and name of a literal address. Raises: OSError for a name, or one with a scope."""
+    ip = address.ip
+    if ip is None or "%" in address.host:
+        raise OSError(errno.EINVAL, f"{address} is no plain address")
+    if ip.version == 4:
+        return socket.AF_INET, (str(ip), address.port)
+    return socket.AF_INET6, (str(ip), address.port, 0, 0)
+
+
+async def _connect(family: int, name: SocketName) -> socket.socket:
     sock = socket.socket(family, socket.SOCK_STREAM)
     try:
         sock.setblocking(False)

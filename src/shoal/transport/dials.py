@@ -29,7 +29,7 @@ class DialsHost(Protocol):
     supervisor: Supervisor
     timing: SessionTiming
 
-    async def open_socket(self, address: Address, timeout_s: float) -> socket.socket: ...
+    async def open_socket(self, address: Address, timeout_s: float, peer_id: bytes) -> socket.socket: ...
 
     def find_session(self, peer_id: bytes) -> Session | None: ...
 
@@ -152,7 +152,7 @@ class Dials:
         keys = self._party.view.door_keys()
         if not keys:
             raise Unavailable("No peer can be dialled", cause="the network's door key is not known yet")
-        sock = await self._host.open_socket(attempt.address, self._host.timing.handshake_s)
+        sock = await self._host.open_socket(attempt.address, self._host.timing.handshake_s, attempt.peer_id)
         attempt.connected = True
         knock = make_knock(keys[0], secrets.token_bytes(NONCE_BYTES), attempt.peer_id)
         try:

@@ -19,8 +19,8 @@ class JoinChannel:
     """Messages between a joiner and its inviter, in turns. `close` (or `async with`) ends it.
 
     The inviter's side is given to `Transport.on_join`; the joiner's comes from `Transport.dial_join`, which
-    has checked that the other end holds the inviter key of the ticket. Nothing here proves the ticket: that
-    is what the messages are for.
+    has checked that the other end holds the inviter key of the ticket, or from `CodeDialler`, where nobody
+    knows yet who that is. Nothing here proves ticket or code: that is what the messages are for.
     """
 
     def __init__(
@@ -34,7 +34,7 @@ class JoinChannel:
         self.own_id = own_id
         self.address = address
         self.is_dialler = is_dialler
-        self.invite_id = invite_id  # whose ticket made the knock; None at the joiner
+        self.invite_id = invite_id  # whose ticket or nameplate it was; None at the joiner
         self._pipe = pipe
         self._channel: TlsChannel = pipe.channel
 
@@ -42,6 +42,12 @@ class JoinChannel:
     def peer_id(self) -> bytes:
         """The key at the other end, proved by TLS."""
         return self._channel.peer_id
+
+    @property
+    def nameplate(self) -> int:
+        """The nameplate of the typed code that the joiner named, 0 for a ticket and at the joiner's end."""
+        verdict = self._channel.verdict
+        return 0 if verdict is None else verdict.nameplate
 
     @property
     def closed(self) -> bool:

@@ -2,6 +2,7 @@
 
     shoal/1.<nonce>.<mac>        mac = HMAC-SHA256(door key, "knock" || nonce || responder peer id)
     shoal-join/1.<nonce>.<mac>   mac made from a ticket secret by membership
+    shoal-join/1.<nameplate>     by typed code, 1 .. 999: shows nothing, so it is charged like no knock
 
 Nonce (16 bytes) and mac (32) are lower-case hex. The knock is a filter, never authorisation.
 """
@@ -19,6 +20,7 @@ from shoal.transport.ports import DOOR_KEYS, MembershipView
 
 NONCE_BYTES = 16
 MAC_BYTES = 32
+_CODE_NAME = re.compile(rb"shoal-join/1\.([1-9][0-9]{0,2})")
 _NAME = re.compile(rb"(shoal|shoal-join)/1\.([0-9a-f]{32})\.([0-9a-f]{64})")
 
 
@@ -45,11 +47,14 @@ class Knock:
 
 @dataclass(frozen=True, slots=True)
 class KnockVerdict:
-    """A knock that was right. `newest` is false for an older door key: accepted, but charged like none."""
+    """A knock that was right. `newest` is false for what is accepted but charged like none: an older door
+    key, a nameplate.
+    """
 
     kind: KnockKind
     newest: bool
     invite_id: bytes | None = None
+    nameplate: int = 0  # of a typed code: then nothing was shown yet
 
 
 class KnockRefused(Exception):
@@ -74,6 +79,17 @@ def parse_name(name: bytes) -> Knock | None:
     return Knock(KnockKind(match[1]), bytes.fromhex(match[2].decode()), bytes.fromhex(match[3].decode()))
 
 
+def make_code_name(nameplate: int) -> bytes:
+    """Return the ALPN name of who wants to join by a typed code."""
+    return b"shoal-join/1.%d" % nameplate
+
+
+def parse_code_name(name: bytes) -> int:
+    """Return the nameplate in an ALPN name, or 0."""
+    match = _CODE_NAME.fullmatch(name)
+    return 0 if match is None else int(match[1])
+
+
 class KnockGate:
     """Judges the knocks of those who connect; remembers seen nonces, only of right knocks."""
 
@@ -84,6 +100,9 @@ class KnockGate:
 
     def check(self, names: Sequence[bytes]) -> tuple[bytes, KnockVerdict]:
         """Return the chosen ALPN name and what it means. Raises: KnockRefused for everything else."""
+        nameplate = parse_code_name(names[0]) if len(names) == 1 else 0
+        if nameplate:
+            return names[0], self._find_invite(nameplate)
         knock = parse_name(names[0]) if len(names) == 1 else None
         if knock is None:
             raise KnockRefused("no knock")
@@ -94,6 +113,13 @@ class KnockGate:
             raise KnockRefused("replayed knock")
         self._seen.put(knock.nonce, None)
         return names[0], verdict
+
+    def _find_invite(self, nameplate: int) -> KnockVerdict:
+        """Raises: KnockRefused where no invite has this nameplate now."""
+        invite_id = self._view.match_nameplate(nameplate) if self._view.open_invites() else None
+        if invite_id is None:
+            raise KnockRefused("no such nameplate")
+        return KnockVerdict(KnockKind.JOIN, False, invite_id, nameplate)
 
     def _judge(self, knock: Knock) -> KnockVerdict | None:
         if knock.kind is KnockKind.JOIN:

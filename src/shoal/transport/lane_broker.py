@@ -66,7 +66,9 @@ class LaneHost(Protocol):
 
     def find_service(self, number: int) -> Service | None: ...
 
-    async def open_socket(self, address: Address, timeout_s: float = DIAL_TIMEOUT_S) -> socket.socket: ...
+    async def open_socket(
+        self, address: Address, timeout_s: float, peer_id: bytes, fall_back: bool = False
+    ) -> socket.socket: ...
 
 
 @dataclass(eq=False, slots=True)
@@ -117,6 +119,10 @@ class LaneBroker:
     def lane_count(self) -> int:
         """Open lanes, for status and tests."""
         return len(self._lanes)
+
+    def has_lanes(self, peer_id: bytes) -> bool:
+        """Whether a peer has a lane, open or about to be."""
+        return peer_id in self._slots
 
     @property
     def slots_taken(self) -> int:
@@ -249,7 +255,9 @@ class LaneBroker:
         """Dial the session's address, exchange OPEN, return the lane. The caller holds its slot."""
         if session.dial_address is None:
             raise _not_opened("the session's address is not known", "lane_session")
-        sock = await self._host.open_socket(session.dial_address, DIAL_TIMEOUT_S)
+        sock = await self._host.open_socket(
+            session.dial_address, DIAL_TIMEOUT_S, session.peer_id, fall_back=True
+        )
         try:
             sealer, opener = self._make_ends(session, lane_id, LaneRole.OPENER)
             loop = asyncio.get_running_loop()

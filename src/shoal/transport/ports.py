@@ -67,6 +67,10 @@ class MembershipView(Protocol):
         """The id of the remembered invite whose ticket secret made `mac`, or None; in constant time."""
         ...
 
+    def match_nameplate(self, nameplate: int) -> bytes | None:
+        """The id of the invite whose typed code has this nameplate and is answered now, or None."""
+        ...
+
 
 @dataclass(frozen=True, slots=True)
 class ServiceBudget:
@@ -145,6 +149,26 @@ class BaseService:
 
     def on_lane(self, session: Session, lane: Lane, purpose: bytes) -> None:
         lane.close()
+
+
+class ReachPort(Protocol):
+    """What transport needs from who makes ways to peers, attached with `Transport.attach_reach`."""
+
+    preamble_first_byte: int  # neither 0x16 nor that of lanes
+    preamble_bytes: int
+
+    def accept(self, sock: socket.socket, preamble: bytes, address: Address) -> bool:
+        """Take an accepted socket whose preamble was read; as `LanePort.accept`."""
+        ...
+
+    async def open_socket(
+        self, way: Address, peer_id: bytes, timeout_s: float, fall_back: bool
+    ) -> socket.socket:
+        """Return a socket that ends at a peer. `fall_back`: where a way fails, a relay will do.
+
+        Cancelling closes it. Raises: Unavailable, Refused, RemoteFault.
+        """
+        ...
 
 
 class LanePort(Protocol):

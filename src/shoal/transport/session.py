@@ -15,7 +15,7 @@ from shoal.core.errors import LocalMisuse, MalformedMessage, RemoteFault, ShoalE
 from shoal.core.observation import Observation
 from shoal.identity.ids import short_peer_id
 from shoal.identity.operations import Role
-from shoal.transport.address import Address
+from shoal.transport.address import PUNCHED, Address
 from shoal.transport.answering import LANE_BUDGET, Answering, AnsweringHost
 from shoal.transport.channel import TlsChannel
 from shoal.transport.config import SessionTiming
@@ -71,8 +71,6 @@ class SessionHost(AnsweringHost, Protocol):
 class Session:
     """One session. Made by the transport after both hellos; `settled` once it is the session to this peer."""
 
-    path = "direct"
-
     def __init__(
         self,
         host: SessionHost,
@@ -89,6 +87,7 @@ class Session:
         self.replaces = hello.replaces
         self.peer_head8 = hello.head[:HEAD8_BYTES]
         self.established_at = host.monotonic()
+        self.used_at = self.established_at  # when something other than a heartbeat was sent or came last
         self.settled = False
         self.retired = False  # another session took its place; it finishes what is in flight
         self.closed = False
@@ -116,6 +115,18 @@ class Session:
     def role(self) -> Role | None:
         """The peer's role in the network now."""
         return self._host.view.role_of(self.peer_id)
+
+    @property
+    def relay(self) -> bytes | None:
+        """The peer over which this session goes; None for a direct one."""
+        return self.address.relay
+
+    @property
+    def path(self) -> str:
+        """How the peer is reached: `direct`, `punched` or `relay`."""
+        if self.relay is not None:
+            return "relay"
+        return "punched" if self.dial_address == PUNCHED else "direct"
 
     @property
     def over_loopback(self) -> bool:
@@ -273,6 +284,7 @@ class Session:
         """Send a frame; dropped once closed. A peer that does not read loses the session."""
         if self.closed:
             return
+        self.used_at = self._host.monotonic()
         self._channel.write(pack_frame(frame))
         if self._channel.buffered_bytes > BUFFER_BYTES:
             self._close_slow()
@@ -302,6 +314,8 @@ class Session:
         if self.closed:
             return
         is_own = frame.service == ServiceNumber.SESSION and frame.message_type not in LANE_TYPES
+        if not is_own:
+            self.used_at = self._host.monotonic()
         try:
             match frame.kind:
                 case FrameKind.REQUEST:

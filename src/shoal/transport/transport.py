@@ -32,7 +32,7 @@ from shoal.transport.join_channel import JoinChannel
 from shoal.transport.knock import Knock, KnockGate, KnockKind
 from shoal.transport.listener import Listener
 from shoal.transport.messages import ErrorReply, Hello
-from shoal.transport.ports import LanePort, MembershipView, Service
+from shoal.transport.ports import LanePort, MembershipView, ReachPort, Service
 from shoal.transport.session import Session
 from shoal.transport.session_table import SessionTable, Verdict
 from shoal.wire.limits import MEMBERS
@@ -65,6 +65,7 @@ class Transport:
         self.supervisor = supervisor
         self.timing = config.timing
         self.lanes: LanePort | None = None
+        self.reach: ReachPort | None = None
         self.on_join: OnJoin | None = None
         self._clock = clock
         self._random = rng
@@ -98,6 +99,10 @@ class Transport:
         """Give lane messages and lane sockets to the broker."""
         self.lanes = lanes
         self._lane_table = MessageTable(ServiceNumber.SESSION, lanes.messages)
+
+    def attach_reach(self, reach: ReachPort) -> None:
+        """Give ways that are no addresses, and sockets with its preamble, to who makes them."""
+        self.reach = reach
 
     def set_observer(self, observe: Observer) -> None:
         """Send observations elsewhere from now on."""
@@ -196,9 +201,39 @@ class Transport:
             ) from error
         return JoinChannel(FramePipe(channel), self._own_id, address, True, None)
 
-    async def open_socket(self, address: Address, timeout_s: float = 8.0) -> socket.socket:
-        """Return a connected, non-blocking TCP socket; sessions and lanes take the same way."""
-        return await open_socket(address, timeout_s)
+    async def replace(self, peer_id: bytes, address: Address, timeout_s: float = 8.0) -> Session:
+        """Dial another way to a peer with a session; the old one goes on until the new one is settled.
+
+        Raises: Unavailable, also while another dial to that peer goes on; Refused, RemoteFault.
+        """
+        self._check_dial(peer_id)
+        if self._dials.find(peer_id) is not None:
+            raise Unavailable("The way was not changed", cause="the peer is being dialled", retry_after_s=1.0)
+        attempt = self._dials.start(peer_id, address, replaces=True)
+        try:
+            async with asyncio.timeout(timeout_s):
+                return await asyncio.shield(attempt.result)
+        except TimeoutError as error:
+            attempt.cancel()
+            cause = f"it had {timeout_s:g} s"
+            raise Unavailable(f"{address} did not become a session", cause=cause, code="timeout") from error
+
+    async def open_socket(
+        self, address: Address, timeout_s: float = 8.0, peer_id: bytes = b"", fall_back: bool = False
+    ) -> socket.socket:
+        """Return a connected, non-blocking TCP socket; sessions and lanes take the same way.
+
+        `fall_back`: where a way that is no address fails, a relay will do.
+        """
+        if not address.is_way:
+            return await open_socket(address, timeout_s)
+        if self.reach is None:
+            raise Unavailable("The peer cannot be reached", cause=f"there is no way {address}", code="no_way")
+        return await self.reach.open_socket(address, peer_id, timeout_s, fall_back)
+
+    def take_socket(self, sock: socket.socket, address: Address) -> None:
+        """Serve a connection that came over another way as if it had been accepted."""
+        self._acceptor.on_socket(sock, address)
 
     # -- SessionHost -----------------------------------------------------------------------------------
 

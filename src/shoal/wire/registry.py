@@ -22,6 +22,7 @@ class ServiceNumber(IntEnum):
     MEMBERSHIP = 2
     OVERLAY = 3
     SWARM = 4
+    REACH = 5
 
 
 class MessageTable:

@@ -1,0 +1,118 @@
+"""Answers about invites: making one, and how one does that somebody waits for."""
+
+from __future__ import annotations
+
+import asyncio
+
+from shoal.api import schema as s
+from shoal.core.budget import BoundedMap
+from shoal.core.errors import LocalMisuse
+from shoal.core.units import format_time
+from shoal.identity.code import TypedCode
+from shoal.identity.operations import Role
+from shoal.identity.ticket import Ticket
+from shoal.membership.events import CodeFailed, InviteUsed
+from shoal.node.parts import Parts
+from shoal.storage.invites import CODE_TRIES, OPEN, REVOKED, USED, InviteRow
+
+ROLES: dict[s.RoleName, Role] = {
+    "owner": Role.OWNER,
+    "admin": Role.ADMIN,
+    "member": Role.MEMBER,
+    "storage": Role.STORAGE,
+}
+WATCHED = 512  # invites whose last wrong try is remembered
+
+
+class InviteAnswers:
+    """The part of `NodeApi` that is about invites of this device."""
+
+    def __init__(self, parts: Parts) -> None:
+        self._network = parts.network
+        self._clock = parts.clock
+        self._own_addresses = parts.own_addresses
+        self._last_from: BoundedMap[bytes, str] = BoundedMap(WATCHED)
+        self._changed = asyncio.Event()
+        parts.base.events.on(CodeFailed, self._on_code_failed)
+        parts.base.events.on(InviteUsed, lambda event: self._wake())
+
+    async def invite(self, request: s.InviteRequest) -> s.Invite:
+        """Make an invite of this device."""
+        ticket, row = await self._network.invites.make(
+            self._network.network_id,
+            ROLES[request.role],
+            request.user or "",
+            request.expires_s,
+            self._own_addresses(),
+        )
+        code = TypedCode(row.nameplate, tuple(row.words.split("-"))).text
+        return s.Invite(ticket.to_text(), code, format_time(ticket.expires_at))
+
+    async def invite_state(self, request: s.InviteWaitRequest) -> s.InviteState:
+        """Say what became of an invite, after at most `wait_s` if nothing is new."""
+        limit_s = min(max(request.wait_s, 0.0), s.WAIT_LIMIT_S)
+        invite_id = Ticket.parse(request.ticket).invite_id
+        row = self._get(invite_id)
+        until = self._clock.monotonic() + limit_s
+        while self._state(row) == ("open", request.failures):
+            left_s = min(until, self._clock.monotonic() + row.expires_at - self._clock.wall())
+            left_s -= self._clock.monotonic()
+            if left_s <= 0:
+                break
+            self._changed.clear()
+            try:
+                await asyncio.wait_for(self._changed.wait(), left_s)
+            except TimeoutError:
+                pass
+            row = self._get(invite_id)
+        state, failures = self._state(row)
+        return s.InviteState(
+            state=state,
+            failures=failures,
+            tries_left=CODE_TRIES - failures,
+            last_from=self._last_from.find(row.id),
+            name=self._find_name(row),
+        )
+
+    def find_code_notice(self) -> str | None:
+        """Return what the status should say about wrong words, or None."""
+        now = self._clock.wall()
+        said = []
+        for row in self._network.invites.all():
+            if row.code_failures and row.is_open(now):
+                where = self._last_from.find(row.id)
+                last = f", last from {where}" if where is not None else ""
+                burnt = ": it is burnt, its ticket is not" if row.code_failures >= CODE_TRIES else ""
+                said.append(
+                    f"wrong words were tried {row.code_failures} of {CODE_TRIES} times for code "
+                    f"{row.nameplate}{last}{burnt}"
+                )
+        return "; ".join(said[:3]) or None
+
+    def _state(self, row: InviteRow) -> tuple[s.InviteStateName, int]:
+        if row.state == OPEN and self._clock.wall() >= row.expires_at:
+            return "expired", row.code_failures
+        names: dict[str, s.InviteStateName] = {OPEN: "open", USED: "used", REVOKED: "revoked"}
+        return names[row.state], row.code_failures
+
+    def _find_name(self, row: InviteRow) -> str | None:
+        member = self._network.state.members.get(row.used_by) if row.used_by is not None else None
+        return member.name if member is not None else None
+
+    def _get(self, invite_id: bytes) -> InviteRow:
+        for row in self._network.invites.all():
+            if row.id == invite_id:
+                return row
+        raise LocalMisuse(
+            "There is no such invite",
+            cause="this device made none with this ticket, or it was long ago",
+            next_step="make one: shoal invite",
+            code="unknown_invite",
+        )
+
+    def _on_code_failed(self, event: CodeFailed) -> None:
+        self._last_from.put(event.invite_id, event.address)
+        self._wake()
+
+    def _wake(self) -> None:
+        self._changed.set()

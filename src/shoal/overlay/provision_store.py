@@ -1,0 +1,94 @@
+"""Provision store: the pages of keys that members signed, and our own cut into pages. Pure."""
+
+from __future__ import annotations
+
+from collections import OrderedDict
+from collections.abc import Iterable
+
+from shoal.overlay.provision import PAGE_KEYS, PAGES, Provision
+
+KEPT = 4096  # pages of all members, some 20 MiB; the one that was replaced longest ago gives way
+
+
+class OwnPages:
+    """Our keys, each on one page, so that a key that comes or goes costs one page."""
+
+    def __init__(self) -> None:
+        self._pages: list[dict[bytes, None]] = []  # at most PAGES of PAGE_KEYS
+        self._page_of: dict[bytes, int] = {}
+        self._dirty: dict[int, None] = {}
+        self._least: dict[int, int] = {}  # seqs that have been used; at most PAGES
+
+    def put(self, key: bytes) -> None:
+        """Provide a key. What fits no page any more is not told: provider_index.py bounds keys lower."""
+        if key in self._page_of:
+            return
+        page = next((i for i, keys in enumerate(self._pages) if len(keys) < PAGE_KEYS), len(self._pages))
+        if page >= PAGES:
+            return
+        if page == len(self._pages):
+            self._pages.append({})
+        self._pages[page][key] = None
+        self._page_of[key] = page
+        self._dirty[page] = None
+
+    def drop(self, key: bytes) -> None:
+        """Provide a key no more."""
+        page = self._page_of.pop(key, None)
+        if page is not None:
+            del self._pages[page][key]
+            self._dirty[page] = None
+
+    def renew(self) -> None:
+        """Let all pages be signed anew."""
+        self._dirty.update(dict.fromkeys(range(len(self._pages))))
+
+    def note(self, page: int, seq: int) -> None:
+        """A seq of a page has been used, perhaps before a crash."""
+        self._least[page] = max(seq + 1, self._least.get(page, 0))
+
+    def take_over(self, page: int, seq: int) -> None:
+        """Others have a page of ours with a seq that we do not know of: sign a higher one."""
+        self.note(page, seq)
+        self._dirty[page] = None
+
+    def take_dirty(self) -> list[tuple[int, int, tuple[bytes, ...]]]:
+        """Return the pages to be signed: page, least seq, keys."""
+        dirty, self._dirty = self._dirty, {}
+        pages = self._pages
+        return [
+            (page, self._least.get(page, 0), tuple(pages[page]) if page < len(pages) else ())
+            for page in sorted(dirty)
+        ]
+
+
+class ProvisionStore:
+    """The newest provision of every member and page, at most KEPT."""
+
+    def __init__(self) -> None:
+        self._kept: OrderedDict[tuple[bytes, int], Provision] = OrderedDict()
+
+    def find(self, peer: bytes, page: int) -> Provision | None:
+        """Return what is kept."""
+        return self._kept.get((peer, page))
+
+    def put(self, provision: Provision) -> list[bytes] | None:
+        """Keep a provision if it is newer; return the keys that its device no longer provides, or None."""
+        before = self.find(provision.peer_id, provision.page)
+        if not provision.is_newer(before):
+            return None
+        self._kept[provision.peer_id, provision.page] = provision
+        self._kept.move_to_end((provision.peer_id, provision.page))
+        if len(self._kept) > KEPT:
+            self._kept.popitem(last=False)
+        now = set(provision.keys)
+        return [] if before is None else [key for key in before.keys if key not in now]
+
+    def drop(self, peer: bytes) -> None:
+        """Forget a device."""
+        for page in range(PAGES):
+            self._kept.pop((peer, page), None)
+
+    def all(self) -> Iterable[Provision]:
+        """Return every provision, longest kept first."""
+        return self._kept.values()

@@ -1,0 +1,88 @@
+"""Signed items: records and provisions in what they have in common: a signer, and a seq that counts up.
+
+Pure; what a large network passes on by broadcast and compares in its exchanges.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+
+from shoal.core.errors import RemoteFault
+from shoal.identity.record import PeerRecord, parse_record
+from shoal.overlay.exchange import Slot
+from shoal.overlay.peer_book import PeerBook
+from shoal.overlay.provision import Provision, parse_provision
+from shoal.overlay.provision_store import OwnPages, ProvisionStore
+from shoal.overlay.steps import PROVISION_TOPIC
+from shoal.overlay.substrate.plumtree import Verdict
+
+
+class SignedItems:
+    """The records of the peer book and the provisions of members, ours included."""
+
+    def __init__(
+        self,
+        own_id: bytes,
+        network_id: bytes,
+        book: PeerBook,
+        own_pages: OwnPages,
+        is_member: Callable[[bytes], bool],
+    ) -> None:
+        self._own_id = own_id
+        self._network_id = network_id
+        self._book = book
+        self._own_pages = own_pages
+        self._is_member = is_member
+        self._provisions = ProvisionStore()
+
+    def parse(self, topic: int, payload: bytes) -> PeerRecord | Provision:
+        """Return what is in a broadcast, its signature checked. Raises: MalformedMessage, LimitExceeded."""
+        if topic == PROVISION_TOPIC:
+            return parse_provision(payload, self._network_id)
+        return self._book.find_subject(payload) or parse_record(payload, self._network_id)
+
+    def judge(self, topic: int, payload: bytes) -> Verdict:
+        """Say whether a broadcast is to be passed on; changes nothing."""
+        try:
+            item = self.parse(topic, payload)
+        except RemoteFault:
+            return Verdict.FORGED
+        if not self._is_member(item.peer_id):
+            return Verdict.STALE  # we, or who sent it, know less of the log
+        if isinstance(item, Provision):
+            known = self._provisions.find(item.peer_id, item.page)
+            return Verdict.GOOD if item.is_newer(known) or item == known else Verdict.STALE
+        contact = self._book.find(item.peer_id)
+        before = None if contact is None else contact.record
+        is_old = before is not None and (before.seq, before.packed) > (item.seq, item.packed)
+        return Verdict.STALE if is_old else Verdict.GOOD
+
+    def put(self, provision: Provision) -> list[bytes] | None:
+        """Keep a member's provision if it is newer; return the keys that it withdraws, or None."""
+        return self._provisions.put(provision) if self._is_member(provision.peer_id) else None
+
+    def claim(self, provision: Provision) -> bool:
+        """Look at a provision of our own that others have; return whether it needs a newer one."""
+        if not provision.is_newer(self._provisions.find(self._own_id, provision.page)):
+            return False
+        self._own_pages.take_over(provision.page, provision.seq)  # from before a crash, or a backup
+        return True
+
+    def drop(self, peer: bytes) -> None:
+        """Forget what a device signed; its record goes with its contact."""
+        self._provisions.drop(peer)
+
+    def list_seqs(self) -> dict[Slot, int]:
+        """Return the seq of everything that is here."""
+        seqs = {(r.peer_id, 0): r.seq for r in self._book.records() if self._is_member(r.peer_id)}
+        seqs.update({(p.peer_id, p.page + 1): p.seq for p in self._provisions.all()})
+        return seqs
+
+    def find_packed(self, slot: Slot) -> bytes | None:
+        """Return the signed bytes of a slot."""
+        subject, number = slot
+        if number:
+            provision = self._provisions.find(subject, number - 1)
+            return None if provision is None else provision.packed
+        contact = self._book.find(subject)
+        return None if contact is None or contact.record is None else contact.record.packed

@@ -1,0 +1,151 @@
+"""Cli: reads the simulator's command line and prints what a command found."""
+
+from __future__ import annotations
+
+import argparse
+import json
+import sys
+from collections.abc import Sequence
+from typing import Any
+
+from shoal.core.errors import ShoalError
+from shoal.sim.calibration import run_calibration
+from shoal.sim.detect_command import run_detect
+from shoal.sim.idle_command import run_idle
+from shoal.sim.merge_command import run_merge
+from shoal.sim.overlay_commands import run_broadcast, run_views
+from shoal.sim.run_command import describe_smallest, run_scenario
+from shoal.sim.scenario import read_scenario
+
+EXIT_OK, EXIT_BOUNDS = 0, 1
+NODES_LIMIT = 100_000
+
+
+def main(arguments: Sequence[str]) -> int:
+    """Run one command; return the exit code."""
+    parser = _make_parser()
+    options = parser.parse_args(arguments)
+    try:
+        result = options.run(options)
+    except ShoalError as error:
+        print(f"{error}\n{error.next_step}".strip(), file=sys.stderr)
+        return error.exit_code
+    if options.json:
+        print(json.dumps(result))
+    else:
+        _show(result)
+    if result.get("ok", True):
+        return EXIT_OK
+    print(f"a bound does not hold with seed {options.seed}", file=sys.stderr)
+    return EXIT_BOUNDS
+
+
+def _run(options: argparse.Namespace) -> dict[str, Any]:
+    scenario = read_scenario(options.scenario)
+    result = run_scenario(scenario, options.seed)
+    if not result["ok"]:
+        command = f"python -m shoal.sim run {options.scenario} --seed {options.seed}"
+        print(f"to see it again: {command}; to make it smaller: {command} --shrink", file=sys.stderr)
+        if options.shrink:
+            result["smallest"] = describe_smallest(scenario, options.seed)
+    return result
+
+
+def _make_parser() -> argparse.ArgumentParser:
+    parser = argparse.ArgumentParser(
+        prog="python -m shoal.sim", description="The node's own protocols on a virtual clock."
+    )
+    commands = parser.add_subparsers(required=True, metavar="COMMAND")
+
+    run = _add(commands, "run", "a scenario and its bounds")
+    run.add_argument("scenario", metavar="SCENARIO.toml")
+    run.add_argument("--shrink", action="store_true", help="if a bound fails: find the least that fails too")
+    run.set_defaults(run=_run)
+
+    views = _add(commands, "views", "what the graph of neighbours looks like")
+    views.add_argument("--nodes", type=_nodes, default=1000)
+    views.add_argument("--cycles", type=_share_of(1e6), default=50.0, help="shuffle periods after the joins")
+    views.set_defaults(run=lambda o: run_views(o.nodes, o.cycles, o.seed))
+
+    broadcast = _add(commands, "broadcast", "whom broadcasts reach and what they cost")
+    broadcast.add_argument("--nodes", type=_nodes, default=1000)
+    broadcast.add_argument("--messages", type=int, default=10)
+    broadcast.add_argument("--crash", type=_share_of(1.0), default=0.0, help="share of nodes, 0 to 1")
+    broadcast.add_argument("--loss", type=_share_of(1.0), default=0.0, help="share of packets, 0 to 1")
+    broadcast.add_argument("--mode", choices=["plumtree", "eager"], default="plumtree")
+    broadcast.set_defaults(run=lambda o: run_broadcast(o.nodes, o.messages, o.crash, o.loss, o.mode, o.seed))
+
+    detect = _add(commands, "detect", "how fast SWIM with Lifeguard finds who is gone, and how often it errs")
+    detect.add_argument("--nodes", type=_nodes, default=128)
+    detect.add_argument("--plain", action="store_true", help="SWIM without Lifeguard")
+    detect.add_argument("--anomalous", type=int, default=0, help="members that stall again and again")
+    detect.add_argument("--anomaly-s", type=_share_of(3600), default=16.0, help="how long they stall")
+    detect.add_argument("--minutes", type=_share_of(1e4), default=5.0, help="of stalling")
+    detect.set_defaults(
+        run=lambda o: run_detect(o.nodes, o.plain, o.anomalous, o.anomaly_s, o.minutes, o.seed)
+    )
+
+    merge = _add(commands, "merge", "how a network that was cut in two becomes one again")
+    merge.add_argument("--nodes", type=_nodes, default=1000)
+    merge.add_argument("--split-s", type=_share_of(1e6), default=3600.0, help="seconds that it is cut")
+    merge.set_defaults(run=lambda o: run_merge(o.nodes, o.split_s, o.seed))
+
+    idle = _add(commands, "idle", "what it costs to belong to a network in which nothing happens")
+    idle.add_argument("--nodes", type=_nodes, default=1000)
+    idle.add_argument("--minutes", type=_share_of(1e4), default=10.0)
+    idle.set_defaults(run=lambda o: run_idle(o.nodes, o.minutes, o.seed))
+
+    calibrate = _add(commands, "calibrate", "whether published numbers come out")
+    calibrate.add_argument("--nodes", type=_nodes, default=2000)
+    calibrate.set_defaults(run=lambda o: run_calibration(o.nodes, o.seed))
+    return parser
+
+
+def _add(commands: Any, name: str, summary: str) -> argparse.ArgumentParser:
+    parser: argparse.ArgumentParser = commands.add_parser(name, help=summary, description=summary)
+    parser.add_argument("--seed", type=int, default=1, help="the same seed gives the same output")
+    parser.add_argument("--json", action="store_true", help="one JSON object on one line")
+    return parser
+
+
+def _nodes(text: str) -> int:
+    count = int(text)
+    if not 2 <= count <= NODES_LIMIT:
+        raise argparse.ArgumentTypeError(f"2 to {NODES_LIMIT} nodes, not {count}")
+    return count
+
+
+def _share_of(limit: float) -> Any:
+    def parse(text: str) -> float:
+        value = float(text)
+        if not 0 <= value <= limit:
+            raise argparse.ArgumentTypeError(f"0 to {limit:g}, not {value:g}")
+        return value
+
+    return parse
+
+
+def _show(result: dict[str, Any], indent: str = "") -> None:
+    for key, value in result.items():
+        if isinstance(value, dict):
+            print(f"{indent}{key}")
+            _show(value, indent + "  ")
+        elif key == "bounds":
+            for row in value:
+                _show_bound(row)
+        elif isinstance(value, list):
+            print(f"{indent}{key:<24} " + " ".join(_format(item) for item in value[:12]))
+        elif isinstance(value, str):
+            print(f"{indent}{key}\n{value}")
+        else:
+            print(f"{indent}{key:<24} {_format(value)}")
+
+
+def _show_bound(row: dict[str, Any]) -> None:
+    low, high = row["bound"]
+    ends = " to ".join("" if end is None else _format(float(end)) for end in (low, high))
+    print(f"{'ok  ' if row['ok'] else 'FAIL'} {row['name']:<32} {_format(row['value']):>12}   {ends}")
+
+
+def _format(value: Any) -> str:
+    return f"{value:.6g}" if isinstance(value, float) else str(value)

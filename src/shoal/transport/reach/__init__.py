@@ -1,0 +1,1 @@
+"""Reach: how peers meet whom no dial brings together: relays, hole punching, and knowing about it."""

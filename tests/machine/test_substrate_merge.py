@@ -1,0 +1,125 @@
+"""Playbooks of healing and of the size estimate."""
+
+from __future__ import annotations
+
+import pytest
+from tests.support.substrate_world import Playbook, peer
+
+from shoal.core.chance import Chance
+from shoal.overlay.substrate.config import MergeConfig, SizeConfig, SubstrateConfig
+from shoal.overlay.substrate.messages import (
+    Bridge,
+    Gossip,
+    Neighbour,
+    PartAnswer,
+    PartProbe,
+    SizePull,
+    SizePush,
+)
+from shoal.overlay.substrate.size import SizeEstimate
+from shoal.overlay.substrate.steps import Connect, Disconnect, Effect, Send, Timer
+
+KNOWN, STRANGE = b"k" * 16, b"s" * 16
+LEADER = b"leader.."
+
+
+def make(neighbours: int = 5) -> Playbook:
+    """A node that has heard KNOWN a while ago; everybody it could ask is peer 9."""
+    quiet = SubstrateConfig(merge=MergeConfig(beacons=0.0), detects=False, estimates=False)
+    book = Playbook(quiet)
+    for number in range(1, neighbours + 1):
+        book.get(peer(number), Neighbour(False))
+    book.machine.tell_members(1, lambda: peer(9))
+    book.get(peer(1), Gossip(KNOWN, 1, 1, b""))
+    book.now += 20.0
+    return book
+
+
+def test_somebody_outside_the_view_is_asked_what_it_has_heard() -> None:
+    book = make()
+    book.do(Timer(("merge",)))
+    assert book.sent(peer(9)) == [PartProbe([KNOWN])]
+    assert 48.0 <= (book.timer_in("merge") or 0) <= 72.0
+
+
+def test_who_knows_one_of_them_says_nothing() -> None:
+    book = make()
+    assert book.get(peer(9), PartProbe([STRANGE, KNOWN])) == []
+
+
+def test_two_that_know_nothing_of_each_other_build_a_bridge_and_evict_nobody() -> None:
+    book = make()
+    before = list(book.machine.views.active)
+    book.get(peer(9), PartProbe([STRANGE]))
+    assert book.sent(peer(9)) == [PartAnswer([KNOWN])]
+    book.get(peer(9), PartAnswer([STRANGE]))
+    assert book.sent(peer(9)) == [Bridge(False)]
+    book.get(peer(9), Bridge(False))
+    assert book.of(Connect) == [Connect(peer(9))]
+    assert Bridge(True) in book.sent(peer(9))
+    assert book.of(Disconnect) == []
+    assert book.machine.views.active == [*before, peer(9)]
+
+
+def test_there_is_one_place_for_bridges_whoever_asks() -> None:
+    book = make()
+    for number in range(20, 80):
+        book.get(peer(number), Bridge(False))
+        book.get(peer(number), Bridge(True))
+    assert len(book.machine.views.active) == 6
+
+
+def test_a_beacon_is_broadcast_now_and_then() -> None:
+    book = Playbook(SubstrateConfig(merge=MergeConfig(beacons=2.0), detects=False, estimates=False))
+    book.get(peer(1), Neighbour(False))
+    book.machine.tell_members(2, lambda: None)
+    book.do(Timer(("merge",)))
+    assert len(book.sent_to(Gossip)) == 1
+
+
+def make_size(leaders: float = 0.0) -> SizeEstimate:
+    size = SizeEstimate(peer(1), SizeConfig(leaders=leaders), Chance(1), [peer(2)])
+    size.start(0.0, [])
+    return size
+
+
+def test_two_that_meet_have_the_mean_and_the_sum_stays() -> None:
+    size = make_size()
+    size.values[LEADER] = 1.0
+    out: list[Effect] = []
+    size.on_push(peer(2), SizePush(0, [], []), out)
+    assert size.values[LEADER] == 0.5
+    assert out == [Send(peer(2), SizePull(0, [LEADER], [0.5]))]
+
+
+def test_a_later_epoch_is_entered_an_earlier_one_ignored() -> None:
+    size = make_size()
+    size.values[LEADER] = 0.25
+    size.tell_members(100)
+    size.on_push(peer(2), SizePush(3, [], []), [])
+    assert size.epoch == 3
+    assert size.estimate == 4.0
+    assert LEADER not in size.values
+    out: list[Effect] = []
+    size.on_push(peer(2), SizePush(2, [LEADER], [1.0]), out)
+    assert out == []
+
+
+def test_an_estimate_is_never_more_than_there_are_members() -> None:
+    size = make_size()
+    size.tell_members(10)
+    size.values[LEADER] = 1e-9
+    size.on_push(peer(2), SizePush(1, [], []), [])
+    assert size.estimate == 10.0
+
+
+@pytest.mark.parametrize("answer", [False, True])
+def test_leaders_have_a_cap(answer: bool) -> None:
+    size = make_size()
+    for number in range(100):
+        leader = number.to_bytes(8, "big")
+        if answer:
+            size.on_pull(SizePull(0, [leader], [0.5]))
+        else:
+            size.on_push(peer(2), SizePush(0, [leader], [0.5]), [])
+    assert len(size.values) <= 16

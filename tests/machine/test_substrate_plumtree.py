@@ -1,0 +1,143 @@
+"""Playbooks of the broadcast: the tree, what is missed, what is forged, and what is kept."""
+
+from __future__ import annotations
+
+from tests.support.substrate_world import Playbook, peer
+
+from shoal.core.chance import Chance
+from shoal.overlay.substrate.config import BroadcastConfig
+from shoal.overlay.substrate.messages import Cached, Gossip, Graft, IHave, Neighbour, Prune
+from shoal.overlay.substrate.plumtree import Plumtree, Verdict
+from shoal.overlay.substrate.steps import Broadcast, Cancel, Deliver, Effect, Observe, Send, SetTimer, Timer
+
+ID, OTHER = b"i" * 16, b"o" * 16
+
+
+def make_linked(count: int = 4) -> Playbook:
+    book = Playbook()
+    for number in range(1, count + 1):
+        book.get(peer(number), Neighbour(False))
+    return book
+
+
+def test_a_broadcast_goes_to_all_eager_neighbours_and_is_not_delivered_at_home() -> None:
+    book = make_linked()
+    book.do(Broadcast(ID, 1, b"hello"))
+    assert sorted(book.sent_to(Gossip)) == [peer(number) for number in range(1, 5)]
+    assert book.of(Deliver) == []
+
+
+def test_what_is_new_is_delivered_and_passed_on_what_is_known_is_pruned() -> None:
+    book = make_linked()
+    book.get(peer(1), Gossip(ID, 3, 1, b"hello"))
+    assert book.of(Deliver) == [Deliver(ID, 1, b"hello", 3)]
+    assert sorted(book.sent_to(Gossip)) == [peer(2), peer(3), peer(4)]
+    assert book.sent(peer(2)) == [Gossip(ID, 4, 1, b"hello")]
+    book.get(peer(2), Gossip(ID, 4, 1, b"hello"))
+    assert book.of(Deliver) == []
+    assert book.sent(peer(2)) == [Prune()]
+    assert book.machine.plumtree.lazy == [peer(2)]
+
+
+def test_a_lazy_neighbour_gets_word() -> None:
+    book = make_linked()
+    book.get(peer(2), Prune())
+    book.get(peer(1), Gossip(ID, 3, 1, b"hello"))
+    assert book.sent(peer(2)) == [IHave([ID], [4])]
+
+
+def test_what_was_heard_of_and_does_not_come_is_asked_for_one_after_the_other() -> None:
+    book = make_linked()
+    book.get(peer(1), IHave([ID], [2]))
+    assert abs((book.timer_in("graft", ID) or 0) - 0.080) < 1e-9
+    book.get(peer(2), IHave([ID], [5]))
+    assert book.effects == []
+    book.do(Timer(("graft", ID)), 0.080)
+    assert book.sent(peer(1)) == [Graft(ID, 2)]
+    assert abs((book.timer_in("graft", ID) or 0) - 0.040) < 1e-9
+    book.do(Timer(("graft", ID)), 0.040)
+    assert book.sent(peer(2)) == [Graft(ID, 5)]
+    book.get(peer(2), Gossip(ID, 6, 1, b"late"))
+    assert Cancel(("graft", ID)) in book.effects
+    assert len(book.of(Deliver)) == 1
+
+
+def test_who_asks_gets_it_and_is_eager_again() -> None:
+    book = make_linked()
+    book.get(peer(1), Gossip(ID, 1, 1, b"hello"))
+    book.get(peer(2), Prune())
+    book.get(peer(2), Graft(ID, 2))
+    assert book.sent(peer(2)) == [Gossip(ID, 2, 1, b"hello")]
+    assert peer(2) in book.machine.plumtree.eager
+
+
+def test_a_much_shorter_lazy_link_takes_an_eager_ones_place() -> None:
+    book = make_linked()
+    book.get(peer(2), Prune())
+    book.get(peer(2), IHave([ID], [2]))
+    book.get(peer(1), Gossip(ID, 9, 1, b"hello"))
+    assert Graft(b"", 2) in book.sent(peer(2))
+    assert Prune() in book.sent(peer(1))
+    assert peer(2) in book.machine.plumtree.eager
+    assert peer(1) in book.machine.plumtree.lazy
+
+
+def test_a_new_neighbour_hears_what_is_cached() -> None:
+    book = make_linked()
+    book.get(peer(1), Gossip(ID, 1, 1, b"hello"))
+    book.get(peer(9), Neighbour(False))
+    assert Cached([ID], [2]) in book.sent(peer(9))
+
+
+def test_what_is_cached_is_told_to_somebody_now_and_then() -> None:
+    book = make_linked()
+    book.get(peer(1), Gossip(ID, 1, 1, b"hello"))
+    assert book.timer_in("repair") is not None
+    book.do(Timer(("repair",)), 10.0)
+    assert len(book.sent_to(Cached)) == 1
+
+
+def test_a_forged_broadcast_is_not_passed_on_and_the_true_one_is_still_taken() -> None:
+    def judge(sender: bytes, message: Gossip) -> Verdict:
+        return Verdict.FORGED if message.payload == b"forged" else Verdict.GOOD
+
+    tree = Plumtree(BroadcastConfig(), judge)
+    out: list[Effect] = []
+    tree.on_link_up(0.0, peer(1), out)
+    tree.on_link_up(0.0, peer(2), out)
+    tree.on_gossip(0.0, peer(1), Gossip(ID, 1, 1, b"forged"), out)
+    assert out == [Observe("forged_broadcast", peer(1), "topic 1")]
+    out.clear()
+    tree.on_gossip(0.0, peer(2), Gossip(ID, 1, 1, b"true"), out)
+    assert Deliver(ID, 1, b"true", 1) in out
+
+
+def test_a_storm_of_words_and_broadcasts_stays_within_the_caps() -> None:
+    config = BroadcastConfig(cache_messages=20, cache_bytes=1000, ids=50, missing=30, sources=3)
+    tree, chance = Plumtree(config), Chance(1)
+    for number in range(2000):
+        out: list[Effect] = []
+        sender = peer(chance.below(8))
+        identifier = chance.below(500).to_bytes(16, "big")
+        if number % 2:
+            tree.on_gossip(0.0, sender, Gossip(identifier, 1, 1, b"x" * 200), out)
+        else:
+            tree.on_i_have(0.0, sender, IHave([identifier], [0]), out)
+        assert len(tree._cache) <= 20
+        assert tree._cached_bytes <= 1000
+        assert len(tree._ids) <= 50
+        assert len(tree._missing) <= 30
+        assert all(len(sources) <= 3 for sources in tree._missing.values())
+
+
+def test_what_is_old_is_forgotten() -> None:
+    tree = Plumtree(BroadcastConfig())
+    out: list[Effect] = []
+    tree.on_gossip(0.0, peer(1), Gossip(ID, 1, 1, b""), out)
+    tree.on_sweep(31.0, out)
+    assert tree.has(ID)
+    tree.on_graft(peer(1), Graft(ID, 1), out := [])
+    assert not any(isinstance(effect, Send) for effect in out)
+    tree.on_sweep(91.0, out := [])
+    assert not tree.has(ID)
+    assert not any(isinstance(effect, SetTimer) for effect in out)

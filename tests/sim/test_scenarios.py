@@ -1,0 +1,115 @@
+"""Scenarios: those of scenarios/ hold their bounds; a seed replays; what fails is made smaller."""
+
+from __future__ import annotations
+
+from dataclasses import replace
+from pathlib import Path
+
+import pytest
+from tests.sim.test_determinism import run
+
+from shoal.core.errors import ConfigFault
+from shoal.sim.cli import main
+from shoal.sim.run_command import run_scenario, shrink
+from shoal.sim.scenario import Bound, Fault, Scenario, read_scenario, write_scenario
+
+FOLDER = Path(__file__).parents[2] / "scenarios"
+SMALL = sorted(FOLDER.glob("*.toml"))
+SEED = 1
+
+
+@pytest.mark.parametrize("path", SMALL, ids=lambda path: path.stem)
+def test_a_scenario_holds_its_bounds(path: Path) -> None:
+    found = run_scenario(read_scenario(str(path)), SEED)
+    assert [row for row in found["bounds"] if not row["ok"]] == [], f"{path.name}, seed {SEED}"
+
+
+@pytest.mark.parametrize("path", sorted(FOLDER.rglob("*.toml")), ids=lambda path: path.stem)
+def test_a_scenario_can_be_read_written_and_read_again(path: Path, tmp_path: Path) -> None:
+    scenario = read_scenario(str(path))
+    assert scenario.bounds, "a scenario without bounds shows nothing"
+    again = tmp_path / "again.toml"
+    again.write_text(write_scenario(scenario))
+    assert read_scenario(str(again)) == scenario
+
+
+def test_two_runs_of_a_seed_print_the_same_bytes() -> None:
+    arguments = ["run", str(FOLDER / "mass-crash.toml")]
+    assert run(arguments, "1") == run(arguments, "2")
+
+
+FAILING = Scenario(
+    nodes=64,
+    minutes=8.0,
+    settle_minutes=2.0,
+    broadcasts_per_minute=6.0,
+    faults=(Fault("stall", 30.0, 0.1, 10.0), Fault("crash", 60.0, 0.5)),
+    bounds=(Bound("late_s", None, 0.001), Bound("parts", None, 1.0)),
+)
+
+
+def test_what_fails_is_made_smaller_and_still_fails() -> None:
+    smallest = shrink(FAILING, SEED)
+    assert smallest.nodes < FAILING.nodes
+    assert smallest.minutes < FAILING.minutes
+    assert smallest.faults == ()
+    rows = {row["name"]: row["ok"] for row in run_scenario(smallest, SEED)["bounds"]}
+    assert rows == {"late_s": False, "parts": True}
+
+
+def test_what_does_not_fail_stays_as_it_is() -> None:
+    fine = replace(FAILING, nodes=20, minutes=2.0, faults=(), bounds=(Bound("parts", None, 1.0),))
+    assert shrink(fine, SEED) == fine
+
+
+def test_a_failing_run_says_how_to_see_it_again(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    path = tmp_path / "bad.toml"
+    path.write_text(write_scenario(replace(FAILING, nodes=16, minutes=3.0)))
+    assert main(["run", str(path), "--seed", "5"]) == 1
+    shown = capsys.readouterr()
+    assert f"python -m shoal.sim run {path} --seed 5 --shrink" in shown.err
+    assert "FAIL late_s" in shown.out
+
+
+@pytest.mark.parametrize(
+    ("text", "line", "key", "allowed"),
+    [
+        ("nodes = 1\nminutes = 2\n", 1, "nodes", "2 to 100000"),
+        ("nodes = 10\nminutes = 2\nseed = 4\n", 3, "seed", "nodes, minutes"),
+        ('nodes = 10\nminutes = 2\n\n[network]\nlatency = "fast"\n', 5, "network.latency", "sites | steady"),
+        ("nodes = 10\nminutes = 2\n[load]\nrate = 2\n", 4, "load.rate", "broadcasts_per_minute"),
+        (
+            'nodes = 10\nminutes = 2\n[[fault]]\nkind = "cut"\nat_s = 1\n[[fault]]\nat_s = 2\nkind = "x"\n',
+            8,
+            "fault.kind",
+            "crash | cut | flap",
+        ),
+        ('nodes = 10\nminutes = 2\n[[fault]]\nkind = "cut"\n', 3, "fault.at_s", "a number"),
+        ("nodes = 10\nminutes = 2\n[bounds]\nspeed = { min = 1 }\n", 4, "bounds.speed", "delivered"),
+        ("nodes = 10\nminutes = 2\n[bounds]\nparts = 1\n", 4, "bounds.parts", "min = number"),
+        ("nodes = true\nminutes = 2\n", 1, "nodes", "whole number"),
+        ("nodes = 10\nminutes = nan\n", 2, "minutes", "0.1 to"),
+    ],
+)
+def test_a_wrong_key_is_named_with_its_line_and_what_is_allowed(
+    text: str, line: int, key: str, allowed: str, tmp_path: Path
+) -> None:
+    path = tmp_path / "wrong.toml"
+    path.write_text(text)
+    with pytest.raises(ConfigFault) as caught:
+        read_scenario(str(path))
+    assert f"{path}, line {line}: {key}: " in caught.value.message
+    assert allowed in caught.value.next_step
+
+
+@pytest.mark.parametrize("data", [b"nodes = = 3", b"\xff\xfe", b"minutes = 3\n", b"#" * 70_000])
+def test_what_cannot_be_read_at_all_is_refused(data: bytes, tmp_path: Path) -> None:
+    path = tmp_path / "wrong.toml"
+    path.write_bytes(data)
+    with pytest.raises(ConfigFault, match=r"wrong\.toml"):
+        read_scenario(str(path))
+    assert main(["run", str(path)]) == 3
+
+
+def test_a_file_that_is_not_there_is_named() -> None:
+    assert main(["run", "nowhere.toml"]) == 3
