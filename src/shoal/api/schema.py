@@ -17,6 +17,7 @@ PATHS_LIMIT = 256  # paths in one share; wild guess
 
 RoleName = Literal["owner", "admin", "member", "storage"]
 PeerStateName = Literal["connected", "relayed", "connecting", "offline"]
+ReachState = Literal["public", "local", "nat", "symmetric", "blocked", "unknown"]
 TransferStateName = Literal[
     "queued", "finding", "fetching", "verifying", "finishing", "done", "failed", "paused", "cancelled"
 ]
@@ -41,6 +42,20 @@ class ErrorBody(Struct, frozen=True):
     next_step: str = ""
 
 
+class Reach(Struct, frozen=True, kw_only=True):
+    """How this node can be reached, by what `asked` peers saw and dialled: `public` (one got through),
+    `local` (likewise, but all asked are in its own network), `nat` (punching may work), `symmetric` (it
+    cannot), `blocked` (a firewall, no NAT) or `unknown`.
+    """
+
+    state: ReachState
+    asked: int
+    reached_by: int
+    observed: list[str]
+    mapped: str | None = None  # by --upnp: the router's address and port
+    next_step: str = ""
+
+
 class RelayUse(Struct, frozen=True, kw_only=True):
     """What this node relays for others: streams now, bytes since its day began, and of how many it may."""
 
@@ -53,8 +68,8 @@ class RelayUse(Struct, frozen=True, kw_only=True):
 
 
 class Status(Struct, frozen=True, kw_only=True):
-    """The node itself. `relay`: what it relays, if it does. `notice` says what keeps it from working as it
-    should, e.g. that it was removed.
+    """The node itself. `reach` and `relay`: how it can be reached, and what it relays if it does.
+    `notice` says what keeps it from working as it should, e.g. that it was removed.
     """
 
     peer_id: str
@@ -64,6 +79,7 @@ class Status(Struct, frozen=True, kw_only=True):
     listen: list[str]
     peers: int
     version: str
+    reach: Reach | UnsetType = UNSET
     relay: RelayUse | UnsetType = UNSET
     notice: str | UnsetType = UNSET
     recovery_key: str | UnsetType = UNSET

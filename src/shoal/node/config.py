@@ -46,6 +46,7 @@ class NodeConfig:
     log_level: str = "info"
     store_quota: str = ""
     relay: bool = False
+    upnp: bool = False
     limits: LimitSettings = field(default_factory=LimitSettings)
     schedule: tuple[ScheduleEntry, ...] = ()
     relay_limits: RelayLimits = field(default_factory=RelayLimits)
@@ -99,7 +100,7 @@ def load_config(
         if environment.get(variable):
             values[key] = _check(key, _from_text(key, environment[variable]), f"in the variable {variable}")
             origins[key] = "environment"
-    for key in ("listen", "name", "lan", "relay"):
+    for key in ("listen", "name", "lan", "relay", "upnp"):
         given = getattr(flags, key) if flags is not None else None
         if given is not None:
             given = list(given) if isinstance(given, tuple) else given
@@ -173,6 +174,7 @@ def _defaults() -> dict[str, Value]:
         "log_level": "info",
         "store_quota": "",
         "relay": False,
+        "upnp": False,
         "limits": LimitSettings(),
         "schedule": (),
         "relay_limits": RelayLimits(),
@@ -329,4 +331,5 @@ _CHECKS: dict[str, Callable[[object], Plain]] = {
     "log_level": _check_level,
     "store_quota": _check_quota,
     "relay": _check_bool,
+    "upnp": _check_bool,
 }
