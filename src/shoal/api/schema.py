@@ -16,7 +16,7 @@ WAIT_LIMIT_S = 30.0  # longest a request may ask to be held open; wild guess
 PATHS_LIMIT = 256  # paths in one share; wild guess
 
 RoleName = Literal["owner", "admin", "member", "storage"]
-PeerStateName = Literal["connected", "relayed", "connecting", "offline"]
+PeerStateName = Literal["connected", "relayed", "connecting", "known", "offline"]  # known: not needed now
 ReachState = Literal["public", "local", "nat", "symmetric", "blocked", "unknown"]
 TransferStateName = Literal[
     "queued", "finding", "fetching", "verifying", "finishing", "done", "failed", "paused", "cancelled"
@@ -67,6 +67,18 @@ class RelayUse(Struct, frozen=True, kw_only=True):
     refused: int
 
 
+class Overlay(Struct, frozen=True, kw_only=True):
+    """How this node keeps the network together. `mode`: a session with everybody, or a few neighbours that
+    the views choose. `size`: how many nodes are here now, null until that is known.
+    """
+
+    mode: Literal["mesh", "views"]
+    neighbours: int
+    active: int
+    passive: int
+    size: float | None
+
+
 class Status(Struct, frozen=True, kw_only=True):
     """The node itself. `reach` and `relay`: how it can be reached, and what it relays if it does.
     `notice` says what keeps it from working as it should, e.g. that it was removed.
@@ -79,6 +91,7 @@ class Status(Struct, frozen=True, kw_only=True):
     listen: list[str]
     peers: int
     version: str
+    overlay: Overlay | UnsetType = UNSET
     reach: Reach | UnsetType = UNSET
     relay: RelayUse | UnsetType = UNSET
     notice: str | UnsetType = UNSET
@@ -129,6 +142,8 @@ class Peer(Struct, frozen=True):
     rtt_ms: float | None
     path: str | UnsetType = UNSET  # punched or relay; absent where it is plain
     relay: str | UnsetType = UNSET  # the relay's name, where the path is one
+    neighbour: bool = False  # broadcasts go over its session
+    reason: str | UnsetType = UNSET  # why the last session with it ended, one word; absent while there is one
 
 
 class Peers(Struct, frozen=True):

@@ -6,7 +6,7 @@ from typing import Annotated
 
 import typer
 
-from shoal.api.schema import Reach, RelayUse, Status
+from shoal.api.schema import Overlay, Reach, RelayUse, Status
 from shoal.cli.face import Face, HomeOption, JsonOption, make_face, printable, read_argument
 from shoal.core.errors import LocalMisuse
 from shoal.core.units import format_size
@@ -170,6 +170,13 @@ def _describe_reach(reach: Reach) -> str:
     return words[reach.state] + (f" ({reach.mapped})" if reach.mapped else "")
 
 
+def _describe_overlay(overlay: Overlay) -> str:
+    if overlay.mode == "mesh":
+        return f"mesh, {overlay.neighbours} neighbours"
+    size = f", about {overlay.size:.0f} nodes" if overlay.size is not None else ""
+    return f"views, {overlay.active} neighbours, {overlay.passive} in reserve{size}"
+
+
 def _describe(found: Status) -> list[str]:
     lines = [
         f"name       {printable(found.name)}",
@@ -181,6 +188,8 @@ def _describe(found: Status) -> list[str]:
     ]
     if isinstance(found.reach, Reach):
         lines.insert(4, f"reachable  {_describe_reach(found.reach)}")
+    if isinstance(found.overlay, Overlay):
+        lines.insert(-1, f"overlay    {_describe_overlay(found.overlay)}")
     if isinstance(found.relay, RelayUse):
         lines.append(f"relaying   {found.relay.streams} streams, {format_size(found.relay.day_bytes)} today")
     if isinstance(found.notice, str):

@@ -66,9 +66,20 @@ class Answers(
             listen=[str(address) for address in parts.transport.listen_addresses],
             peers=len(parts.transport.sessions()),
             version=__version__,
+            overlay=self._describe_overlay(),
             reach=self._find_reach() or msgspec.UNSET,
             relay=self._find_relay_use() or msgspec.UNSET,
             notice=self._find_notice() or msgspec.UNSET,
+        )
+
+    def _describe_overlay(self) -> s.Overlay:
+        found = self._parts.overlay.substrate_status()
+        return s.Overlay(
+            mode="mesh" if found.mode == "mesh" else "views",
+            neighbours=found.neighbours,
+            active=found.active,
+            passive=found.passive,
+            size=found.size,
         )
 
     async def first_status(self) -> s.Status:

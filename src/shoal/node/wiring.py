@@ -90,6 +90,8 @@ def wire(
         clock=clock,
         observe=observe,
         rng=base.rng,
+        mesh_members=config.mesh_members,
+        is_busy=lanes.has_lanes,
         relays=config.relay,
     )
     reach = ReachService(
@@ -117,7 +119,7 @@ def wire(
     swarm = SwarmService(
         own_id=keys.peer_id,
         network_id=network_id,
-        find_session=transport.find_session,
+        find_session=overlay.find_session,
         role_of=network.role_of,
         supervisor=supervisor,
         clock=clock,
