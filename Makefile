@@ -4,13 +4,14 @@ VENV := .venv
 BIN := $(VENV)/bin
 READY := $(VENV)/.ready
 
-.PHONY: help demo test check format map hostile bench clean
+.PHONY: help demo test check format map hostile bench sim clean
 help:
 	@echo "make demo     five real nodes on this machine: share, get, crash, resume, remove"
 	@echo "make test     every test (about ten minutes)"
 	@echo "make check    format, lint, strict types, fast tests (under a minute)"
 	@echo "make map      the tree, one line a module"
 	@echo "make hostile  kill -9 at seeded moments; KILLS=300 SEED=1 ONLY=follow"
+	@echo "make sim      every bar of the overlay, simulated (about 30 minutes); SEED=1 ARGS=--huge"
 	@echo "make bench    beside libtorrent, magic-wormhole, Syncthing, rsync; ROUNDS=5 ARGS=--help"
 
 $(READY): requirements/dev.lock pyproject.toml tools/setup.py
@@ -38,6 +39,9 @@ map: $(READY)
 
 hostile: $(READY)
 	@$(BIN)/python -m tools.hostile --kills $(or $(KILLS),100) --seed $(or $(SEED),1) $(if $(ONLY),--only $(ONLY))
+
+sim: $(READY)
+	@$(BIN)/python -m tools.sim --seed $(or $(SEED),1) $(ARGS)
 
 bench: $(READY)
 	@$(BIN)/python -m tools.bench --rounds $(or $(ROUNDS),5) $(ARGS)

@@ -6,6 +6,8 @@ What this cannot prove stands in docs/reachability.md.
 from __future__ import annotations
 
 import itertools
+import subprocess
+import sys
 import time
 from collections.abc import Callable, Iterator
 from contextlib import ExitStack, contextmanager
@@ -13,6 +15,7 @@ from pathlib import Path
 
 import pytest
 
+from shoal.testing.namespaces import Bridge
 from shoal.testing.nats import Internet, Nat, find_obstacle
 from shoal.testing.processes import Device, Json
 
@@ -30,6 +33,11 @@ def wait_for(look: Callable[[], Json], condition: Callable[[Json], bool], timeou
         assert time.monotonic() - began < timeout_s, found
         time.sleep(0.1)
     return time.monotonic() - began
+
+
+def reach_of(device: Device) -> Json:
+    found: Json = device.run("status").get("reach", {"state": "unknown", "asked": 0, "mapped": None})
+    return found
 
 
 def path_is(*paths: str) -> Callable[[Json], bool]:
@@ -93,8 +101,92 @@ def test_a_cut_direct_path_falls_back_to_the_relay_and_comes_back(tmp_path: Path
     with network(tmp_path, [Nat.PORT, Nat.PORT]) as (net, _, (ada, ben)):
         wait_for(lambda: ada.run("ping", "ben"), path_is("direct", "punched"), CONNECTED_S)
         net.cut(0, net.router_ip(1))
-        took_s = wait_for(lambda: ada.run("ping", "ben"), path_is("relay"), FALLBACK_S + 5)
+        # by `peers`: a `ping` over the dead session takes five seconds to say so
+
+        def find_states() -> Json:
+            return {p["name"]: p["state"] for p in ada.run("peers")["peers"]}
+
+        took_s = wait_for(find_states, lambda found: found["ben"] == "relayed", FALLBACK_S + 5)
         assert took_s <= FALLBACK_S
         send_file(tmp_path, ben, ada, 1_000_000)
         net.heal(0)
         wait_for(lambda: ada.run("ping", "ben"), path_is("direct", "punched"), 45.0)
+
+
+def test_devices_find_out_how_they_can_be_reached(tmp_path: Path) -> None:
+    """Three on the internet, one behind each kind of NAT; what `status` and `doctor` say."""
+    with ExitStack() as stack:
+        net = stack.enter_context(Internet(3, [Nat.PORT, Nat.SYMMETRIC]))
+        public = [
+            stack.enter_context(
+                Device(tmp_path / f"p{n}", f"pub{n}", listen="0.0.0.0:7411", prefix=net.public(n))
+            )
+            for n in range(3)
+        ]
+        public[0].up("--relay")
+        for device in public[1:]:
+            device.join(public[0].run("invite")["ticket"])
+        inner = [
+            stack.enter_context(
+                Device(tmp_path / f"i{n}", f"in{n}", listen="0.0.0.0:7411", prefix=net.inner(n))
+            )
+            for n in range(2)
+        ]
+        for device in inner:
+            device.join(public[0].run("invite")["ticket"])
+        for device, state in ((public[0], "public"), (inner[0], "nat"), (inner[1], "symmetric")):
+            found = lambda d=device: reach_of(d)  # noqa: E731
+            wait_for(found, lambda reach, s=state: reach["state"] == s and reach["asked"] >= 3, 40.0)  # type: ignore[misc]
+        for site, device in enumerate(inner):
+            check = next(c for c in device.run("doctor")["checks"] if c["name"] == "reachable")
+            assert check["state"] == "warn"
+            assert "forward TCP port 7411" in check["next_step"]
+            assert device.run("status")["reach"]["observed"] == [net.router_ip(site)]
+        net.forward(0, 7411)
+        inner[0].stop()
+        inner[0].up()
+        wait_for(lambda: reach_of(inner[0]), lambda reach: reach["state"] == "public", 40.0)
+
+        def find_addresses() -> Json:
+            return {p["name"]: p["addresses"] for p in public[1].run("peers")["peers"]}
+
+        wait_for(find_addresses, lambda found: f"{net.router_ip(0)}:7411" in found["in0"], 20.0)
+
+
+def test_a_router_that_speaks_upnp_opens_a_port_and_gets_it_back(tmp_path: Path) -> None:
+    with ExitStack() as stack:
+        lan = stack.enter_context(Bridge(2))
+        lan.set_address(0, "192.168.7.1/24")
+        lan.set_address(1, "192.168.7.2/24")
+        for machine in range(2):
+            lan.run(machine, "ip", "route", "add", "239.0.0.0/8", "dev", "eth0")
+        log = tmp_path / "router.log"
+        script = Path(__file__).parents[1] / "support" / "fake_router.py"
+        command = [*lan.prefix(0), sys.executable, str(script), "192.168.7.1", "203.0.113.9", str(log)]
+        router = subprocess.Popen(command)
+        stack.callback(router.wait)
+        stack.callback(router.kill)
+        device = Device(tmp_path / "a", "ada", listen="0.0.0.0:7411", prefix=lan.prefix(1))
+        stack.enter_context(device)
+        device.up("--upnp")
+        wait_for(lambda: reach_of(device), lambda r: r["mapped"] == "203.0.113.9:7411", 20.0)
+        checks = {c["name"]: c for c in device.run("doctor")["checks"]}
+        assert checks["port mapping"]["state"] == "ok"
+        device.stop()
+        words = log.read_text().split("\n")
+        assert "AddPortMapping 7411 TCP 192.168.7.2 7411 3600" in words
+        assert "DeletePortMapping 7411 TCP" in words
+
+
+def test_no_router_is_said_plainly(tmp_path: Path) -> None:
+    with Device(tmp_path / "a", "ada", listen="0.0.0.0:0", prefix=[]) as device, Bridge(1) as lan:
+        device.prefix = lan.prefix(0)
+        lan.set_address(0, "192.168.7.2/24")
+        device.up("--upnp")
+
+        def find_check() -> Json:
+            checks = device.run("doctor")["checks"]
+            return next(c for c in checks if c["name"] == "port mapping")  # type: ignore[no-any-return]
+
+        wait_for(find_check, lambda check: check["state"] == "warn", 20.0)
+        assert "no router answered" in find_check()["detail"]

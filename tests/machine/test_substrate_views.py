@@ -182,12 +182,9 @@ def test_anchors_stay_whoever_pushes() -> None:
     book.machine.tell_members(60, lambda: next(turns))
     for number in (1, 2, 3, 4, 5):
         book.get(peer(number), Neighbour(False))
-    while True:
-        book.do(Timer(("refill",)), 15.0)
-        asked = book.sent_to(Neighbour)
-        if not asked:
-            break
-        for one in asked:
+    for _ in range(10):
+        book.do(Timer(("shuffle",)), 60.0)
+        for one in book.sent_to(Neighbour):
             book.get(one, NeighbourAnswer(True))
     views = book.machine.views
     anchors = set(views.active)
@@ -195,3 +192,11 @@ def test_anchors_stay_whoever_pushes() -> None:
         book.get(peer(number), Neighbour(True), 1.0)
     assert len(views.active) == 5
     assert len(anchors & set(views.active)) >= 3
+
+
+def test_who_has_lost_everybody_asks_members() -> None:
+    book = Playbook(ANCHORED)
+    book.machine.tell_members(5000, lambda: peer(4999))
+    book.get(peer(1), Neighbour(False))
+    book.do(SessionDown(peer(1), "idle"))
+    assert book.sent(peer(4999)) == [Neighbour(True)]

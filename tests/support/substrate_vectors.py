@@ -9,7 +9,7 @@ import json
 from pathlib import Path
 from typing import Any
 
-from shoal.overlay.messages import OVERLAY_TABLE
+from shoal.overlay.messages import OVERLAY_TABLE, Digest, Provisions, Summary, Wanted
 from shoal.overlay.substrate import messages as m
 from shoal.wire.codec import Message, encode
 
@@ -42,6 +42,10 @@ GOOD: list[Message] = [
     m.ProbeAnswer(2**32 - 1, []),
     m.ProbeFor(3, ANN, [UPDATE]),
     m.ProbeSilence(4),
+    Provisions([b"provision"]),
+    Digest([bytes([n]) * 8 for n in range(64)]),
+    Summary(63, bytes(32), b"\xff" * 32, [(ANN, 0, 5), (ANN, 64, 2**63 - 1)]),
+    Wanted([(BEN, 1)]),
 ]
 REFUSED: list[tuple[str, Message]] = [
     ("a newcomer that is no peer id", m.ForwardJoin(b"short", 6)),
@@ -76,12 +80,22 @@ REFUSED: list[tuple[str, Message]] = [
     ("an incarnation out of range", m.ProbeAnswer(1, [m.Update(ANN, 1, 2**32, BEN)])),
     ("a target that is no peer id", m.ProbeFor(1, b"", [])),
     ("a number out of range", m.ProbeSilence(2**32)),
+    ("17 provisions", Provisions([b"p"] * 17)),
+    ("a provision over the limit", Provisions([b"p" * 5121])),
+    ("a digest of 63 buckets", Digest([b"h" * 8] * 63)),
+    ("a short hash", Digest([b"h" * 7] * 64)),
+    ("a bucket out of range", Summary(64, ANN, ANN, [])),
+    ("a summary of nobody", Summary(0, ANN, ANN, [(b"", 0, 1)])),
+    ("a slot out of range", Summary(0, ANN, ANN, [(ANN, 65, 1)])),
+    ("257 items", Summary(0, ANN, ANN, [(ANN, 0, 1)] * 257)),
+    ("257 slots wanted", Wanted([(ANN, 0)] * 257)),
+    ("a wanted slot out of range", Wanted([(ANN, 65)])),
 ]
 
 
 def plain(value: object) -> Any:
     """Return a field as it stands in the file."""
-    if isinstance(value, list):
+    if isinstance(value, list | tuple):
         return [plain(item) for item in value]
     if isinstance(value, m.Update):
         return [plain(getattr(value, name)) for name in value.__struct_fields__]

@@ -16,7 +16,8 @@ WAIT_LIMIT_S = 30.0  # longest a request may ask to be held open; wild guess
 PATHS_LIMIT = 256  # paths in one share; wild guess
 
 RoleName = Literal["owner", "admin", "member", "storage"]
-PeerStateName = Literal["connected", "relayed", "connecting", "offline"]
+PeerStateName = Literal["connected", "relayed", "connecting", "known", "offline"]  # known: not needed now
+ReachState = Literal["public", "local", "nat", "symmetric", "blocked", "unknown"]
 TransferStateName = Literal[
     "queued", "finding", "fetching", "verifying", "finishing", "done", "failed", "paused", "cancelled"
 ]
@@ -41,6 +42,20 @@ class ErrorBody(Struct, frozen=True):
     next_step: str = ""
 
 
+class Reach(Struct, frozen=True, kw_only=True):
+    """How this node can be reached, by what `asked` peers saw and dialled: `public` (one got through),
+    `local` (likewise, but all asked are in its own network), `nat` (punching may work), `symmetric` (it
+    cannot), `blocked` (a firewall, no NAT) or `unknown`.
+    """
+
+    state: ReachState
+    asked: int
+    reached_by: int
+    observed: list[str]
+    mapped: str | None = None  # by --upnp: the router's address and port
+    next_step: str = ""
+
+
 class RelayUse(Struct, frozen=True, kw_only=True):
     """What this node relays for others: streams now, bytes since its day began, and of how many it may."""
 
@@ -52,9 +67,21 @@ class RelayUse(Struct, frozen=True, kw_only=True):
     refused: int
 
 
+class Overlay(Struct, frozen=True, kw_only=True):
+    """How this node keeps the network together. `mode`: a session with everybody, or a few neighbours that
+    the views choose. `size`: how many nodes are here now, null until that is known.
+    """
+
+    mode: Literal["mesh", "views"]
+    neighbours: int
+    active: int
+    passive: int
+    size: float | None
+
+
 class Status(Struct, frozen=True, kw_only=True):
-    """The node itself. `relay`: what it relays, if it does. `notice` says what keeps it from working as it
-    should, e.g. that it was removed.
+    """The node itself. `reach` and `relay`: how it can be reached, and what it relays if it does.
+    `notice` says what keeps it from working as it should, e.g. that it was removed.
     """
 
     peer_id: str
@@ -64,6 +91,8 @@ class Status(Struct, frozen=True, kw_only=True):
     listen: list[str]
     peers: int
     version: str
+    overlay: Overlay | UnsetType = UNSET
+    reach: Reach | UnsetType = UNSET
     relay: RelayUse | UnsetType = UNSET
     notice: str | UnsetType = UNSET
     recovery_key: str | UnsetType = UNSET
@@ -113,6 +142,8 @@ class Peer(Struct, frozen=True):
     rtt_ms: float | None
     path: str | UnsetType = UNSET  # punched or relay; absent where it is plain
     relay: str | UnsetType = UNSET  # the relay's name, where the path is one
+    neighbour: bool = False  # broadcasts go over its session
+    reason: str | UnsetType = UNSET  # why the last session with it ended, one word; absent while there is one
 
 
 class Peers(Struct, frozen=True):

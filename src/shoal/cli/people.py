@@ -113,7 +113,7 @@ def peers(home: HomeOption = None, json: JsonOption = False) -> None:
     rows = [
         [
             peer.name,
-            peer.state,
+            _describe_state(peer),
             f"{peer.rtt_ms:.1f} ms" if peer.rtt_ms is not None else "-",
             short_id(peer.peer_id),
             _describe_way(peer),
@@ -122,6 +122,13 @@ def peers(home: HomeOption = None, json: JsonOption = False) -> None:
     ]
     lines = columns(rows, ["NAME", "STATE", "RTT", "PEER", "ADDRESS"])
     face.show(found, lines if rows else ["no other members yet; let one in with: shoal invite"])
+
+
+def _describe_state(peer: s.Peer) -> str:
+    """Say how it is with a peer, and why its session ended."""
+    if isinstance(peer.reason, str):
+        return f"{peer.state} ({printable(peer.reason)})"
+    return peer.state
 
 
 def _describe_way(peer: s.Peer) -> str:

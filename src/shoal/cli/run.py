@@ -7,9 +7,10 @@ from typing import Annotated
 
 import typer
 
-from shoal.api.schema import Status
+from shoal.api.schema import Overlay, Reach, RelayUse, Status
 from shoal.cli.face import Face, HomeOption, JsonOption, make_face, printable, read_argument
 from shoal.core.errors import LocalMisuse
+from shoal.core.units import format_size
 from shoal.identity.code import TypedCode, complete_word, is_code
 from shoal.node.order import Flags, LaunchOrder, refuse_second_network
 from shoal.storage.home import has_network
@@ -27,6 +28,9 @@ RelayOption = Annotated[
     bool,
     typer.Option("--relay", help="Relay for members whom no dial reaches.", metavar="", show_default=False),
 ]
+UpnpOption = Annotated[
+    bool, typer.Option("--upnp", help="Ask the router to open the port.", metavar="", show_default=False)
+]
 DetachOption = Annotated[
     bool, typer.Option("--detach", "-d", help="Run in the background.", metavar="", show_default=False)
 ]
@@ -37,13 +41,16 @@ def up(
     name: NameOption = None,
     no_lan: NoLanOption = False,
     relay: RelayOption = False,
+    upnp: UpnpOption = False,
     detach: DetachOption = False,
     home: HomeOption = None,
     json: JsonOption = False,
 ) -> None:
     """Run the node. The first time it makes this device's identity and a network of its own."""
     face = make_face(home, json)
-    _start(face, LaunchOrder(home=face.home, mode="up", flags=_flags(listen, name, no_lan, relay)), detach)
+    _start(
+        face, LaunchOrder(home=face.home, mode="up", flags=_flags(listen, name, no_lan, relay, upnp)), detach
+    )
 
 
 def join(
@@ -63,6 +70,7 @@ def join(
     name: NameOption = None,
     no_lan: NoLanOption = False,
     relay: RelayOption = False,
+    upnp: UpnpOption = False,
     detach: DetachOption = False,
     home: HomeOption = None,
     json: JsonOption = False,
@@ -73,7 +81,9 @@ def join(
         raise refuse_second_network(face.home)
     text = read_argument(" ".join(ticket) if ticket else None, "ticket or code")
     secrets = _read_secret(face, text, at)
-    order = LaunchOrder(home=face.home, mode="join", **secrets, flags=_flags(listen, name, no_lan, relay))
+    order = LaunchOrder(
+        home=face.home, mode="join", **secrets, flags=_flags(listen, name, no_lan, relay, upnp)
+    )
     _start(face, order, detach)
 
 
@@ -155,6 +165,25 @@ def _welcome(face: Face, order: LaunchOrder, found: Status) -> None:
     face.show(found, _describe(found))
 
 
+def _describe_reach(reach: Reach) -> str:
+    words = {
+        "public": "others can dial this device",
+        "local": "others in this network can dial this device",
+        "nat": "behind a NAT; see: shoal doctor",
+        "symmetric": "behind a symmetric NAT; see: shoal doctor",
+        "blocked": "a firewall keeps others out; see: shoal doctor",
+        "unknown": "not known yet",
+    }
+    return words[reach.state] + (f" ({reach.mapped})" if reach.mapped else "")
+
+
+def _describe_overlay(overlay: Overlay) -> str:
+    if overlay.mode == "mesh":
+        return f"mesh, {overlay.neighbours} neighbours"
+    size = f", about {overlay.size:.0f} nodes" if overlay.size is not None else ""
+    return f"views, {overlay.active} neighbours, {overlay.passive} in reserve{size}"
+
+
 def _describe(found: Status, others: int | None = None) -> list[str]:
     """Return a status in lines. `others`: how many other members there are, where that is known."""
     connected = f"{found.peers} of {others}" if others is not None else f"{found.peers}"
@@ -166,15 +195,22 @@ def _describe(found: Status, others: int | None = None) -> list[str]:
         f"peers      {connected} connected",
         f"process    {found.pid}, shoal {found.version}",
     ]
+    if isinstance(found.reach, Reach):
+        lines.insert(4, f"reachable  {_describe_reach(found.reach)}")
+    if isinstance(found.overlay, Overlay):
+        lines.insert(-1, f"overlay    {_describe_overlay(found.overlay)}")
+    if isinstance(found.relay, RelayUse):
+        lines.append(f"relaying   {found.relay.streams} streams, {format_size(found.relay.day_bytes)} today")
     if isinstance(found.notice, str):
         lines.append(f"notice     {printable(found.notice)}")
     return lines
 
 
-def _flags(listen: list[str] | None, name: str | None, no_lan: bool, relay: bool) -> Flags:
+def _flags(listen: list[str] | None, name: str | None, no_lan: bool, relay: bool, upnp: bool) -> Flags:
     return Flags(
         listen=tuple(listen) if listen else None,
         name=name,
         lan=False if no_lan else None,
         relay=relay or None,
+        upnp=upnp or None,
     )

@@ -40,6 +40,8 @@ class PeopleAnswers:
                 [str(address) for address in peer.addresses],
                 _round(peer.rtt_ms),
                 *self._find_path(peer.peer_id),
+                peer.neighbour,
+                peer.ended or UNSET,
             )
             for peer in self._parts.overlay.peers_status()
             if peer.peer_id in members

@@ -19,7 +19,7 @@ from shoal.node.answer_people import PeopleAnswers
 from shoal.node.answer_pins import PinAnswers
 from shoal.node.answer_store import StoreAnswers
 from shoal.node.config import NodeConfig
-from shoal.node.diagnosis import diagnose
+from shoal.node.diagnosis import describe_reach, diagnose
 from shoal.node.parts import Parts
 from shoal.version import __version__
 
@@ -66,8 +66,20 @@ class Answers(
             listen=[str(address) for address in parts.transport.listen_addresses],
             peers=len(parts.transport.sessions()),
             version=__version__,
+            overlay=self._describe_overlay(),
+            reach=self._find_reach() or msgspec.UNSET,
             relay=self._find_relay_use() or msgspec.UNSET,
             notice=self._find_notice() or msgspec.UNSET,
+        )
+
+    def _describe_overlay(self) -> s.Overlay:
+        found = self._parts.overlay.substrate_status()
+        return s.Overlay(
+            mode="mesh" if found.mode == "mesh" else "views",
+            neighbours=found.neighbours,
+            active=found.active,
+            passive=found.passive,
+            size=found.size,
         )
 
     async def first_status(self) -> s.Status:
@@ -85,6 +97,10 @@ class Answers(
         """Stop the node as soon as this is answered."""
         asyncio.get_running_loop().call_later(STOP_DELAY_S, self._request_stop)
         return s.Stopping(os.getpid())
+
+    def _find_reach(self) -> s.Reach | None:
+        reach = describe_reach(self._parts)
+        return None if reach.state == "unknown" and reach.mapped is None else reach
 
     def _find_relay_use(self) -> s.RelayUse | None:
         relay = self._parts.reach.relay

@@ -19,6 +19,7 @@ from shoal.core.units import parse_size
 from shoal.node.limit_settings import LimitSettings, ScheduleEntry, check_limits, check_schedule
 from shoal.node.order import Flags
 from shoal.node.relay_settings import check_relay, describe_relay
+from shoal.overlay.substrate.service import MESH_MEMBERS
 from shoal.storage.home import resolve_path, write_private_file
 from shoal.transport.address import Address
 from shoal.transport.reach.relay_machine import RelayLimits
@@ -26,10 +27,11 @@ from shoal.wire.limits import NAME_BYTES
 
 DEFAULT_PORT = 7411  # unassigned at IANA in 2026; if another node has it, a default picks a free one
 LISTEN_LIMIT = 8  # as many addresses as a peer record holds
+MESH_LIMIT = 256  # sessions of a node beyond which a full mesh costs more than it gives; wild guess
 LOG_LEVELS = ("debug", "info", "warning", "error")
 FILE_LIMIT_BYTES = 64 * 1024
 
-Plain = str | bool | list[str]
+Plain = str | bool | int | list[str]
 Value = Plain | LimitSettings | tuple[ScheduleEntry, ...] | RelayLimits
 
 
@@ -45,7 +47,9 @@ class NodeConfig:
     interfaces: list[str] = field(default_factory=list)
     log_level: str = "info"
     store_quota: str = ""
+    mesh_members: int = MESH_MEMBERS
     relay: bool = False
+    upnp: bool = False
     limits: LimitSettings = field(default_factory=LimitSettings)
     schedule: tuple[ScheduleEntry, ...] = ()
     relay_limits: RelayLimits = field(default_factory=RelayLimits)
@@ -99,7 +103,7 @@ def load_config(
         if environment.get(variable):
             values[key] = _check(key, _from_text(key, environment[variable]), f"in the variable {variable}")
             origins[key] = "environment"
-    for key in ("listen", "name", "lan", "relay"):
+    for key in ("listen", "name", "lan", "relay", "upnp"):
         given = getattr(flags, key) if flags is not None else None
         if given is not None:
             given = list(given) if isinstance(given, tuple) else given
@@ -172,7 +176,9 @@ def _defaults() -> dict[str, Value]:
         "interfaces": [],
         "log_level": "info",
         "store_quota": "",
+        "mesh_members": MESH_MEMBERS,
         "relay": False,
+        "upnp": False,
         "limits": LimitSettings(),
         "schedule": (),
         "relay_limits": RelayLimits(),
@@ -236,6 +242,8 @@ def _from_text(key: str, text: str) -> object:
 def _to_toml(value: Plain) -> str:
     if isinstance(value, bool):
         return "true" if value else "false"
+    if isinstance(value, int):
+        return str(value)
     if isinstance(value, list):
         return "[" + ", ".join(map(_to_toml, value)) + "]"
     # TOML's basic strings are escaped like JSON's; names hold no control characters
@@ -314,6 +322,14 @@ def _check_quota(value: object) -> Plain:
     return value
 
 
+def _check_mesh(value: object) -> Plain:
+    if isinstance(value, str) and value.isascii() and value.isdigit():
+        value = int(value[:4])  # of a variable or a command line
+    if isinstance(value, bool) or not isinstance(value, int) or not 2 <= value <= MESH_LIMIT:
+        raise _Unfit(f"a number of members from 2 to {MESH_LIMIT}")
+    return value
+
+
 _TABLE_HEADER = re.compile(r"\s*\[\[?\s*[A-Za-z]")  # a list's lines begin with a quote
 _TABLES: dict[str, Callable[[object, str], Value]] = {
     "limits": check_limits,
@@ -328,5 +344,7 @@ _CHECKS: dict[str, Callable[[object], Plain]] = {
     "interfaces": _check_texts,
     "log_level": _check_level,
     "store_quota": _check_quota,
+    "mesh_members": _check_mesh,
     "relay": _check_bool,
+    "upnp": _check_bool,
 }

@@ -5,7 +5,7 @@ from __future__ import annotations
 import asyncio
 import os
 
-from shoal.api.schema import Check, Report
+from shoal.api.schema import Check, Reach, Report
 from shoal.core.units import format_duration, format_rate, format_size
 from shoal.node.parts import Parts
 
@@ -20,6 +20,9 @@ async def diagnose(parts: Parts) -> Report:
         _check_sessions(parts),
         _check_clock(parts),
         _check_listening(parts),
+        _check_reach(parts),
+        *_check_mapping(parts),
+        *_check_relay(parts),
         _check_services(parts),
         _check_lanes(parts),
         _check_limits(parts),
@@ -80,6 +83,75 @@ def _check_listening(parts: Parts) -> Check:
             "listening", "fail", "nowhere", "see what uses the port, or set another: config set listen"
         )
     return Check("listening", "ok", ", ".join(map(str, addresses)))
+
+
+def describe_reach(parts: Parts) -> Reach:
+    """Return how this node can be reached, and what to change where that is badly."""
+    found = parts.reach.prober.standing()
+    port = next((a.port for a in parts.transport.listen_addresses if not a.is_loopback), 0)
+    mapper = parts.mapper
+    step = ""
+    if port and found.state in ("nat", "symmetric"):
+        router = f"in the router forward TCP port {port} to this machine"
+        step = f"{router}, or try: shoal up --upnp" if mapper is None else router
+    elif port and found.state == "blocked":
+        step = f"allow TCP port {port} for incoming connections in this machine's firewall"
+    return Reach(
+        state=found.state,
+        asked=found.witnesses,
+        reached_by=found.reached_by,
+        observed=list(found.observed),
+        mapped=str(mapper.address) if mapper is not None and mapper.address is not None else None,
+        next_step=step,
+    )
+
+
+_REACH_WORDS = {
+    "public": "others can dial this device",
+    "local": "others in this network can dial this device; nobody outside of it was asked",
+    "nat": "behind a NAT that keeps ports: reached by hole punching, or over a relay",
+    "symmetric": "behind a symmetric NAT: reached only by who can be dialled, and over a relay",
+    "blocked": "no NAT, but a firewall keeps others out",
+    "unknown": "no peer on another machine has been asked yet",
+}
+
+
+def _check_reach(parts: Parts) -> Check:
+    reach = describe_reach(parts)
+    text = _REACH_WORDS[reach.state]
+    if reach.asked:
+        text += f" ({reach.reached_by} of {reach.asked} peers got through)"
+    if reach.observed and reach.state != "public":
+        text += f"; they see {', '.join(reach.observed[:3])}"
+    relays = sum(session.relay is not None for session in parts.transport.sessions())
+    if relays:
+        text += f"; {relays} sessions are relayed"
+    return Check("reachable", "warn" if reach.next_step else "ok", text, reach.next_step)
+
+
+def _check_mapping(parts: Parts) -> list[Check]:
+    mapper = parts.mapper
+    if mapper is None:
+        return []
+    if mapper.address is not None:
+        return [Check("port mapping", "ok", f"the router leads {mapper.address} here")]
+    if not mapper.error:
+        return [Check("port mapping", "ok", "the router is being asked")]
+    step = "switch UPnP on in the router, or forward the port there by hand"
+    return [Check("port mapping", "warn", mapper.error, step)]
+
+
+def _check_relay(parts: Parts) -> list[Check]:
+    relay = parts.reach.relay
+    if relay is None:
+        return []
+    status = relay.status()
+    day = status.limits.day_bytes
+    moved = format_size(status.day_bytes) + (f" of {format_size(day)}" if day is not None else "") + " today"
+    text = f"{status.streams} of {status.limits.streams} streams, {moved}, {status.refused} refused"
+    if parts.reach.prober.standing().state in ("nat", "symmetric", "blocked"):
+        return [Check("relay", "warn", text, "others cannot dial this device: see `reachable`")]
+    return [Check("relay", "ok", text)]
 
 
 def _check_services(parts: Parts) -> Check:

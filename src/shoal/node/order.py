@@ -23,6 +23,7 @@ class Flags(Struct, frozen=True, kw_only=True):
     name: str | None = None
     lan: bool | None = None
     relay: bool | None = None
+    upnp: bool | None = None
 
 
 class LaunchOrder(Struct, frozen=True, kw_only=True):

@@ -20,6 +20,7 @@ from shoal.storage.store import Store
 from shoal.storage.stores import Stores
 from shoal.swarm.service import SwarmService
 from shoal.transport.lane_broker import LaneBroker
+from shoal.transport.reach.mapper import Mapper
 from shoal.transport.reach.service import ReachService
 from shoal.transport.transport import Transport
 
@@ -55,6 +56,7 @@ class Parts:
     pins: PinKeeper
     limiter: Limiter
     reach: ReachService
+    mapper: Mapper | None
     discovery: Discovery | None
 
     @property

@@ -47,6 +47,10 @@ async def run_parts(
         parts.overlay.add_contact(joined.inviter, [str(joined.address), *ticket.addresses])
     stack.push_async_callback(parts.overlay.close)
     await parts.overlay.start()
+    parts.reach.start()
+    if parts.mapper is not None:
+        stack.push_async_callback(parts.mapper.close)
+        parts.base.supervisor.start("port mapping", parts.mapper.run)
     stack.push_async_callback(parts.swarm.close)
     await parts.limiter.start()
     stack.push_async_callback(parts.store.close)

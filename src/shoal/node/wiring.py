@@ -31,6 +31,7 @@ from shoal.swarm.service import SwarmService
 from shoal.transport.address import Address
 from shoal.transport.config import TransportConfig
 from shoal.transport.lane_broker import LaneBroker
+from shoal.transport.reach.mapper import Mapper
 from shoal.transport.reach.relay import Relay
 from shoal.transport.reach.service import ReachService
 from shoal.transport.transport import Transport
@@ -89,6 +90,8 @@ def wire(
         clock=clock,
         observe=observe,
         rng=base.rng,
+        mesh_members=config.mesh_members,
+        is_busy=lanes.has_lanes,
         relays=config.relay,
     )
     reach = ReachService(
@@ -100,20 +103,23 @@ def wire(
         is_member=network.is_active,
         addresses_of=overlay.direct_addresses,
         relays_of=overlay.relays_of,
+        own_addresses=overlay.own_addresses,
+        on_standing=overlay.outer_changed,
         supervisor=supervisor,
         monotonic=clock.monotonic,
         observe=observe,
         rng=base.rng,
     )
     transport.attach_reach(reach)
-    overlay.on_network_changed = reach.network_changed
+    mapper = Mapper(lambda: _find_port(transport), overlay.outer_changed) if config.upnp else None
+    _tell_outer(overlay, reach, mapper)
     base.events.on(MembershipChanged, lambda event: overlay.members_changed())
     assert network.enforcer is not None  # MembershipService has set it
     network.enforcer.on_ended(overlay.drop)
     swarm = SwarmService(
         own_id=keys.peer_id,
         network_id=network_id,
-        find_session=transport.find_session,
+        find_session=overlay.find_session,
         role_of=network.role_of,
         supervisor=supervisor,
         clock=clock,
@@ -150,6 +156,7 @@ def wire(
         pins=PinKeeper(files.context, store, stores.pins, files.share_lock),
         limiter=limiter,
         reach=reach,
+        mapper=mapper,
         discovery=discovery,
     )
 
@@ -160,18 +167,35 @@ def _own_name(network: Network, config: NodeConfig) -> str:
     return member.name if member is not None else config.name
 
 
+def _find_port(transport: Transport) -> int:
+    """Return the port that others can dial; 0 where only loopback listens, which nobody else can reach."""
+    return next((a.port for a in transport.listen_addresses if not a.is_loopback), 0)
+
+
+def _tell_outer(overlay: OverlayService, reach: ReachService, mapper: Mapper | None) -> None:
+    """Put what a router leads here into our record, and look for it anew when the network changed."""
+
+    def find_outer() -> list[str]:
+        mapped = [str(mapper.address)] if mapper is not None and mapper.address is not None else []
+        return [*mapped, *reach.prober.reached_addresses()]
+
+    def on_network_changed() -> None:
+        reach.network_changed()
+        if mapper is not None:
+            mapper.network_changed()
+
+    overlay.outer_addresses = find_outer
+    overlay.on_network_changed = on_network_changed
+
+
 def _make_discovery(
     base: Base, config: NodeConfig, network: Network, transport: Transport, overlay: OverlayService
 ) -> Discovery:
     from shoal.transport.discovery import Discovery  # zeroconf takes a while to import: only where it is used
 
-    def find_port() -> int:
-        """Return the port to announce; 0 where only loopback listens, which nobody on the LAN can reach."""
-        return next((a.port for a in transport.listen_addresses if not a.is_loopback), 0)
-
     return Discovery(
         own_id=network.own_id,
-        port=find_port,
+        port=lambda: _find_port(transport),
         door_keys=network.door_keys,
         members=network.active_members,
         on_found=lambda peer, address: overlay.add_contact(peer, [str(address)]),

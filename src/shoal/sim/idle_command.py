@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from typing import Any
 
-from shoal.overlay.substrate.config import SubstrateConfig
+from shoal.overlay.substrate.config import LIVE
 from shoal.sim.cost import OVERHEAD_BYTES
 from shoal.sim.growth import grow, make_network, run_cycles
 from shoal.sim.kernel import SECOND_US
@@ -17,7 +17,7 @@ HEARTBEAT_BYTES = OVERHEAD_BYTES + 12  # spec/session.md: number and 8 bytes of 
 
 def run_idle(nodes: int, minutes: float, seed: int) -> dict[str, Any]:
     """Measure both directions of every node, heartbeats and handshakes included."""
-    config = SubstrateConfig()
+    config = LIVE
     network = make_network(seed, nodes, config, SteadyLatency())
     kernel = network.kernel
     grow(network, nodes)

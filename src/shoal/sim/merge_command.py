@@ -2,9 +2,10 @@
 
 from __future__ import annotations
 
+from dataclasses import replace
 from typing import Any
 
-from shoal.overlay.substrate.config import SubstrateConfig
+from shoal.overlay.substrate.config import LIVE
 from shoal.sim.graph import count_components, find_links
 from shoal.sim.growth import grow, make_network, run_cycles
 from shoal.sim.kernel import SECOND_US
@@ -17,7 +18,7 @@ PERIODS = 20  # at most waited
 
 def run_merge(nodes: int, split_s: float, seed: int) -> dict[str, Any]:
     """Cut the network into two halves for a while; heal it, and wait until it is one component."""
-    config = SubstrateConfig()
+    config = replace(LIVE, detects=False, estimates=False)  # silence of sessions tells who is gone
     network = make_network(seed, nodes, config, SteadyLatency())
     kernel = network.kernel
     grow(network, nodes)

@@ -116,6 +116,7 @@ def run_broadcast(
         "control": {"by_message": count.control},
         "last_hop": count.last_hop[-1],
         "heal_cycles": heal_cycles,
+        "steps": network.steps,
     }
 
 

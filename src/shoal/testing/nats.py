@@ -96,6 +96,15 @@ class Internet:
         """End what `cut` did."""
         self._nft(self._router(site), "delete table ip cut\n")
 
+    def forward(self, site: int, port: int) -> None:
+        """Let a site's router lead a port of its own to the machine behind it, as its owner would."""
+        self._nft(
+            self._router(site),
+            "add chain ip home arriving { type nat hook prerouting priority -100; }\n"
+            f"add rule ip home arriving iifname eth0 tcp dport {port} dnat to 10.{site + 1}.0.2\n"
+            "insert rule ip home through ct status dnat accept\n",
+        )
+
     def _router(self, site: int) -> int:
         return self._public + 2 * site
 

@@ -32,8 +32,9 @@ PUSH_WINDOW_S = 60.0  # at most half of the active view gives way to who was not
 REPAIRED = frozenset(
     {"reset", "idle", "unreachable"}
 )  # iroh-gossip#152: repair after `evicted` churns for ever
-ANCHOR_PARTNERS = 12  # members that are each node's possible anchors, on average
+ANCHOR_PARTNERS = 24  # members that are each node's possible anchors, on average
 ANCHOR_DRAWS = 64  # members looked at in a round of seeking
+LAST_DRAWS = 16  # members asked for a place when everybody that is known is gone
 CONTACTS = 64  # kept to begin again from when everybody is gone
 
 _JOIN = Join()
@@ -209,8 +210,6 @@ class Views:
                 self._asked[peer] = now + self._config.answer_s
                 out.append(Send(peer, _URGENT_WISH))
                 wanted -= 1
-        if len(self._anchors) < self._config.anchors:
-            self._refill_later(now, out)
 
     @property
     def has_reserve(self) -> bool:
@@ -344,11 +343,16 @@ class Views:
         wish = _WISH if self.active or not urgent else _URGENT_WISH
         candidates = [peer for peer in self.passive if peer not in self._asked]
         if not candidates and not self.active and not self._asked:
-            candidates = list(self._contacts)
+            candidates = [*self._contacts, *self._draw_members()]
         for peer in self._chance.sample(candidates, places):
             self._asked[peer] = now + self._config.answer_s
             out.append(Send(peer, wish))
         self._refill_later(now, out)
+
+    def _draw_members(self) -> list[bytes]:
+        """Return some members, when nobody else is known; none in the paper's world."""
+        drawn = [self._find_member() for _ in range(LAST_DRAWS if self._config.anchors else 0)]
+        return [peer for peer in dict.fromkeys(drawn) if peer is not None and peer != self._own]
 
     def _refill_later(self, now: float, out: list[Effect]) -> None:
         if not self._refilling and not self.is_resting:
@@ -360,8 +364,8 @@ class Views:
         self._refilling = False
         self._tries = self._config.tries
         if len(self.active) < self._config.active:
+            self._seek_anchors(now, out)
             self._refill(now, out)
-        self._seek_anchors(now, out)
 
     # -- shuffles --------------------------------------------------------------------------------------
 
@@ -372,8 +376,10 @@ class Views:
         if not self.active:
             self._refill(now, out)
             return
-        if len(self.active) < config.active or len(self._anchors) < config.anchors:
+        if len(self.active) < config.active:
             self._refill_later(now, out)  # a newcomer's walks may have brought too few
+        else:
+            self._seek_anchors(now, out)
         peer = chance.pick(self.active)
         given = chance.sample(self.passive, config.shuffle_passive)
         others = [other for other in self.active if other != peer]

@@ -42,6 +42,7 @@ from shoal.transport.reach.messages import (
     pack_preamble,
     parse_preamble,
 )
+from shoal.transport.reach.prober import Prober
 from shoal.transport.reach.punch import PunchPort
 from shoal.transport.reach.relay import Relay
 from shoal.transport.reach.upgrade_plan import (
@@ -85,6 +86,9 @@ class ReachHost(Protocol):
 
     def find_session(self, peer_id: bytes) -> Session | None: ...
 
+    @property
+    def listen_addresses(self) -> list[Address]: ...
+
     def sessions(self) -> list[Session]: ...
 
     async def replace(self, peer_id: bytes, address: Address, timeout_s: float = 8.0) -> Session: ...
@@ -110,12 +114,16 @@ class ReachService(BaseService):
         is_member: Callable[[bytes], bool],
         addresses_of: Callable[[bytes], list[Address]],
         relays_of: Callable[[bytes], list[bytes]],
+        own_addresses: Callable[[], list[str]],
+        on_standing: Callable[[], None],
         supervisor: Supervisor,
         monotonic: Callable[[], float],
         observe: Observer,
         rng: Random,
     ) -> None:
-        """`addresses_of`: what of a peer may be dialled; `relays_of`: over whom it can be reached."""
+        """`addresses_of`: what of a peer may be dialled; `relays_of`: over whom it can be reached;
+        `on_standing`: how this node can be reached is known better now.
+        """
         self.relay = relay
         self._host = host
         self._is_member = is_member
@@ -131,6 +139,18 @@ class ReachService(BaseService):
         self._dial_backs: BoundedMap[bytes, TokenBucket] = BoundedMap(MEMBERS)
         self._offers = 0
         self._closed = False
+        self.prober = Prober(
+            host,
+            own_addresses=own_addresses,
+            add_token=self._add_token,
+            on_changed=on_standing,
+            monotonic=monotonic,
+            rng=rng,
+        )
+
+    def start(self) -> None:
+        """Find out how this node can be reached, from now on."""
+        self._supervisor.start("reachability", self.prober.run)
 
     def close(self) -> None:
         """Stop trying and relaying; idempotent."""
@@ -276,6 +296,8 @@ class ReachService(BaseService):
         """A session is up: perhaps one that should become direct."""
         relayed = session.relay is not None
         self._step(Relayed(session.peer_id) if relayed else NotRelayed(session.peer_id))
+        if not relayed:
+            self.prober.session_changed()
 
     def on_session_down(self, session: Session, reason: str) -> None:
         """A session ended; for a replaced one the new one is told of right after."""
@@ -286,6 +308,7 @@ class ReachService(BaseService):
     def network_changed(self) -> None:
         """Our addresses changed."""
         self._step(NetworkChanged())
+        self.prober.network_changed()
 
     async def on_request(self, session: Session, message: Message) -> Message:
         """Answer a member. Raises: Refused, Unavailable, MalformedMessage, LimitExceeded."""
@@ -314,10 +337,6 @@ class ReachService(BaseService):
         raise MalformedMessage("not a notice", cause=type(message).__name__)
 
     # -- answers ---------------------------------------------------------------------------------------
-
-    def add_token(self, proof: bytes) -> bytes:
-        """Return a token: who connects with it is sent `proof`."""
-        return self._add_token(proof)
 
     def _add_token(self, proof: bytes = b"") -> bytes:
         token = secrets.token_bytes(TOKEN_BYTES)

@@ -1,0 +1,185 @@
+"""Prober: finds out how this node can be reached, by asking peers what they see and to dial back.
+
+At least WITNESSES_WANTED peers are asked where there are as many; again every PROBE_S, soon after sessions
+come up, and at once when the addresses of this machine change.
+"""
+
+from __future__ import annotations
+
+import asyncio
+import logging
+import secrets
+import socket
+from collections.abc import Callable
+from random import Random
+from typing import Protocol
+
+from shoal.core.errors import LocalMisuse, MalformedMessage, Refused, RemoteFault, Unavailable
+from shoal.transport.address import Address, may_dial
+from shoal.transport.reach.messages import (
+    DIAL_BACKS,
+    TOKEN_BYTES,
+    DialBack,
+    DialedBack,
+    Observe,
+    Observed,
+    check,
+)
+from shoal.transport.reach.punch import PunchPort
+from shoal.transport.reach.standing import Standing, StandingBook
+from shoal.transport.session import Session
+from shoal.wire.registry import ServiceNumber
+
+log = logging.getLogger("shoal.reach")
+
+WITNESSES_WANTED = 3
+ASKED = 4  # in one round
+PROBE_S = 600.0  # and a random part of it less
+SETTLE_S = 3.0  # after a session came up: others may come with it
+ANSWER_TIMEOUT_S = 6.0  # four dials of at most 3 s, at once
+
+
+class ProberHost(Protocol):
+    """What the prober needs of its transport."""
+
+    @property
+    def listen_addresses(self) -> list[Address]: ...
+
+    def sessions(self) -> list[Session]: ...
+
+
+class Prober:
+    """Keeps a `Standing`. Expects `run` to be started as a service."""
+
+    def __init__(
+        self,
+        host: ProberHost,
+        *,
+        own_addresses: Callable[[], list[str]],
+        add_token: Callable[[bytes], bytes],
+        on_changed: Callable[[], None],
+        monotonic: Callable[[], float],
+        rng: Random,
+    ) -> None:
+        """`add_token`: who connects to us with the token that it returns is sent the given proof."""
+        self._host = host
+        self._own_addresses = own_addresses
+        self._add_token = add_token
+        self._on_changed = on_changed
+        self._monotonic = monotonic
+        self._random = rng
+        self._book = StandingBook()
+        self._asked: dict[bytes, float] = {}  # peer -> when; those with a session only
+        self._look = asyncio.Event()
+
+    def standing(self) -> Standing:
+        """Return what is known now."""
+        return self._book.judge(self._monotonic(), self._own_hosts())
+
+    def reached_addresses(self) -> list[str]:
+        """Return the addresses at which a peer got through lately."""
+        return list(self._book.judge(self._monotonic(), ()).addresses)
+
+    def session_changed(self) -> None:
+        """A session came up: who is new may know more."""
+        if self._book.judge(self._monotonic(), ()).witnesses < WITNESSES_WANTED:
+            self._look.set()
+
+    def network_changed(self) -> None:
+        """Our addresses changed: what was said no longer counts."""
+        self._book.forget()
+        self._asked.clear()
+        self._look.set()
+
+    async def run(self) -> None:
+        """Ask now and then, for ever. Cancelling is safe."""
+        while True:
+            try:
+                async with asyncio.timeout(PROBE_S * self._random.uniform(0.75, 1.0)):
+                    await self._look.wait()
+            except TimeoutError:
+                self._asked.clear()
+            await asyncio.sleep(SETTLE_S)
+            self._look.clear()
+            await self.probe()
+
+    async def probe(self) -> Standing:
+        """Ask now; return what follows. Takes at most ten seconds."""
+        before = self.standing()
+        sessions = [s for s in self._host.sessions() if s.relay is None and not s.over_loopback]
+        here = {session.peer_id for session in sessions}
+        self._asked = {peer: at for peer, at in self._asked.items() if peer in here}
+        waiting = [session for session in sessions if session.peer_id not in self._asked]
+        self._random.shuffle(waiting)
+        chosen = waiting[:ASKED]
+        for session in chosen:
+            self._asked[session.peer_id] = self._monotonic()
+        await asyncio.gather(*(self._ask(session) for session in chosen))
+        if chosen:
+            await self._compare(sessions)
+        found = self.standing()
+        if found.state != before.state:
+            log.info("reachability: %s, by what %s peers saw", found.state, found.witnesses)
+        if found.addresses != before.addresses:
+            self._on_changed()
+        return found
+
+    async def _ask(self, session: Session) -> None:
+        """Ask one peer what it sees and to dial that, and our own addresses of the same host."""
+        try:
+            seen = await self._observe(session)
+            addresses = self._choose(seen)
+            if not addresses:
+                return
+            proof = secrets.token_bytes(TOKEN_BYTES)
+            results: dict[str, str] = {}
+            for address in addresses:  # a token is good for one connection
+                ask = DialBack([address], self._add_token(proof), proof)
+                answer = await session.request(ServiceNumber.REACH, ask, ANSWER_TIMEOUT_S)
+                if not isinstance(answer, DialedBack) or len(answer.results) != 1:
+                    raise MalformedMessage("not the results of a dial back", peer=session.peer_id)
+                results[address] = answer.results[0]
+            self._book.on_answers(self._monotonic(), session.peer_id, seen, results)
+        except (Unavailable, Refused, RemoteFault, LocalMisuse) as error:
+            log.debug("%s says nothing of our reachability: %s", session.subject, error)
+
+    async def _observe(self, session: Session) -> Address:
+        answer = await session.request(ServiceNumber.REACH, Observe(), ANSWER_TIMEOUT_S)
+        if not isinstance(answer, Observed):
+            raise MalformedMessage("not an observation", peer=session.peer_id)
+        check(answer)
+        return Address.parse(answer.address)
+
+    def _choose(self, seen: Address) -> list[str]:
+        """Return what can be dialled back by who sees us so: that host, with the ports that we listen on."""
+        own = [Address.parse(text) for text in self._own_addresses()]
+        ports = [a.port for a in own if a.ip is not None and a.ip == seen.ip]
+        ports += [a.port for a in self._host.listen_addresses]
+        wanted = [Address(seen.host, port) for port in dict.fromkeys(ports)]
+        return [str(a) for a in wanted if may_dial(a)][: DIAL_BACKS // 2]
+
+    async def _compare(self, sessions: list[Session]) -> None:
+        """Let two peers look at one port: a NAT that shows them two has no mapping to punch through."""
+        dialled = [(s, s.dial_address) for s in sessions if s.dial_address is not None]
+        plain = [(s, a) for s, a in dialled if a.ip is not None and a.ip.version == 4]
+        by_host = {a.host: (s, a) for s, a in plain}
+        if len(by_host) < 2:
+            return
+        port: PunchPort | None = None
+        try:
+            port = PunchPort(socket.AF_INET)
+            seen = []
+            for session, address in list(by_host.values())[:2]:
+                answer = await session.request(ServiceNumber.REACH, Observe(True), ANSWER_TIMEOUT_S)
+                if isinstance(answer, Observed):
+                    check(answer)
+                    seen.append((await port.reflect(address, answer.token))[0])
+            self._book.on_mapping(seen)
+        except (Unavailable, Refused, RemoteFault, LocalMisuse, OSError, TimeoutError, ValueError) as error:
+            log.debug("no two peers could look at one port: %s", error)
+        finally:
+            if port is not None:
+                port.close()
+
+    def _own_hosts(self) -> list[str]:
+        return [Address.parse(text).host for text in self._own_addresses()]

@@ -1,0 +1,132 @@
+"""Exchange and provisions: two mesh machines of a large network compare what they have; peers that lie."""
+
+from __future__ import annotations
+
+import pytest
+from tests.support.identity import make_keys
+from tests.support.mesh_world import NETWORK, MeshWorld, Node
+
+from shoal.core.errors import LimitExceeded, MalformedMessage
+from shoal.overlay.exchange import ROUND_MESSAGES, Exchange
+from shoal.overlay.messages import Digest, Provisions, Summary, check
+from shoal.overlay.provision import PAGE_KEYS, PAGES, parse_provision, sign_provision
+from shoal.overlay.provision_store import KEPT, OwnPages, ProvisionStore
+from shoal.overlay.steps import (
+    PROVISION_TOPIC,
+    RECORD_TOPIC,
+    Delivered,
+    Received,
+    Send,
+    SessionUp,
+    Sparse,
+    Spread,
+)
+from shoal.overlay.substrate.plumtree import Verdict
+
+KEY = b"k" * 32
+
+
+def make_world(count: int) -> MeshWorld:
+    world = MeshWorld(count)
+    for node in world.nodes:
+        world.step(node, Sparse(True))
+        world.start(node)
+    return world
+
+
+def connect(world: MeshWorld, one: Node, two: Node) -> None:
+    one.sessions.add(two.peer_id)
+    two.sessions.add(one.peer_id)
+    world.step(one, SessionUp(two.peer_id))
+    world.step(two, SessionUp(one.peer_id))
+
+
+def count_records(node: Node) -> int:
+    return len(node.machine._book.records())
+
+
+def test_a_new_session_brings_what_the_other_end_has() -> None:
+    world = make_world(4)
+    hub, *others = world.nodes
+    for node in others:
+        connect(world, hub, node)
+        world.run(2)
+    assert count_records(hub) == 4
+    assert count_records(others[-1]) == 4
+    world.run(200)  # those that came earlier get the rest by a round a minute
+    assert [count_records(node) for node in world.nodes] == [4, 4, 4, 4]
+
+
+def test_provisions_of_others_come_with_a_session_and_are_found() -> None:
+    world = make_world(3)
+    hub, one, two = world.nodes
+    provision = sign_provision(one.keys, NETWORK, 0, 1, (KEY,))
+    connect(world, hub, one)
+    found = hub.machine.step(world.now, Received(one.peer_id, Provisions([provision.packed])))
+    assert Spread(PROVISION_TOPIC, provision.packed) in found  # its own device said so
+    connect(world, hub, two)
+    world.run(2)
+    assert two.machine._index.find(KEY, world.now) == [one.peer_id]
+    newer = sign_provision(one.keys, NETWORK, 0, 2, ())
+    hub.machine.step(world.now, Delivered(PROVISION_TOPIC, newer.packed))
+    assert hub.machine._index.find(KEY, world.now) == []
+    assert hub.machine.judge(PROVISION_TOPIC, provision.packed) is Verdict.STALE
+    assert hub.machine.judge(PROVISION_TOPIC, newer.packed) is Verdict.GOOD
+
+
+def test_forged_ones_and_strangers_are_judged() -> None:
+    world = make_world(2)
+    one, two = world.nodes
+    good = sign_provision(two.keys, NETWORK, 3, 1, (KEY,)).packed
+    assert one.machine.judge(PROVISION_TOPIC, good) is Verdict.GOOD
+    for at in (0, 5, len(good) - 1):
+        forged = bytes([*good[:at], good[at] ^ 1, *good[at + 1 :]])
+        assert one.machine.judge(PROVISION_TOPIC, forged) is Verdict.FORGED
+        assert one.machine.judge(RECORD_TOPIC, forged) is Verdict.FORGED
+    stranger = sign_provision(make_keys(999), NETWORK, 0, 1, (KEY,)).packed
+    assert one.machine.judge(PROVISION_TOPIC, stranger) is Verdict.STALE
+    other = sign_provision(two.keys, b"o" * 32, 0, 1, (KEY,)).packed
+    assert one.machine.judge(PROVISION_TOPIC, other) is Verdict.FORGED
+    with pytest.raises(LimitExceeded):
+        parse_provision(b"\x01" * 6000, NETWORK)
+    with pytest.raises(MalformedMessage):
+        parse_provision(b"", NETWORK)
+
+
+def test_a_summary_of_lies_brings_few_messages_and_a_round_is_bounded() -> None:
+    items = {(bytes([n // 256, n % 256]) + bytes(30), 0): 1 for n in range(20_000)}
+    exchange = Exchange(lambda: items, lambda slot: b"r" * 2000)
+    answers = exchange.on_digest(b"p" * 32, Digest([b"x" * 8] * 64))
+    assert 0 < len(answers) <= ROUND_MESSAGES
+    for effect in answers:
+        assert isinstance(effect, Send)
+        check(effect.message)
+    lie = Summary(0, bytes(32), b"\xff" * 32, [(bytes([0, n]) + bytes(30), 0, 2**62) for n in range(256)])
+    assert len(exchange.on_summary(b"p" * 32, lie)) <= ROUND_MESSAGES + 1
+    assert len(exchange.on_summary(b"p" * 32, Summary(0, bytes(32), b"\xff" * 32, []))) <= ROUND_MESSAGES
+
+
+def test_own_pages_change_one_at_a_time_and_are_counted_on_after_a_crash() -> None:
+    pages = OwnPages()
+    keys = [n.to_bytes(32, "big") for n in range(PAGE_KEYS + 1)]
+    for key in keys:
+        pages.put(key)
+    assert [(page, len(held)) for page, _, held in pages.take_dirty()] == [(0, PAGE_KEYS), (1, 1)]
+    pages.drop(keys[0])
+    [(page, least, held)] = pages.take_dirty()
+    assert (page, least, len(held)) == (0, 0, PAGE_KEYS - 1)
+    pages.take_over(7, 41)
+    assert pages.take_dirty() == [(7, 42, ())]
+
+
+def test_the_store_of_provisions_is_bounded() -> None:
+    store = ProvisionStore()
+    count = 0
+    for device in range(KEPT // PAGES + 2):
+        keys = make_keys(5000 + device)
+        provision = sign_provision(keys, NETWORK, 0, 1, ())
+        for page in range(PAGES):
+            store.put(type(provision)(keys.peer_id, page, 1, (), provision.packed))
+            count += 1
+    assert count > KEPT
+    assert len(list(store.all())) == KEPT

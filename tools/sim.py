@@ -1,0 +1,224 @@
+"""Sim: every bar of the substrate with its value, in the simulator (`make sim`); writes docs/overlay.
+
+Each part runs in a process of its own, so that time and memory are its own. `--only` takes some parts, and
+`--huge` adds the run with 100,000 nodes, which takes up to an hour.
+"""
+
+from __future__ import annotations
+
+import argparse
+import json
+import os
+import subprocess
+import sys
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+from tools.sim_plot import draw_curves
+
+ROOT = Path(__file__).parents[1]
+OUT = ROOT / "docs" / "overlay"
+MIB = 2**20
+CRASHES = ((0.8, 0.999), (0.9, 0.98), (0.95, 0.90))
+CURVE = (0.1, 0.3, 0.5, 0.6, 0.7, 0.8, 0.9, 0.95)
+ANOMALIES_S = (2, 8, 16, 32)
+
+
+@dataclass(frozen=True)
+class Bar:
+    """One line of the report."""
+
+    work: str
+    value: float | None
+    low: float | None
+    high: float | None
+
+    @property
+    def ok(self) -> bool:
+        """Whether it holds."""
+        value = self.value
+        return (
+            value is not None
+            and (self.low is None or value >= self.low)
+            and (self.high is None or value <= self.high)
+        )
+
+    def show(self) -> str:
+        """Return the line."""
+        ends = " to ".join("" if end is None else f"{end:.6g}" for end in (self.low, self.high))
+        value = "none" if self.value is None else f"{self.value:.6g}"
+        return f"{'ok  ' if self.ok else 'FAIL'} {self.work:<48} {value:>10}   {ends}"
+
+
+class Runs:
+    """Runs commands of the simulator, and keeps what they print."""
+
+    def __init__(self, seed: int) -> None:
+        self.seed = seed
+        self.results: dict[str, Any] = {}
+        self.bars: list[Bar] = []
+
+    def run(self, *arguments: str) -> tuple[dict[str, Any], float, int]:
+        """Return what a command found, its CPU seconds and its peak memory in bytes."""
+        command = [sys.executable, "-m", "shoal.sim", *arguments, "--seed", str(self.seed), "--json"]
+        process = subprocess.Popen(command, stdout=subprocess.PIPE, cwd=ROOT)
+        assert process.stdout is not None
+        found = json.loads(process.stdout.read())
+        _, status, usage = os.wait4(process.pid, 0)
+        process.returncode = os.waitstatus_to_exitcode(status)
+        self.results[" ".join(arguments)] = found
+        return found, usage.ru_utime + usage.ru_stime, usage.ru_maxrss * 1024
+
+    def hold(
+        self, work: str, value: float | None, low: float | None = None, high: float | None = None
+    ) -> None:
+        """Add a bar and print it."""
+        bar = Bar(work, value, low, high)
+        self.bars.append(bar)
+        print(bar.show(), flush=True)
+
+
+def run_calibration(runs: Runs) -> None:
+    """Published numbers at 10,000 nodes."""
+    found, seconds, _ = runs.run("calibrate", "--nodes", "10000")
+    for row in found["bounds"]:
+        runs.hold(row["name"], row["value"], *row["bound"])
+    runs.hold("calibration, CPU seconds", seconds, high=720)
+
+
+def run_speed(runs: Runs) -> None:
+    """Steps a second and memory."""
+    found, seconds, memory = runs.run("broadcast", "--nodes", "10000", "--messages", "20")
+    runs.hold("10,000 nodes: steps/s on one core", found["steps"] / seconds, low=30_000)
+    runs.hold("10,000 nodes: MiB", memory / MIB, high=512)
+
+
+def run_crashes(runs: Runs) -> None:
+    """Mass crashes."""
+    for share, least in CRASHES:
+        found, _, _ = runs.run("broadcast", "--nodes", "10000", "--messages", "10", "--crash", str(share))
+        runs.hold(f"last broadcast after {share:.0%} crash", found["delivered"]["by_message"][-1], low=least)
+        if share <= 0.8:
+            runs.hold(f"cycles until healed after {share:.0%}", found["heal_cycles"], high=2)
+    shares, delivered = [], []
+    for share in CURVE:
+        found, _, _ = runs.run("broadcast", "--nodes", "2000", "--messages", "10", "--crash", str(share))
+        shares.append(100 * share)
+        delivered.append(100 * found["delivered"]["by_message"][-1])
+    draw_curves(
+        OUT / "crash.svg",
+        "Last broadcast after a crash, 2,000 nodes",
+        "% of nodes that crash at once",
+        "% of the others reached",
+        shares,
+        {"delivered": delivered},
+    )
+
+
+def run_detection(runs: Runs) -> None:
+    """Lifeguard against plain SWIM."""
+    curves: dict[str, list[float]] = {"plain SWIM": [], "Lifeguard": []}
+    for seconds in ANOMALIES_S:
+        common = [
+            "detect",
+            "--nodes",
+            "128",
+            "--anomalous",
+            "16",
+            "--anomaly-s",
+            str(seconds),
+            "--minutes",
+            "2",
+        ]
+        good, _, _ = runs.run(*common)
+        plain, _, _ = runs.run(*common, "--plain")
+        curves["Lifeguard"].append(good["false_positives"] + 1)
+        curves["plain SWIM"].append(plain["false_positives"] + 1)
+    ratio = sum(curves["Lifeguard"]) / max(1, sum(curves["plain SWIM"]))
+    runs.hold("Lifeguard: false positives, share of plain SWIM's", ratio, high=0.1)
+    draw_curves(
+        OUT / "lifeguard.svg",
+        "False positives + 1, 128 members, 16 stall",
+        "seconds of a stall",
+        "in 2 minutes",
+        [float(one) for one in ANOMALIES_S],
+        curves,
+        logarithmic=True,
+    )
+
+
+def run_merge(runs: Runs) -> None:
+    """Two halves, cut for an hour."""
+    found, _, _ = runs.run("merge", "--nodes", "10000", "--split-s", "3600")
+    runs.hold("merge: probe periods to one component", found["probe_periods_to_one"], high=3)
+    runs.hold("merge: share of links replaced", found["links_replaced"], high=0.05)
+
+
+def run_idle(runs: Runs) -> None:
+    """Upkeep."""
+    found, _, _ = runs.run("idle", "--nodes", "1000", "--minutes", "5")
+    runs.hold("idle node at 1,000: bytes/s, both directions", found["bytes_s"]["mean"], high=2048)
+
+
+def run_scenarios(runs: Runs) -> None:
+    """All scenarios, the large ones too."""
+    for path in sorted((ROOT / "scenarios").rglob("*.toml")):
+        name = str(path.relative_to(ROOT))
+        found, _, _ = runs.run("run", name)
+        for row in found["bounds"]:
+            runs.hold(f"{path.stem}: {row['name']}", row["value"], *row["bound"])
+
+
+def run_huge(runs: Runs) -> None:
+    """100,000 nodes."""
+    found, seconds, memory = runs.run("broadcast", "--nodes", "100000", "--messages", "10")
+    runs.hold("100,000 nodes: CPU minutes", seconds / 60, high=60)
+    runs.hold("100,000 nodes: GiB", memory / 1024 / MIB, high=8)
+    runs.hold("100,000 nodes: last broadcast", found["delivered"]["by_message"][-1], low=0.999)
+
+
+PARTS = {
+    "calibration": run_calibration,
+    "speed": run_speed,
+    "crashes": run_crashes,
+    "detection": run_detection,
+    "idle": run_idle,
+    "scenarios": run_scenarios,
+    "merge": run_merge,
+}
+
+
+def main() -> int:
+    """Run the parts; return 1 if a bar does not hold."""
+    parser = argparse.ArgumentParser(
+        prog="make sim", description="Every bar of the substrate with its value."
+    )
+    parser.add_argument("--seed", type=int, default=1)
+    parser.add_argument("--only", default=",".join(PARTS), help="parts, with commas between them")
+    parser.add_argument("--huge", action="store_true", help="100,000 nodes too: up to an hour, 8 GiB")
+    options = parser.parse_args()
+    names = options.only.split(",")
+    if unknown := [name for name in names if name not in PARTS]:
+        parser.error(f"no part {unknown[0]!r}; parts: {', '.join(PARTS)}")
+    OUT.mkdir(parents=True, exist_ok=True)
+    runs = Runs(options.seed)
+    for name in names:
+        PARTS[name](runs)
+        _write(name, runs)
+    if options.huge:
+        run_huge(runs)
+        _write("huge", runs)
+    return 0 if all(bar.ok for bar in runs.bars) else 1
+
+
+def _write(name: str, runs: Runs) -> None:
+    """Write what a part found to docs/overlay, and begin anew for the next."""
+    bars = [{"name": b.work, "value": b.value, "bound": [b.low, b.high], "ok": b.ok} for b in runs.bars]
+    path = OUT / f"{name}.json"
+    path.write_text(json.dumps({"seed": runs.seed, "bounds": bars, "runs": runs.results}, indent=1) + "\n")
+    runs.results = {}
+
+
+if __name__ == "__main__":
+    sys.exit(main())
