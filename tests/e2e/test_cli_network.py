@@ -24,7 +24,7 @@ def test_first_up_makes_a_network_and_prints_the_recovery_key_once(device: MakeD
     anna = device("anna")
     status = anna.up()
     assert re.fullmatch(r"shr1[a-z2-7]+", status.pop("recovery_key"))
-    assert set(status) == {"peer_id", "network_id", "name", "pid", "listen", "peers", "version"}
+    assert set(status) == {"peer_id", "network_id", "name", "pid", "listen", "peers", "version", "overlay"}
     assert re.fullmatch(ID, status["peer_id"])
     assert (status["name"], status["peers"]) == ("anna", 0)
     assert re.fullmatch(r"127\.0\.0\.1:\d+", status["listen"][0])
@@ -56,7 +56,7 @@ def test_join_makes_a_member_with_a_session(device: MakeDevice) -> None:
     assert joined["network_id"] == owner["network_id"]
     anna.wait_peers(1)
     peers = anna.run("peers")["peers"]
-    assert [set(p) for p in peers] == [{"peer_id", "name", "state", "addresses", "rtt_ms"}]
+    assert [set(p) for p in peers] == [{"peer_id", "name", "state", "addresses", "rtt_ms", "neighbour"}]
     assert (peers[0]["peer_id"], peers[0]["name"], peers[0]["state"]) == (
         joined["peer_id"],
         "bert",
