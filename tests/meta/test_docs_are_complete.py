@@ -50,7 +50,8 @@ def test_every_option_of_a_command_is_listed_and_no_other(name: str) -> None:
     options = [p for p in COMMANDS[name].params if p.param_type_name == "option"]
     expected = {o for p in options for o in (*p.opts, *p.secondary_opts) if o.startswith("--")} - COMMON
     assert set(re.findall(r"--[a-z-]+", line)) == expected
-    arguments = [p.metavar for p in COMMANDS[name].params if p.param_type_name == "argument"]
+    metavars = [p.metavar or "" for p in COMMANDS[name].params if p.param_type_name == "argument"]
+    arguments = [word for metavar in metavars for word in metavar.split("|")]
     plain = re.sub(r"\[--[^]]*\]+", "", line.removeprefix(name))
     assert re.findall(r"[A-Z]{2,}", plain) == arguments
 
