@@ -7,11 +7,14 @@ import gc
 import sqlite3
 from pathlib import Path
 
+import pytest
 from tests.support.files_nodes import FilesNode, files_world
 from tests.support.transport_nodes import wait_until
 
 from shoal.apps.files.served import ServedShare
 from shoal.apps.files.status import ShareStatus
+from shoal.content.feed_log import FeedWriter
+from shoal.core.errors import StorageFault
 from shoal.storage.shares import ShareState
 from shoal.storage.transfers import TransferState
 from shoal.testing.trees import find_difference
@@ -169,3 +172,34 @@ async def test_a_watched_share_keeps_what_it_is_compared_with(tmp_path: Path) ->
 def _damage(node: FilesNode) -> None:
     with sqlite3.connect(f"{node.home}/shoal.db") as connection:
         connection.execute("DELETE FROM objects")
+
+
+async def test_a_feed_that_could_not_be_read_is_read_again_before_anything_is_written(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """An entry is made and not stored, and the store cannot be read at that moment."""
+    tree = make_files(tmp_path / "tree", files=3)
+
+    async def fail(*_: object) -> list[bytes]:
+        raise StorageFault("The database could not be read", cause="a test", code="test")
+
+    async with files_world(tmp_path) as world:
+        a, b = await world.add(), await world.add()
+        share = served(a, await a.share(tree))
+        stored = share.reader.next_seq
+        FeedWriter(share.context.network.keys, share.reader).begin_draft(
+            entries=1, files=1, total_bytes=1, stream_bytes=1, time=1
+        )
+        with monkeypatch.context() as broken:
+            broken.setattr(type(share.context.stores.entries), "load", fail)
+            with pytest.raises(StorageFault):
+                await share.load_feed()
+        assert share.reader.next_seq == stored + 1
+        assert share.reader.opening is not None
+        (tree / "new").write_bytes(b"new")
+        again = await a.share(tree)
+        assert again.version == 2
+        await share.load_feed()  # without a hole
+        done = await b.get(again.link, tmp_path / "dest")
+        assert done.state is TransferState.DONE, done.error
+        assert find_difference(tree, tmp_path / "dest" / "tree") is None

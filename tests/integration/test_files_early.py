@@ -7,8 +7,9 @@ import os
 import random
 import threading
 import time
-from collections.abc import Iterator
+from collections.abc import Callable, Iterable, Iterator
 from pathlib import Path
+from types import SimpleNamespace
 from typing import Any
 
 import pytest
@@ -17,11 +18,13 @@ from tests.support.transport_nodes import wait_until
 
 from shoal.apps.files import drafting
 from shoal.apps.files import share as share_module
+from shoal.apps.files.early import EarlyFetch
 from shoal.content.draft import DraftChunk
 from shoal.content.feed import DRAFTS
 from shoal.content.keys import cut_seed
 from shoal.content.link import Link
 from shoal.content.seal import SealedObject
+from shoal.core.errors import Unavailable
 from shoal.core.units import KIB, MIB
 from shoal.identity.secrets import DEFAULT_SPACE
 from shoal.storage import section_hasher
@@ -30,6 +33,7 @@ from shoal.storage.scan import ScanResult, scan
 from shoal.storage.transfers import TransferState
 from shoal.storage.tree_handles import read_exactly
 from shoal.storage.tree_reader import TreeReader
+from shoal.swarm.fetch import OBJECTS_AT_ONCE
 from shoal.testing.trees import find_difference, write_seeded_tree
 
 
@@ -377,3 +381,50 @@ async def test_the_link_is_there_while_the_scan_takes_its_time(
         assert status.state == "hashing"
         gate.set()
         assert (await a.wait_hashed(status.share_id)).complete
+
+
+class Shelf:
+    """The get of an EarlyFetch, as far as reading goes: keeps objects, and how many came at once."""
+
+    def __init__(self) -> None:
+        self.objects: dict[bytes, bytes] = {}
+        self.batches: list[int] = []
+
+    async def store_entries(self) -> None:
+        pass
+
+    async def put(self, objects: Iterable[tuple[bytes, bytes]], *, is_root: bool) -> None:
+        batch = dict(objects)
+        self.batches.append(len(batch))
+        self.objects |= batch
+
+    def find_blocking(self, object_id: bytes) -> bytes | None:
+        return self.objects.get(object_id)
+
+
+async def test_segments_are_stored_as_they_come() -> None:
+    """A draft that names many of them, up to 1 MiB each; then its sharer goes."""
+    ids = [number.to_bytes(32, "big") for number in range(5 * OBJECTS_AT_ONCE)]
+
+    async def get_objects(wanted: list[bytes]) -> dict[bytes, bytes]:
+        if ids[-1] in wanted:
+            raise Unavailable("gone")
+        return dict.fromkeys(wanted, b"sealed")
+
+    async def run(work: Callable[[None], Any]) -> Any:
+        return work(None)
+
+    early, shelf = EarlyFetch.__new__(EarlyFetch), Shelf()
+    parts: dict[str, Any] = {
+        "_draft": SimpleNamespace(
+            manifest=SimpleNamespace(chunk_count=0),
+            find_missing=lambda find: [object_id for object_id in ids if find(object_id) is None],
+        ),
+        "_owner": shelf,
+        "_fetch": SimpleNamespace(get_objects=get_objects),
+        "_context": SimpleNamespace(run=run),
+    }
+    for name, part in parts.items():
+        setattr(early, name, part)
+    assert not await early._read()
+    assert shelf.batches == [OBJECTS_AT_ONCE] * 4

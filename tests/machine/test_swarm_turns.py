@@ -114,3 +114,13 @@ def test_the_lane_to_end_for_a_newcomer_is_idle_or_has_been_open_long() -> None:
     turns.step(2.0, Ask(0))
     assert turns.find_spare(2.0 + IDLE_S) is None
     assert turns.find_spare(LONG_S) == 0
+
+
+def test_a_tick_at_the_time_that_was_asked_for_is_enough() -> None:
+    for step in range(200):
+        now = 1.0 + step * 0.037  # as a binary fraction LATE_S later is not always LATE_S after it
+        turns = make(A, B, C)
+        effects = [effect for lane in range(3) for effect in turns.step(now, Ask(lane))]
+        wakes = [effect.at for effect in effects if isinstance(effect, Wake)]
+        assert granted(effects) == [0, 1]
+        assert granted(turns.step(wakes[-1], Tick())) == [2]

@@ -143,6 +143,33 @@ def test_what_an_older_version_left_in_the_part_folder_does_not_arrive(place: by
     assert describe_tree(dest + b"/tree") == describe_tree(tree)
 
 
+@pytest.mark.parametrize("others", [0, 40])  # with many files small ones are finished as they are written
+@pytest.mark.parametrize("size", [100_000, 3_000_000])
+@pytest.mark.parametrize("data", [b"", b"x" * 4096])
+def test_what_an_older_version_left_in_a_hole_does_not_arrive(
+    place: bytes, dest: bytes, data: bytes, size: int, others: int
+) -> None:
+    tree = place + b"/tree"
+    for number in range(others):
+        write_file(tree + b"/other%d" % number, b"other")
+    write_file(tree + b"/file", random.Random(size).randbytes(size))
+    old = share_tree(tree)
+    writer = TreeWriter(dest, PART, old.built.manifest)
+    writer.prepare()
+    for ordinal, chunk in read_chunks(old).items():
+        writer.write(ordinal, chunk)
+    writer.close()
+    with open(tree + b"/file", "wb") as file:
+        file.truncate(size)
+        for offset in (20_480, 61_440):
+            file.seek(offset)
+            file.write(data)
+    share = share_tree(tree)
+    assert share.built.manifest.stream_bytes < size
+    write_all(share, dest)
+    assert describe_tree(dest + b"/tree") == describe_tree(tree)
+
+
 @pytest.mark.parametrize(("size", "change"), [(20_000_000, 1_500_000), (20_000_000, -9_000_000)])
 def test_what_only_a_file_to_be_replaced_has_is_copied_before(
     place: bytes, dest: bytes, size: int, change: int

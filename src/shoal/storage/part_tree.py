@@ -18,7 +18,9 @@ from typing import Final
 from shoal.content.manifest import EntryKind, FileEntry, Manifest
 from shoal.content.stream import LARGE_FILE_BYTES, Piece
 from shoal.core.errors import StorageFault
+from shoal.core.units import MIB
 from shoal.storage.disk_space import reserve
+from shoal.storage.extents import find_extents, find_holes
 from shoal.storage.folder_runs import FileRun, FolderRun
 from shoal.storage.tree_handles import (
     DIRECTORY_FLAGS,
@@ -31,6 +33,7 @@ from shoal.storage.tree_handles import (
 
 OWN_DIRECTORY: Final = 0o700
 OWN_FILE: Final = 0o600
+CLEAR_BYTES: Final = MIB  # read at a time of what may have to be zeros
 _CREATE: Final = os.O_CREAT | os.O_NONBLOCK
 _CREATE_NEW: Final = os.O_WRONLY | os.O_CREAT | os.O_EXCL | os.O_NOFOLLOW | os.O_CLOEXEC
 _TYPES: Final = {
@@ -154,8 +157,8 @@ class PartTree:
                 mode, mtime_ns = manifest.mode(index), manifest.mtime_ns(index)
                 os.fchmod(fd, mode | OWN_FILE)
                 os.utime(fd, ns=(mtime_ns, mtime_ns))
-                if mode & OWN_FILE == OWN_FILE:
-                    self._finished[index] = True
+                if mode & OWN_FILE == OWN_FILE and (is_new or file.length == size):
+                    self._finished[index] = True  # else `complete` looks into its holes
         finally:
             os.close(fd)
 
@@ -198,6 +201,8 @@ class PartTree:
                 raise planted(entry.path, "it is shorter than what was written to it")
             if os.fstat(fd).st_size != entry.size:
                 self._truncate(entry)
+            if self.existed and self.manifest.data_bytes(index) < entry.size:
+                self._clear_holes(entry)
             os.fchmod(fd, entry.mode)
             os.utime(fd, ns=(entry.mtime_ns, entry.mtime_ns))
             if sync:
@@ -267,6 +272,32 @@ class PartTree:
             os.close(fd)
             raise
         return fd
+
+    def _clear_holes(self, entry: FileEntry) -> None:
+        """Make zeros of what an earlier version, or a draft, put where this one has no data: no chunk is ever
+        written there.
+        """
+        fd = self._open_own(entry.path, os.O_RDWR | os.O_NONBLOCK)
+        try:
+            holes = iter(find_holes(entry.size, entry.extents))
+            hole_end = -1
+            for position, length in find_extents(fd, os.fstat(fd)):  # both are sorted
+                data_end = position + length
+                while position < data_end:
+                    while hole_end <= position:
+                        start, length = next(holes, (entry.size, entry.size))
+                        hole_end = start + length
+                    position = max(position, start)
+                    stop = min(hole_end, data_end)
+                    while position < stop:
+                        found = os.pread(fd, min(CLEAR_BYTES, stop - position), position)
+                        if not found:
+                            return
+                        if found.count(0) != len(found):
+                            write_fully(fd, memoryview(bytes(len(found))), position)
+                        position += len(found)
+        finally:
+            os.close(fd)
 
     def _truncate(self, entry: FileEntry) -> None:
         fd = self._open_own(entry.path, os.O_WRONLY | os.O_NONBLOCK)

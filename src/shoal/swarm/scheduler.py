@@ -263,8 +263,11 @@ class Scheduler:
         if provider is not None:
             provider.progress_at = now  # an answer is a sign of life
         self._refuse(peer, ordinal)
-        for other in list(self._providers.values()):  # the busy ones at the next tick: a liar says so often
-            if other.peer == peer or not other.owed:
+        if provider is not None and not provider.owed:
+            # where a whole file is gone each answer would cost a message, more than a peer may send
+            provider.window_bytes = min(WINDOW_MAX_BYTES, 2 * provider.window_bytes)
+        for other in list(self._providers.values()):  # the busy ones at the next tick
+            if not other.owed:
                 self._fill(now, other, effects)
 
     def _on_tick(self, now: float, effects: list[Effect]) -> None:

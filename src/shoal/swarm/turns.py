@@ -112,7 +112,7 @@ class Turns:
         effects: list[Effect] = []
         limit = FEW if self._mean_s > QUICK_S else MANY
         turns = [lane.began_at for lane in self._lanes.values() if lane.began_at is not None]
-        counted = [began_at for began_at in turns if now - began_at < LATE_S]
+        counted = [began_at for began_at in turns if now < began_at + LATE_S]  # as `Wake` is reckoned
         waiting = [number for number, lane in self._lanes.items() if lane.waits]
         while waiting and len(counted) < limit:
             number = min(

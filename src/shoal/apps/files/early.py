@@ -21,7 +21,7 @@ from shoal.content.manifest import Manifest, ManifestHeader
 from shoal.core.errors import RemoteFault, StorageFault, Unavailable
 from shoal.storage.transfers import TransferState
 from shoal.swarm.chunk_set import to_set
-from shoal.swarm.fetch import ShareFetch
+from shoal.swarm.fetch import OBJECTS_AT_ONCE, ShareFetch
 
 log = logging.getLogger("shoal.files")
 
@@ -129,11 +129,14 @@ class EarlyFetch:
         missing = await self._context.run(lambda _: draft.find_missing(find))
         if missing:
             await self._owner.store_entries()
-            try:
-                found = await self._fetch.get_objects(missing)
-            except Unavailable:  # the version was closed meanwhile, or its sharer is gone: seen by the caller
-                return False
-            await self._owner.put(found.items(), is_root=False)
+            for start in range(0, len(missing), OBJECTS_AT_ONCE):  # in memory; a draft may name 65,536
+                try:
+                    found = await self._fetch.get_objects(missing[start : start + OBJECTS_AT_ONCE])
+                except (
+                    Unavailable
+                ):  # the version was closed meanwhile, or its sharer is gone: seen by the caller
+                    return False
+                await self._owner.put(found.items(), is_root=False)
         await self._context.run(lambda _: draft.read(find))
         return draft.manifest.chunk_count > known
 

@@ -54,6 +54,7 @@ class ServedShare:
         self.link = Link.parse(row.link)
         self.reader = FeedReader(self.link.network_id, self.link.share_id, self.link.read_key)
         self.details = unpack(ShareDetails, row.details, "shares.details") if row.details else ShareDetails()
+        self._is_feed_unsettled = False
         self.kept: KeptManifest | None = None  # what is served of it now
         self._compared: Manifest | None = None  # of a watched share: it is looked at with every change
         self.done_bytes = 0
@@ -103,10 +104,24 @@ class ServedShare:
         )
 
     async def load_feed(self) -> None:
-        """Read the feed from the store. Raises: StorageFault, RemoteFault if it does not verify."""
-        self.reader = FeedReader(self.link.network_id, self.link.share_id, self.link.read_key)
+        """Read the feed from the store.
+
+        Raises: StorageFault, RemoteFault if it does not verify; then `reader` stays as it was, and
+        `settle_feed` reads it before anything is written.
+        """
+        self._is_feed_unsettled = True
+        reader = FeedReader(self.link.network_id, self.link.share_id, self.link.read_key)
         for data in await self.context.stores.entries.load(self.share_id):
-            self.reader.add(data)
+            reader.add(data)
+        self.reader = reader
+        self._is_feed_unsettled = False
+
+    async def settle_feed(self) -> None:
+        """Read the feed again if that failed the last time: `reader` may know of entries that were never
+        stored, and what is written after them could not be read again. Raises: as `load_feed`.
+        """
+        if self._is_feed_unsettled:
+            await self.load_feed()
 
     def describe(self, closing: Closing, manifest: Manifest | None = None) -> KeptManifest:
         """Return what stands for the manifest of a version, which is in the store; loads nothing."""

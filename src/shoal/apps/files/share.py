@@ -164,6 +164,7 @@ class VersionMaker:
 
     async def _hash(self, *, in_silence: bool = False) -> HashedShare:
         share, context = self._share, self._context
+        await share.settle_feed()
         opening = share.reader.opening
         if opening is None:
             raise Refused("The share has no feed", code="corrupt")
@@ -225,6 +226,7 @@ class VersionMaker:
         share, stores = self._share, self._context.stores
         built = hashed.built
         manifest = built.manifest
+        await share.settle_feed()
         latest = share.reader.latest
         is_new = latest is None or latest.content_id != built.root.object_id
         if self._is_undescribed:
