@@ -33,6 +33,7 @@ from shoal.api.faults import ErrorReply, make_error
 from shoal.api.frames import DATA, END, NOTE, read_frames
 from shoal.api.operations import Operation, StreamIn, StreamOut
 from shoal.api.paths import AnyPath, default_home, encode_path, resolve_path
+from shoal.core.decoders import get_json_decoder
 from shoal.core.errors import Refused, RemoteFault, Unavailable
 from shoal.core.processes import is_alive
 from shoal.storage.home import Home, find_socket_path
@@ -426,8 +427,8 @@ def _read_reply(name: str, status: int, content: bytes, kind: type[R]) -> R:
     """Return an answer. Raises: what the node raised, RemoteFault for what is no answer."""
     try:
         if status == 200:
-            return msgspec.json.decode(content, type=kind)
-        failed = msgspec.json.decode(content, type=ErrorReply)
+            return get_json_decoder(kind).decode(content)
+        failed = get_json_decoder(ErrorReply).decode(content)
     except (msgspec.DecodeError, UnicodeDecodeError) as error:
         raise RemoteFault(
             f"The answer to {name} cannot be read",

@@ -28,6 +28,7 @@ from shoal.api.faults import make_reply
 from shoal.api.openapi import make_openapi
 from shoal.api.operations import OPERATIONS, STREAMS_IN, STREAMS_OUT, NodeApi, Operation
 from shoal.api.streams import make_stream_routes
+from shoal.core.decoders import get_json_decoder
 from shoal.core.errors import LimitExceeded, LocalMisuse, StorageFault
 from shoal.core.units import MIB
 
@@ -65,7 +66,7 @@ def make_app(api: NodeApi) -> Starlette:
 
 
 def _make_endpoint(op: Operation[Any, Any], api: NodeApi) -> Callable[[Request], Awaitable[Response]]:
-    decoder = msgspec.json.Decoder(op.request)
+    decoder = get_json_decoder(op.request)
 
     async def work(request: Request) -> object:
         return await op.call(api, read_arguments(op.name, decoder, await _read_body(request)))

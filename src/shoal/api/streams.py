@@ -18,6 +18,7 @@ from shoal.api import content_schema as c
 from shoal.api.boundary import Failure, answer, guard, read_arguments
 from shoal.api.frames import DATA, END, FAILURE, NOTE, make_frame
 from shoal.api.operations import STREAMS_IN, STREAMS_OUT, ByteStream, NodeApi, StreamIn, StreamOut
+from shoal.core.decoders import get_json_decoder
 
 NOTE_S = 5.0  # a note is sent this often while nothing else is
 
@@ -30,7 +31,7 @@ def make_stream_routes(api: NodeApi) -> list[Route]:
 
 
 def _make_inward(op: StreamIn[Any, Any], api: NodeApi) -> Callable[[Request], Awaitable[Response]]:
-    decoder = msgspec.json.Decoder(op.request)
+    decoder = get_json_decoder(op.request)
 
     async def work(request: Request) -> object:
         arguments = read_arguments(op.name, decoder, _arguments(request))
@@ -48,7 +49,7 @@ def _make_inward(op: StreamIn[Any, Any], api: NodeApi) -> Callable[[Request], Aw
 
 
 def _make_outward(op: StreamOut[Any], api: NodeApi) -> Callable[[Request], Awaitable[Response]]:
-    decoder = msgspec.json.Decoder(op.request)
+    decoder = get_json_decoder(op.request)
 
     async def work(request: Request) -> ByteStream:
         return await op.call(api, read_arguments(op.name, decoder, _arguments(request)))

@@ -12,6 +12,7 @@ import msgspec
 
 from shoal.api.faults import make_error
 from shoal.api.schema import Status
+from shoal.core.decoders import get_json_decoder
 from shoal.core.errors import Unavailable
 from shoal.node.order import LaunchOrder, LaunchReport
 
@@ -51,7 +52,7 @@ def launch(order: LaunchOrder) -> Status:
             next_step=f"see {os.path.join(order.home, 'log', 'shoal.log')}",
             code="not_started",
         )
-    report = msgspec.json.decode(line, type=LaunchReport)
+    report = get_json_decoder(LaunchReport).decode(line)
     if report.error is not None:
         process.wait()
         raise make_error(report.error, report.fault)

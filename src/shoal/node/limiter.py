@@ -15,6 +15,7 @@ from dataclasses import dataclass
 import msgspec
 
 from shoal.core.clock import Clock
+from shoal.core.decoders import get_msgpack_decoder
 from shoal.core.supervisor import Supervisor
 from shoal.core.units import NO_LIMIT, format_rate
 from shoal.identity.ids import format_peer_id
@@ -66,7 +67,7 @@ class Limiter:
         data = await self._values.find_value(ORDERS_VALUE)
         if data is not None:
             try:
-                self._orders = msgspec.msgpack.decode(data, type=Orders)
+                self._orders = get_msgpack_decoder(Orders).decode(data)
             except msgspec.DecodeError as error:
                 log.warning("earlier limits cannot be read and are forgotten: %s", error)
         self.look()

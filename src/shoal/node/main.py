@@ -23,6 +23,7 @@ import uvloop
 
 from shoal.api.faults import find_fault, make_body
 from shoal.api.schema import Status
+from shoal.core.decoders import get_json_decoder
 from shoal.core.errors import ExitCode, LocalMisuse, ShoalError, StorageFault
 from shoal.core.free_memory import bound_free_memory, settle_memory
 from shoal.core.units import MIB
@@ -165,7 +166,7 @@ def _read_order() -> LaunchOrder:
     line = sys.stdin.buffer.readline(ORDER_LIMIT_BYTES)
     sys.stdin.close()
     try:
-        return msgspec.json.decode(line, type=LaunchOrder)
+        return get_json_decoder(LaunchOrder).decode(line)
     except msgspec.DecodeError as error:
         raise LocalMisuse(
             "No node was started",

@@ -7,6 +7,7 @@ from typing import Any, TypeVar
 
 import msgspec
 
+from shoal.core.decoders import get_msgpack_decoder
 from shoal.core.errors import LocalMisuse, StorageFault
 
 T = TypeVar("T")
@@ -20,7 +21,7 @@ def pack(value: Any) -> bytes:
 def unpack(kind: type[T], data: bytes, column: str) -> T:
     """Return the value of a MessagePack column. Raises: StorageFault where it is damaged."""
     try:
-        return msgspec.msgpack.decode(data, type=kind)
+        return get_msgpack_decoder(kind).decode(data)
     except msgspec.MsgspecError as error:
         raise StorageFault(
             "The database was not read",

@@ -6,12 +6,11 @@ receiver ignores elements it does not know and refuses an array that lacks a fie
 
 from __future__ import annotations
 
-from collections.abc import Hashable
-from functools import lru_cache
-from typing import Any, TypeVar
+from typing import TypeVar
 
 import msgspec
 
+from shoal.core.decoders import get_msgpack_decoder
 from shoal.core.errors import LimitExceeded, LocalMisuse, MalformedMessage
 from shoal.wire.limits import MESSAGE_BYTES
 
@@ -25,11 +24,6 @@ class Message(msgspec.Struct, frozen=True, array_like=True):
 
 
 _encoder = msgspec.msgpack.Encoder(order="deterministic")
-
-
-@lru_cache(maxsize=512)
-def _decoder(kind: Hashable) -> msgspec.msgpack.Decoder[Any]:
-    return msgspec.msgpack.Decoder(kind, strict=True)
 
 
 def encode(message: msgspec.Struct, limit_bytes: int = MESSAGE_BYTES) -> bytes:
@@ -46,8 +40,7 @@ def decode(kind: type[T], data: bytes | memoryview, limit_bytes: int = MESSAGE_B
         raise LimitExceeded(
             f"{kind.__name__} of {len(data)} bytes", cause=f"at most {limit_bytes} are allowed"
         )
-    decoder: msgspec.msgpack.Decoder[T] = _decoder(kind)  # type: ignore[arg-type]  # types are hashable
     try:
-        return decoder.decode(data)
+        return get_msgpack_decoder(kind).decode(data)
     except (msgspec.MsgspecError, RecursionError, ValueError, OverflowError) as error:
         raise MalformedMessage(f"not a {kind.__name__}", cause=str(error)[:200]) from error

@@ -9,6 +9,7 @@ import msgspec
 from shoal.apps.files.context import ChangeSignal, FilesContext
 from shoal.apps.files.status import GetResult, TransferStatus
 from shoal.content.link import Link
+from shoal.core.decoders import get_json_decoder
 from shoal.core.errors import (
     ConfigFault,
     LocalMisuse,
@@ -201,7 +202,7 @@ def read_error(text: str) -> ShoalError | None:
     if not text:
         return None
     try:
-        kind, code, message, cause, next_step = msgspec.json.decode(text, type=tuple[str, str, str, str, str])
+        kind, code, message, cause, next_step = get_json_decoder(tuple[str, str, str, str, str]).decode(text)
     except msgspec.MsgspecError:
         return Unavailable(text)
     return _FAULTS.get(kind, Unavailable)(message, cause=cause, next_step=next_step, code=code)

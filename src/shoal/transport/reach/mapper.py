@@ -10,6 +10,7 @@ from collections.abc import Callable
 
 import msgspec
 
+from shoal.core.decoders import get_json_decoder
 from shoal.core.errors import Unavailable
 from shoal.transport.address import Address
 
@@ -126,7 +127,7 @@ async def _run_child(action: str, port: int, timeout_s: float) -> _Answer:
             child.kill()
             await child.wait()
     try:
-        answer = msgspec.json.decode(said[:ANSWER_BYTES], type=_Answer)
+        answer = get_json_decoder(_Answer).decode(said[:ANSWER_BYTES])
     except msgspec.DecodeError as error:
         raise Unavailable("The router was not asked", cause="the helper process failed") from error
     if answer.error:
