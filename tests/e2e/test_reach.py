@@ -107,6 +107,7 @@ def test_a_cut_direct_path_falls_back_to_the_relay_and_comes_back(tmp_path: Path
             return {p["name"]: p["state"] for p in ada.run("peers")["peers"]}
 
         took_s = wait_for(find_states, lambda found: found["ben"] == "relayed", FALLBACK_S + 5)
+        print(f"FALLBACK: over the relay again after {took_s:.1f} s")
         assert took_s <= FALLBACK_S
         send_file(tmp_path, ben, ada, 1_000_000)
         net.heal(0)

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import itertools
 from types import SimpleNamespace
 from typing import cast
 
@@ -185,35 +186,55 @@ def test_one_address_does_not_take_all_places():
 
 def test_heartbeat_pings_probes_and_gives_up():
     timing, beat = SessionTiming(), Heartbeat(SessionTiming(), 0.0)
+    assert beat.judge(2.4, 0.0, False) is Beat.NOTHING
+    assert beat.judge(2.5, 0.0, False) is Beat.PING
+    beat.on_sent(1, 2.5, None)
     assert beat.judge(4.9, 0.0, False) is Beat.NOTHING
     assert beat.judge(5.0, 0.0, False) is Beat.PING
-    beat.on_sent(1, 5.0, None)
-    assert beat.judge(7.9, 0.0, False) is Beat.NOTHING
-    assert beat.judge(8.0, 0.0, False) is Beat.PING
-    beat.on_sent(2, 8.0, None)
-    assert beat.judge(11.9, 0.0, False) is Beat.NOTHING
-    assert beat.judge(12.0, 0.0, False) is Beat.DEAD
-    assert timing.silence_s + timing.probe_s + 2 * timing.tick_s < 15
+    beat.on_sent(2, 5.0, None)
+    assert beat.judge(8.9, 0.0, False) is not Beat.DEAD
+    assert beat.judge(9.0, 0.0, False) is Beat.DEAD
+    assert timing.silence_s + timing.probe_s + 2 * timing.tick_s <= 10
+
+
+def test_two_ends_take_turns_with_one_ping_in_three_seconds():
+    """So that less is sent than by two ends that ping on their own, and each learns the round trip."""
+    timing = SessionTiming()
+    ends = [Heartbeat(timing, 0.0), Heartbeat(timing, 0.0)]
+    pings: list[tuple[float, int]] = []
+    for tick in range(1, 240):
+        now = tick * timing.tick_s
+        for end, beat in enumerate(ends):
+            if beat.judge(now, now - 0.1, False) is Beat.PING:
+                pings.append((now, end))
+                beat.on_sent(tick, now, None)
+                beat.on_answer(tick, now + 0.05)
+                ends[1 - end].on_asked(now + 0.025)
+    assert len(pings) <= 119.5 / timing.heartbeat_s
+    assert all(one[1] != other[1] for one, other in itertools.pairwise(pings))
+    assert all(beat.rtt_ms for beat in ends)
 
 
 def test_any_byte_is_a_sign_of_life():
     beat = Heartbeat(SessionTiming(), 0.0)
-    assert beat.judge(8.0, 0.0, False) is Beat.PING
-    beat.on_sent(1, 8.0, None)
-    assert beat.judge(12.0, 8.5, False) is Beat.NOTHING
-    assert beat.judge(16.4, 8.5, False) is Beat.PING
+    assert beat.judge(5.0, 0.0, False) is Beat.PING
+    beat.on_sent(1, 5.0, None)
+    beat.on_asked(8.0)
+    assert beat.judge(9.0, 5.5, False) is Beat.NOTHING
+    assert beat.judge(10.4, 5.5, False) is Beat.NOTHING
+    assert beat.judge(10.5, 5.5, False) is Beat.PING
 
 
 def test_after_a_stall_of_our_own_the_peer_has_its_full_time():
     beat = Heartbeat(SessionTiming(), 0.0)
     assert beat.judge(100.0, 0.0, True) is Beat.PING  # a machine that slept 100 s
     beat.on_sent(1, 100.0, None)
-    assert beat.judge(103.9, 0.0, False) is Beat.NOTHING
+    assert beat.judge(103.9, 0.0, False) is not Beat.DEAD
     assert beat.judge(104.0, 0.0, False) is Beat.DEAD
     again = Heartbeat(SessionTiming(), 0.0)
     again.judge(100.0, 0.0, True)
     again.on_sent(1, 100.0, None)
-    assert again.judge(104.0, 100.1, False) is Beat.NOTHING
+    assert again.judge(104.0, 100.1, False) is not Beat.DEAD
 
 
 def test_round_trips_are_smoothed_and_waiting_pings_bounded():

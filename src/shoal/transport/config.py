@@ -17,10 +17,12 @@ class SessionTiming:
     """Times of sessions, in seconds."""
 
     handshake_s: float = 8.0  # accept to verified hello; security.md section 3
-    heartbeat_s: float = 5.0  # architecture.md section 3
-    silence_s: float = 8.0  # nothing received for this long: probe
-    probe_s: float = 4.0  # a probe must be answered within; with two ticks a dead peer is noticed in 14 s
-    tick_s: float = 1.0  # how often sessions are judged
+    # the relay has to be there 15 s after a direct path was cut, so a dead peer is noticed within 10 s:
+    # it let two pings pass. One end's pings serve both, so this costs less than one of each every 5 s
+    heartbeat_s: float = 2.5
+    silence_s: float = 5.0  # nothing received for this long: probe
+    probe_s: float = 4.0  # a probe must be answered within
+    tick_s: float = 0.5  # how often sessions are judged
     stall_s: float = 3.0  # our own loop came this much late, or the wall clock jumped: probe all, judge later
     simultaneous_s: float = 8.0  # two sessions younger than this may come from simultaneous dials
     drain_s: float = 30.0  # a replaced session may finish its requests this long

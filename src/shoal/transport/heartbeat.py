@@ -1,6 +1,6 @@
 """Heartbeat: judges one peer by its silence. Pure: the time and what was received are given.
 
-    nothing sent for heartbeat_s            -> ping
+    no ping either way for heartbeat_s      -> ping; who pinged last lets the other begin
     nothing received for silence_s          -> ping, and from then on the peer is being probed
     probed, nothing received for probe_s    -> dead
 
@@ -17,6 +17,9 @@ from shoal.core.errors import Unavailable
 from shoal.transport.config import SessionTiming
 
 PINGS_WAITING = 8
+TURN = (
+    1.4  # of heartbeat_s, for the end that pinged last: one ping serves both, and each learns the round trip
+)
 RTT_WEIGHT = 0.125  # RFC 6298's alpha
 
 
@@ -34,7 +37,8 @@ class Heartbeat:
     def __init__(self, timing: SessionTiming, now: float) -> None:
         self.rtt_ms: float | None = None  # smoothed; None until the first answer
         self._timing = timing
-        self._pinged_at = now
+        self._pinged_at = now  # by either end
+        self._is_our_turn = True
         self._probed_at: float | None = None
         self._waiting: dict[int, tuple[float, asyncio.Future[float] | None]] = {}  # at most PINGS_WAITING
 
@@ -51,15 +55,20 @@ class Heartbeat:
         elif now - received_at >= self._timing.silence_s:
             self._probed_at = now
             return Beat.PING
-        return Beat.PING if now - self._pinged_at >= self._timing.heartbeat_s else Beat.NOTHING
+        wait_s = self._timing.heartbeat_s * (1.0 if self._is_our_turn else TURN)
+        return Beat.PING if now - self._pinged_at >= wait_s else Beat.NOTHING
 
     def on_sent(self, ping_id: int, now: float, waiter: asyncio.Future[float] | None) -> None:
         """A ping was sent. Too many without an answer: the oldest is given up."""
         if len(self._waiting) >= PINGS_WAITING:
             _, stale = self._waiting.pop(next(iter(self._waiting)))
             _fail(stale, Unavailable("The peer did not answer", cause="too many pings wait", code="timeout"))
-        self._pinged_at = now
+        self._pinged_at, self._is_our_turn = now, False
         self._waiting[ping_id] = (now, waiter)
+
+    def on_asked(self, now: float) -> None:
+        """The peer pinged us."""
+        self._pinged_at, self._is_our_turn = now, True
 
     def is_waiting(self, ping_id: int) -> bool:
         """Whether a ping with this id has no answer yet."""

@@ -380,6 +380,7 @@ class Session:
             return
         head = decode(Ping, frame.payload).head
         check_length("head", head, HEAD8_BYTES)
+        self._heartbeat.on_asked(self._host.monotonic())
         pong = Pong(self._host.view.head()[:HEAD8_BYTES], max(0, int(self._host.wall())))
         self._say(FrameKind.RESPONSE, SessionType.PONG, frame.request_id, pong)
         self._on_head(head)
