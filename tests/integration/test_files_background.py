@@ -7,6 +7,7 @@ import os
 from pathlib import Path
 
 from tests.support.files_nodes import files_world
+from tests.support.transport_nodes import wait_until
 
 from shoal.core.units import KIB, MIB
 from shoal.storage.transfers import TransferState
@@ -44,6 +45,54 @@ async def test_a_get_in_the_background_comes_after_another_and_is_brought_forwar
         assert ended.result is not None
         assert ended.result.refetched_bytes == 0
         assert (tmp_path / "behind" / "source0").read_bytes() == (tmp_path / "source0").read_bytes()
+
+
+async def test_a_get_comes_before_one_in_the_background_of_the_same_share(tmp_path: Path) -> None:
+    async with files_world(tmp_path) as world:
+        anna, bert = await world.add(), await world.add()
+        write_random_file(tmp_path / "source", 8 * MIB)
+        link = (await anna.share(tmp_path / "source")).link
+        bert.swarm.downloads.set_limits(1.0 * MB, {})
+        behind = await bert.files.get(link, os.fsencode(tmp_path / "behind"), background=True)
+        await bert.wait_transfer(behind.id, lambda s: s.done_bytes > 0)
+        first = await bert.files.get(link, os.fsencode(tmp_path / "first"))
+        waiting = await bert.wait_transfer(
+            behind.id, lambda s: s.state is TransferState.QUEUED and s.note != ""
+        )
+        assert waiting.note == f"waits for another of the same share: the get into {tmp_path / 'first'}"
+        second = await bert.files.get(link, os.fsencode(tmp_path / "second"))
+        await bert.wait_transfer(second.id, lambda s: s.note == waiting.note)  # the first goes on
+        await bert.wait_transfer(first.id, lambda s: s.done_bytes > 0)
+        bert.swarm.downloads.set_limits(None, {})
+        for transfer_id in (first.id, second.id, behind.id):
+            ended = await bert.wait_end(transfer_id)
+            assert ended.state is TransferState.DONE, ended.error
+            assert ended.note == ""
+            status = bert.files.find_transfer(behind.id)
+            assert status is not None
+            assert status.state.is_end is (transfer_id == behind.id)
+        copied = bert.files.find_transfer(second.id)
+        assert copied is not None
+        assert copied.result is not None
+        assert copied.result.fetched_bytes == 0
+        for name in ("first", "second", "behind"):
+            assert (tmp_path / name / "source").read_bytes() == (tmp_path / "source").read_bytes()
+
+
+async def test_who_waits_for_an_absent_device_lets_another_get_of_the_share_try(tmp_path: Path) -> None:
+    async with files_world(tmp_path) as world:
+        anna, bert = await world.add(), await world.add()
+        write_random_file(tmp_path / "source", 8 * MIB)
+        link = (await anna.share(tmp_path / "source")).link
+        await world.stop(anna)
+        patient = await bert.files.get(link, os.fsencode(tmp_path / "patient"), wait_s=None)
+        await bert.wait_transfer(patient.id, lambda s: "looking" in s.note)
+        await wait_until(lambda: bert.files.places.standing == 1)
+        failed = await bert.get(link, tmp_path / "other")
+        assert failed.error is not None
+        assert failed.error.code == "no_provider"
+        await world.add(again=anna)
+        assert (await bert.wait_end(patient.id)).state is TransferState.DONE
 
 
 async def test_what_is_sent_of_a_share_in_the_background_comes_after_others(tmp_path: Path) -> None:

@@ -154,7 +154,7 @@ async def test_many_at_once_look_one_after_the_other(tmp_path: Path) -> None:
         link = (await a.share(tree)).link
         pages = await asyncio.gather(*(b.files.ls(link) for _ in range(8)))
         assert {page.total for page in pages} == {9}
-        await wait_until(lambda: not b.files.share_lock(link.share_id).locked())
+        await wait_until(lambda: not b.files.share_turn(link.share_id).locked())
 
 
 async def test_the_sharer_is_not_ready(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
@@ -168,6 +168,6 @@ async def test_the_sharer_is_not_ready(tmp_path: Path, monkeypatch: pytest.Monke
                 await b.files.ls(status.link)
             assert caught.value.code == "not_ready"
             assert "still reading" in caught.value.cause
-            await wait_until(lambda: not b.files.share_lock(status.share_id).locked())
+            await wait_until(lambda: not b.files.share_turn(status.share_id).locked())
         await a.wait_hashed(status.share_id)
         assert (await b.files.ls(status.link)).total == 9

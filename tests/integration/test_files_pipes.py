@@ -124,10 +124,10 @@ async def test_a_slow_reader_keeps_memory_small_and_may_leave(tmp_path: Path) ->
         held, _ = tracemalloc.get_traced_memory()
         tracemalloc.stop()
         assert held < 64 * MIB
-        lock = b.files.share_lock(shared.share_id)
-        assert lock.locked()
+        turn = b.files.share_turn(shared.share_id)
+        assert turn.locked()
         await items.aclose()
-        await wait_until(lambda: not lock.locked())
+        await wait_until(lambda: not turn.locked())
         got, end = await read_all(b, shared.link)  # and it can be read again
         assert got == big.read_bytes()
         assert set(end.providers) == {a.peer_id, c.peer_id}

@@ -149,7 +149,7 @@ class FilesNode:
             clock=clock,
         )
         self.store = Store(self.database, f"{home}/store", segment_bytes=4 * 1024 * 1024)
-        self.pins = PinKeeper(self.files.context, self.store, stores.pins, self.files.share_lock)
+        self.pins = PinKeeper(self.files.context, self.store, stores.pins, self.files.share_turn)
 
     @property
     def peer_id(self) -> bytes:

@@ -153,7 +153,7 @@ def wire(
         overlay=overlay,
         swarm=swarm,
         files=files,
-        pins=PinKeeper(files.context, store, stores.pins, files.share_lock),
+        pins=PinKeeper(files.context, store, stores.pins, files.share_turn),
         limiter=limiter,
         reach=reach,
         mapper=mapper,

@@ -12,6 +12,7 @@ from shoal.apps.files.context import FilesContext
 from shoal.apps.files.finding import check_may_fetch
 from shoal.apps.files.glance import Glance
 from shoal.apps.files.served import ServedShare
+from shoal.apps.files.share_turn import Claim, ShareTurn
 from shoal.content.feed import Closing
 from shoal.content.feed_log import FeedReader
 from shoal.content.link import Link
@@ -25,7 +26,7 @@ KEPT_MANIFESTS = 2  # that were looked at last, for who looks into one folder af
 KEPT_S = 60.0
 KEPT_ENTRIES = 200_000  # larger ones are not kept; about 30 MiB
 READY_S = 30.0  # longest answer: a search takes 15
-LOCK_S = 10.0  # to wait for whoever fetches the share
+TURN_S = 10.0  # to wait for whoever fetches the share
 SHOWN_LIMIT = 5
 LIST_LIMIT = 1000
 
@@ -58,9 +59,9 @@ class Lister:
         self._forgetting: asyncio.TimerHandle | None = None
 
     async def ls(
-        self, link: Link, share: ServedShare | None, lock: asyncio.Lock, path: bytes, limit: int
+        self, link: Link, share: ServedShare | None, turn: ShareTurn, path: bytes, limit: int
     ) -> Listing:
-        """Return what lies at a path of a share. `share` is what is served of it here; `lock` the share's.
+        """Return what lies at a path of a share. `share` is what is served of it here; `turn` the share's.
 
         Own shares and what others cannot tell more about are listed from here. Raises: Unavailable (code
         "no_provider") that says who was asked, (code "not_ready") while the first version is not there,
@@ -68,7 +69,7 @@ class Lister:
         """
         try:
             async with asyncio.timeout(READY_S):
-                reader, closing, manifest = await self.look(link, share, lock)
+                reader, closing, manifest = await self.look(link, share, turn)
         except TimeoutError:
             raise _not_ready("the sharer is still reading the files, or answers very slowly") from None
         entries, total = await self._context.run(lambda _: make_page(manifest, path, limit))
@@ -87,7 +88,7 @@ class Lister:
         self,
         link: Link,
         share: ServedShare | None,
-        lock: asyncio.Lock,
+        turn: ShareTurn,
         wait_s: float | None = 0.0,
         say: Callable[[str], None] = lambda note: None,
     ) -> Look:
@@ -103,13 +104,14 @@ class Lister:
                     "the files are still being read" if share.error is None else str(share.error)
                 )
             return here
-        if lock.locked():  # somebody gets it, or looks at it: what it holds may be stored
+        if turn.locked():  # somebody gets it, or looks at it: what it holds may be stored
             inside = await self._look_inside(link)
             if inside is not None:
                 return inside
+        claim = Claim("somebody looks what is in it")
         try:
-            async with asyncio.timeout(LOCK_S):
-                await lock.acquire()
+            async with asyncio.timeout(TURN_S):
+                await turn.take(claim)
         except TimeoutError:
             raise _not_ready("it is just being fetched, and its description is not here yet") from None
         try:
@@ -120,7 +122,7 @@ class Lister:
                 raise
             return here
         finally:
-            lock.release()
+            turn.leave(claim)
 
     async def _look_at_served(self, link: Link, share: ServedShare) -> Look | None:
         closing = share.reader.find_closing(link.content_id)

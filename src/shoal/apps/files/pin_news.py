@@ -13,6 +13,7 @@ from collections.abc import Callable, Iterable
 from shoal.apps.files.context import FilesContext
 from shoal.apps.files.glance import Glance
 from shoal.apps.files.pin_run import PinRun
+from shoal.apps.files.share_turn import Claim, ShareTurn
 from shoal.core.errors import ShoalError
 
 log = logging.getLogger("shoal.files")
@@ -20,14 +21,15 @@ log = logging.getLogger("shoal.files")
 CHECK_S = 60.0
 LOOKS_AT_ONCE = 2
 LISTENER = "pin"
+LOOK = "its pin looks for a newer version"
 
 
 class PinNews:
     """Looks after the feeds of pins. Loop thread only. `listen` says which, `take` what is new."""
 
-    def __init__(self, context: FilesContext, lock_of: Callable[[bytes], asyncio.Lock]) -> None:
+    def __init__(self, context: FilesContext, turn_of: Callable[[bytes], ShareTurn]) -> None:
         self._context = context
-        self._lock_of = lock_of
+        self._turn_of = turn_of
         self._look_at: dict[bytes, float] = {}  # when the next look is due
         self._entries: dict[bytes, int] = {}  # how much of each feed was looked at
         self._looks: dict[bytes, asyncio.Task[None]] = {}
@@ -79,7 +81,7 @@ class PinNews:
         """Read the feed, and note if it closes a newer version."""
         share_id = pin.link.share_id
         try:
-            async with self._slots, self._lock_of(share_id):
+            async with self._slots, self._turn_of(share_id).hold(Claim(LOOK, background=True)):
                 glance = Glance(self._context, pin.link, background=True)
                 try:
                     await glance.load()

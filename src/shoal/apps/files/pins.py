@@ -21,6 +21,7 @@ from shoal.apps.files.pin_news import PinNews
 from shoal.apps.files.pin_quota import PinQuota
 from shoal.apps.files.pin_run import PinRun, description_holder
 from shoal.apps.files.pin_source import PinSource
+from shoal.apps.files.share_turn import Claim, ShareTurn
 from shoal.content.link import Link
 from shoal.core.errors import LocalMisuse, Refused, ShoalError, StorageFault, Unavailable
 from shoal.identity.secrets import DEFAULT_SPACE
@@ -69,19 +70,19 @@ class PinKeeper:
         context: FilesContext,
         store: Store,
         pins: table.Pins,
-        lock_of: Callable[[bytes], asyncio.Lock],
+        turn_of: Callable[[bytes], ShareTurn],
     ) -> None:
         self._context = context
         self._store = store
         self._table = pins
-        self._lock_of = lock_of
+        self._turn_of = turn_of
         self._quota = PinQuota(store)
         self._pins: dict[int, PinRun] = {}
         self._running: dict[int, asyncio.Task[None]] = {}
         self._places = asyncio.Semaphore(ACTIVE_PINS)
         self._changing = asyncio.Lock()
         self._publish: dict[bytes, int] = {}
-        self._news = PinNews(context, lock_of)
+        self._news = PinNews(context, turn_of)
         self._again_at: dict[int, float] = {}
         self._watch: asyncio.Task[None] | None = None
         self._lost = asyncio.Event()
@@ -272,10 +273,15 @@ class PinKeeper:
     async def _try_run(self, pin: PinRun) -> bool:
         """Run a pin; False if nobody could help now and it may wait. Raises: as `PinRun.run`."""
         clock = self._context.clock
+        claim = Claim("its pin is fetched", pin.background, pin.say, lambda: pin.background)
+
+        async def work() -> None:
+            pin.asked_at = clock.monotonic()
+            await pin.run()
+
         try:
-            async with self._places, self._lock_of(pin.link.share_id):
-                pin.asked_at = clock.monotonic()
-                await pin.run()
+            async with self._places:
+                await self._turn_of(pin.link.share_id).run(claim, work)
         except Unavailable:
             if pin.patience_s is not None and clock.monotonic() >= pin.wanted_at + pin.patience_s:
                 raise

@@ -3,10 +3,12 @@
 from __future__ import annotations
 
 import asyncio
+from collections.abc import Callable
 
 ACTIVE_TRANSFERS = 3  # others are queued: a lane a provider each, and a peer may have eight
 BACKGROUND_TRANSFERS = 2  # besides those; they move what the others leave
 STANDING_TRANSFERS = 64  # that wait for somebody without a place; each of them searches. Wild guess
+NOTE = "waits until one of the transfers that run has ended"
 
 
 class Places:
@@ -21,8 +23,12 @@ class Places:
 class Place:
     """One transfer's place: `take` it to work, `stand_aside` while nobody can help, `leave` at the end."""
 
-    def __init__(self, places: Places, *, background: bool = False) -> None:
+    def __init__(
+        self, places: Places, *, background: bool = False, say: Callable[[str], None] | None = None
+    ) -> None:
+        """`say` hears that a place is waited for."""
         self._places = places
+        self._say = say
         self._free = places.free_behind if background else places.free
         self._taken = False
         self.is_aside = False
@@ -30,7 +36,12 @@ class Place:
     async def take(self) -> None:
         """Wait for a place, unless it has one. Safe to cancel."""
         if not self._taken:
+            waits = self._free.locked()
+            if waits and self._say is not None:
+                self._say(NOTE)
             await self._free.acquire()
+            if waits and self._say is not None:
+                self._say("")
             self._taken = True
         self._come_back()
 

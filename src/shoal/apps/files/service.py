@@ -18,6 +18,7 @@ from shoal.apps.files.places import Place, Places
 from shoal.apps.files.ports import FilesNetwork, FilesOverlay, FileStores
 from shoal.apps.files.served import ServedShare
 from shoal.apps.files.share import Look, VersionMaker, check_may_share, create_share
+from shoal.apps.files.share_turn import Claim, ShareTurn
 from shoal.apps.files.spool import Spool, sweep_notes
 from shoal.apps.files.status import ShareStatus, TransferStatus
 from shoal.apps.files.stream_get import ShareStream
@@ -25,6 +26,7 @@ from shoal.apps.files.transfer_state import TransferOptions, TransferRecord
 from shoal.apps.files.wanted import find_wanted
 from shoal.apps.files.watch import Watches
 from shoal.content.link import Link
+from shoal.content.paths import display_path
 from shoal.content.selection import check_patterns
 from shoal.core.clock import Clock
 from shoal.core.errors import LocalMisuse, ShoalError, StorageFault
@@ -63,8 +65,8 @@ class Files:
         self._transfers: dict[bytes, TransferRecord] = {}
         self._hashing: dict[bytes, asyncio.Task[None]] = {}
         self._running: dict[bytes, asyncio.Task[None]] = {}
-        self._share_locks: dict[bytes, asyncio.Lock] = {}  # one get of a share at a time
-        self._places = Places()
+        self._share_turns: dict[bytes, ShareTurn] = {}
+        self.places = Places()
         self.follows = Follows(
             self._context, self._shares, self._run_get, self._claim_transfer, self.cancel, self._check_get
         )
@@ -276,7 +278,7 @@ class Files:
         share = self._shares.get(link.share_id)
         if share is not None:
             await self._come_back(share)
-        return await self._lister.ls(link, share, self.share_lock(link.share_id), path, limit)
+        return await self._lister.ls(link, share, self.share_turn(link.share_id), path, limit)
 
     def get_stream(
         self,
@@ -290,7 +292,7 @@ class Files:
 
         Raises: LocalMisuse (code "bad_pattern"); what else can go wrong is raised by `ShareStream.read`.
         """
-        share, lock = self._shares.get(link.share_id), self.share_lock(link.share_id)
+        share, turn = self._shares.get(link.share_id), self.share_turn(link.share_id)
         return ShareStream(
             self._context,
             self._lister,
@@ -299,7 +301,7 @@ class Files:
             wait_s=wait_s,
             background=background,
             share=share,
-            lock=lock,
+            turn=turn,
         )
 
     def transfers(self) -> list[TransferStatus]:
@@ -348,7 +350,7 @@ class Files:
         await self._stop_get(record)
         status = record.status()
         if record.state is not TransferState.DONE:
-            await Get(self._context, record, self._journal_dir, Place(self._places)).discard()
+            await Get(self._context, record, self._journal_dir, Place(self.places)).discard()
         await self._context.stores.transfers.drop(record.id)
         self._transfers.pop(record.id, None)
         await self._forget_description(record.row.share_id)
@@ -480,31 +482,43 @@ class Files:
     def _start_get(self, record: TransferRecord) -> None:
         record.state = TransferState.QUEUED
         record.error = None
+        record.note = ""
         record.signal.touch()
         task = self._context.supervisor.spawn("get", self._run_get(record))
         self._running[record.id] = task
         task.add_done_callback(lambda _: self._running.pop(record.id, None))
 
     async def _run_get(self, record: TransferRecord) -> Get:
-        async with self.share_lock(record.row.share_id):
-            background = record.options.background
-            place = Place(self._places, background=background)
-            context = self._context.choose(background=background)
-            get = Get(context, record, self._journal_dir, place, self._find_trees, self._adopt)
-            earlier = self._shares.get(record.row.share_id)
-            try:
-                if earlier is not None:
-                    await self._come_back(earlier)  # what it put there is known then
-                await place.take()
-                await get.run()
-            except ShoalError as error:
-                log.warning("a transfer stopped: %s", error)
-                await self._enter_failed(record, error)
-            finally:
-                place.leave()
-            if get.served is not None:
-                await self._let_go_of_old(get.served)
+        background = record.options.background
+        place = Place(self.places, background=background, say=record.say)
+
+        def may_give_way() -> bool:
+            return (background or place.is_aside) and record.state is not TransferState.FINISHING
+
+        what = f"the {record.kind} into {display_path(record.row.dest)}"
+        claim = Claim(what, background, record.say, may_give_way)
+        turn = self.share_turn(record.row.share_id)
+        get = await turn.run(claim, lambda: self._run_in_turn(record, place))
         await self._forget_done()
+        return get
+
+    async def _run_in_turn(self, record: TransferRecord, place: Place) -> Get:
+        context = self._context.choose(background=record.options.background)
+        get = Get(context, record, self._journal_dir, place, self._find_trees, self._adopt)
+        earlier = self._shares.get(record.row.share_id)
+        try:
+            if earlier is not None:
+                await self._come_back(earlier)  # what it put there is known then
+            await place.take()
+            await get.run()
+        except ShoalError as error:
+            log.warning("a transfer stopped: %s", error)
+            await self._enter_failed(record, error)
+        finally:
+            place.leave()
+            record.queue()  # unless it ended: another one may come first now
+        if get.served is not None:
+            await self._let_go_of_old(get.served)
         return get
 
     async def _forget_done(self) -> None:
@@ -561,9 +575,9 @@ class Files:
         """What pins work with too."""
         return self._context
 
-    def share_lock(self, share_id: bytes) -> asyncio.Lock:
-        """Return what whoever fetches a share holds: one at a time."""
-        return self._share_locks.setdefault(share_id, asyncio.Lock())
+    def share_turn(self, share_id: bytes) -> ShareTurn:
+        """Return what whoever fetches a share has to have: one at a time."""
+        return self._share_turns.setdefault(share_id, ShareTurn())
 
     def _get_share(self, share_id: bytes) -> ServedShare:
         share = self._shares.get(share_id)

@@ -18,6 +18,7 @@ from shoal.apps.files.finding import WATCH_S
 from shoal.apps.files.glance import Glance
 from shoal.apps.files.listing import Lister
 from shoal.apps.files.served import ServedShare
+from shoal.apps.files.share_turn import Claim, ShareTurn
 from shoal.apps.files.wanted import find_wanted
 from shoal.content.feed import Closing
 from shoal.content.keys import ChunkKeys
@@ -81,7 +82,7 @@ class ShareStream:
     """One stream: iterate once over `read`. Loop thread only.
 
     `note` says what it waits for. Whoever stops reading closes the iterator; the fetch then ends by itself.
-    `share` is what is served of the share here; `lock` the share's.
+    `share` is what is served of the share here; `turn` the share's.
     """
 
     def __init__(
@@ -94,7 +95,7 @@ class ShareStream:
         wait_s: float | None,
         background: bool,
         share: ServedShare | None,
-        lock: asyncio.Lock,
+        turn: ShareTurn,
     ) -> None:
         self.note = ""
         self._context = context
@@ -104,7 +105,8 @@ class ShareStream:
         self._wait_s = wait_s
         self._background = background
         self._share = share
-        self._lock = lock
+        self._turn = turn
+        self._claim = Claim("a pipe reads it", background, self._say)
         self._glance: Glance | None = None
         self._target: StreamTarget | None = None
         self._arrived = asyncio.Event()
@@ -122,7 +124,7 @@ class ShareStream:
         started = self._context.clock.monotonic()
         try:
             _, closing, manifest = await self._lister.look(
-                self._link, self._share, self._lock, self._wait_s, self._say
+                self._link, self._share, self._turn, self._wait_s, self._say
             )
             index = await self._find_file(manifest)
             position = 0
@@ -227,9 +229,7 @@ class ShareStream:
                 next_step="share it again",
                 code="changed",
             )
-        if self._lock.locked():
-            self._say("waiting until another transfer of this share ends")
-        await self._lock.acquire()
+        await self._turn.take(self._claim)
         glance = Glance(
             self._context,
             self._link,
@@ -304,7 +304,7 @@ class ShareStream:
             try:
                 await glance.close()
             finally:
-                self._lock.release()
+                self._turn.leave(self._claim)
 
         with suppress(Unavailable):  # the node closes, and all fetches with it
             self._context.supervisor.spawn("stream end", close())

@@ -92,6 +92,11 @@ class TransferRecord:
     def id(self) -> bytes:
         return self.row.id
 
+    @property
+    def kind(self) -> str:
+        """What it is, for people."""
+        return "get" if self.options.follow is None else "follow"
+
     def status(self) -> TransferStatus:
         """Return a snapshot."""
         return TransferStatus(
@@ -160,6 +165,14 @@ class TransferRecord:
         finally:
             self.state = state
             self.error = error
+            self.signal.touch()
+
+    def queue(self) -> None:
+        """Wait for its turn again, unless it ended: it was stopped."""
+        if not self.state.is_end:
+            self.state = TransferState.QUEUED
+            self.rate_bytes_s = 0.0
+            self.note = ""
             self.signal.touch()
 
     async def collect(self) -> TransferStatus:
