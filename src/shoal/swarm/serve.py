@@ -162,6 +162,10 @@ class LaneSender:
     def _send_next(self) -> bool:
         """Send one record; return False when the lane should be ended."""
         with self._lock:
+            is_idle = not self._has_work()
+        if is_idle and self.turn is not None:
+            self.turn.rest()  # what it waits for its turn with was taken back
+        with self._lock:
             if not self._has_work() and not self._wake.wait_for(self._has_work, IDLE_S):
                 return False
             waits = bool(self._chunks) and not self._objects

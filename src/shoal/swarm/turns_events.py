@@ -43,11 +43,18 @@ class Sent:
 
 
 @dataclass(frozen=True, slots=True)
+class Rest:
+    """A lane has nothing to send any more: it waits for no turn, and gives one that it has back unused."""
+
+    lane: LaneNumber
+
+
+@dataclass(frozen=True, slots=True)
 class Tick:
     """Time has passed."""
 
 
-Input: TypeAlias = LaneUp | LaneDown | Ask | Sent | Tick
+Input: TypeAlias = LaneUp | LaneDown | Ask | Sent | Rest | Tick
 
 
 @dataclass(frozen=True, slots=True)

@@ -7,13 +7,13 @@ import threading
 from collections.abc import Callable
 
 from shoal.swarm.turns import Turns
-from shoal.swarm.turns_events import Ask, Input, LaneDown, LaneUp, Sent, Tick, Turn, Wake
+from shoal.swarm.turns_events import Ask, Input, LaneDown, LaneUp, Rest, Sent, Tick, Turn, Wake
 
 LOOK_S = 1.0  # longest wait without a look
 
 
 class LaneTurn:
-    """One lane's place among the others. `take` and `sent` are for the lane's thread."""
+    """One lane's place among the others. `take`, `sent` and `rest` are for the lane's thread."""
 
     def __init__(self, turns: UploadTurns, number: int, wake: threading.Condition) -> None:
         self.number = number
@@ -40,6 +40,11 @@ class LaneTurn:
         if self._taken:
             self._taken = False
             self._turns.sent(self, size_bytes, more)
+
+    def rest(self) -> None:
+        """Take back what was asked for by `sent` with `more`: there is nothing to send now."""
+        if self.asked:
+            self._turns.rest(self)
 
     def close(self) -> None:
         """Leave, from any thread; idempotent. A waiting `take` returns."""
@@ -87,6 +92,12 @@ class UploadTurns:
         with self._lock:
             place.asked = more
             self._step(Sent(place.number, size_bytes, more))
+
+    def rest(self, place: LaneTurn) -> None:
+        """See LaneTurn.rest."""
+        with self._lock:
+            place.asked = place.granted = False
+            self._step(Rest(place.number))
 
     def leave(self, place: LaneTurn) -> None:
         """See LaneTurn.close."""
