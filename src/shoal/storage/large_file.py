@@ -14,6 +14,7 @@ import threading
 from itertools import accumulate
 from typing import Final
 
+from shoal.core.undo import undone_on_failure
 from shoal.core.units import MIB
 from shoal.storage.extents import find_extents
 from shoal.storage.file_data import FileData
@@ -47,14 +48,11 @@ class LargeFile:
         self.section = section
         self._rows = len(section.lengths)
         self._fd = handles.open(entry.path)
-        try:
+        with undone_on_failure(self.close):
             self._before = os.fstat(self._fd)
             self._extents = find_extents(self._fd, self._before)
             if not is_as_scanned(entry, self._before, self._extents):
                 raise FileEnded
-        except BaseException:
-            self.close()
-            raise
         self._data = FileData(self._fd, self._extents)
         self._slice_bytes = slice_bytes
         self._count = math.ceil(self._data.size / slice_bytes)

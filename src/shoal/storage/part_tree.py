@@ -13,11 +13,13 @@ import stat
 import threading
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager
+from functools import partial
 from typing import Final
 
 from shoal.content.manifest import EntryKind, FileEntry, Manifest
 from shoal.content.stream import LARGE_FILE_BYTES, Piece
 from shoal.core.errors import StorageFault
+from shoal.core.undo import undone_on_failure
 from shoal.core.units import MIB
 from shoal.storage.disk_space import reserve
 from shoal.storage.extents import find_extents, find_holes
@@ -261,16 +263,13 @@ class PartTree:
 
     def _open_large(self, path: bytes) -> int:
         fd = self._open_own(path, os.O_RDWR | _CREATE)
-        try:
+        with undone_on_failure(partial(os.close, fd)):
             index = self.manifest.find_file(path)
             if index is None or not stat.S_ISREG(os.fstat(fd).st_mode):
                 raise planted(path, "it is not a file of this transfer")
             if os.fstat(fd).st_blocks * 512 < self.manifest.data_bytes(index):
                 entry = self.manifest.entry(index)
                 reserve(fd, entry.size, entry.extents)
-        except BaseException:
-            os.close(fd)
-            raise
         return fd
 
     def _clear_holes(self, entry: FileEntry) -> None:

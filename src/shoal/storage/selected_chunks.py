@@ -15,6 +15,7 @@ import os
 import struct
 import threading
 from collections.abc import Mapping
+from functools import partial
 from typing import Final
 
 from blake3 import blake3
@@ -24,6 +25,7 @@ from shoal.content.manifest import Manifest
 from shoal.content.selection import Selection
 from shoal.content.stream import Piece
 from shoal.core.errors import StorageFault
+from shoal.core.undo import undone_on_failure
 from shoal.storage.faults import fault_of_os_error
 
 _RECORD: Final = struct.Struct(">I32s")
@@ -128,13 +130,10 @@ class SelectedChunks:
         os.makedirs(os.path.dirname(path), 0o700, exist_ok=True)
         flags = os.O_WRONLY | os.O_CREAT | os.O_TRUNC | os.O_APPEND | os.O_CLOEXEC | os.O_NOFOLLOW
         fd = os.open(fresh, flags, 0o600)
-        try:
+        with undone_on_failure(partial(os.close, fd)):
             records = [(_HEAD, self.manifest.content_id or bytes(32)), *self._digests.items()]
             os.write(fd, b"".join(_RECORD.pack(*record) for record in records))
             os.rename(fresh, path)
-        except BaseException:
-            os.close(fd)
-            raise
         return fd
 
     def _read(self, path: bytes) -> dict[int, bytes]:

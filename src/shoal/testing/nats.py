@@ -18,6 +18,7 @@ from collections.abc import Sequence
 from enum import Enum
 from types import TracebackType
 
+from shoal.core.undo import undone_on_failure
 from shoal.testing import namespaces
 from shoal.testing.namespaces import Bridge
 
@@ -49,14 +50,11 @@ class Internet:
 
     def __enter__(self) -> Internet:
         self.bridge.__enter__()
-        try:
+        with undone_on_failure(lambda: self.bridge.__exit__(None, None, None)):
             for machine in range(self._public):
                 self.bridge.set_address(machine, f"{self.public_ip(machine)}/24")
             for site, nat in enumerate(self._nats):
                 self._add_site(site, nat)
-        except BaseException:
-            self.bridge.__exit__(None, None, None)
-            raise
         return self
 
     def __exit__(

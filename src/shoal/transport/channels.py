@@ -9,12 +9,34 @@ from collections.abc import Callable
 from OpenSSL import SSL
 
 from shoal.core.errors import RemoteFault
+from shoal.core.undo import undone_on_failure
 from shoal.identity.keys import DeviceKeys
 from shoal.transport.admission import Admission, Pending
 from shoal.transport.channel import TlsChannel
 from shoal.transport.config import AdmissionLimits
 from shoal.transport.knock import KnockGate, KnockRefused
 from shoal.transport.tls import TlsContexts
+
+
+async def open_channel(
+    sock: socket.socket, make: Callable[[], TlsChannel], expected: bytes | None, alpn: bytes
+) -> TlsChannel:
+    """Shake hands as the dialler; return the open channel, which owns the socket. Cancelling closes it.
+
+    A socket that did not become a channel is closed.
+    `expected`: the only peer that may answer; None takes whoever does.
+    Raises: Refused (the knock), RemoteFault (another key answered, TLS), Unavailable.
+    """
+    with undone_on_failure(sock.close):
+        _, channel = await asyncio.get_running_loop().create_connection(make, sock=sock)
+    with undone_on_failure(channel.abort):
+        peer_id = await channel.wait_open()
+        if expected is not None and peer_id != expected:
+            cause = "its key is not the one that was dialled"
+            raise RemoteFault("Another device answered", peer=peer_id, cause=cause, code="wrong_peer")
+        if channel.alpn != alpn:
+            raise RemoteFault("The peer agreed on another protocol", peer=peer_id, code="alpn")
+    return channel
 
 
 class Channels:
@@ -37,13 +59,10 @@ class Channels:
     async def accept(self, sock: socket.socket, pending: Pending) -> TlsChannel:
         """Return a channel that waits for a ClientHello."""
         loop = asyncio.get_running_loop()
-        try:
+        with undone_on_failure(sock.close):
             _, channel = await loop.connect_accepted_socket(
                 lambda: self._make(lambda c: self.tls.accept((c, pending)), True), sock
             )
-        except BaseException:
-            sock.close()
-            raise
         return channel
 
     async def dial(self, sock: socket.socket, expected: bytes, alpn: bytes) -> TlsChannel:
@@ -51,25 +70,9 @@ class Channels:
 
         Raises: Refused (the knock), RemoteFault (another key answered, TLS), Unavailable.
         """
-        loop = asyncio.get_running_loop()
-        try:
-            _, channel = await loop.create_connection(
-                lambda: self._make(lambda _: self.tls.dial(expected, alpn), False), sock=sock
-            )
-        except BaseException:
-            sock.close()
-            raise
-        try:
-            peer_id = await channel.wait_open()
-            if peer_id != expected:
-                cause = "its key is not the one that was dialled"
-                raise RemoteFault("Another device answered", peer=peer_id, cause=cause, code="wrong_peer")
-            if channel.alpn != alpn:
-                raise RemoteFault("The peer agreed on another protocol", peer=peer_id, code="alpn")
-        except BaseException:
-            channel.abort()
-            raise
-        return channel
+        return await open_channel(
+            sock, lambda: self._make(lambda _: self.tls.dial(expected, alpn), False), expected, alpn
+        )
 
     def _make(self, make_tls: Callable[[TlsChannel], SSL.Connection], is_server: bool) -> TlsChannel:
         return TlsChannel(make_tls, is_server, self._monotonic, self._limits)

@@ -7,10 +7,11 @@ from collections.abc import Callable
 
 from OpenSSL import SSL
 
-from shoal.core.errors import RemoteFault, Unavailable
+from shoal.core.errors import Unavailable
 from shoal.identity.keys import DeviceKeys
 from shoal.transport.address import Address
 from shoal.transport.channel import TlsChannel
+from shoal.transport.channels import open_channel
 from shoal.transport.config import AdmissionLimits
 from shoal.transport.dialler import open_socket
 from shoal.transport.frame_pipe import FramePipe
@@ -34,26 +35,14 @@ class CodeDialler:
         Raises: Unavailable, Refused (code `knock`: nobody answers for it there), RemoteFault.
         """
         alpn = make_code_name(nameplate)
+
+        def make() -> TlsChannel:
+            return TlsChannel(lambda _: self._tls.dial(None, alpn), False, self._monotonic, self._limits)
+
         try:
             async with asyncio.timeout(timeout_s):
                 sock = await open_socket(address, timeout_s)
-                try:
-                    _, channel = await asyncio.get_running_loop().create_connection(
-                        lambda: TlsChannel(
-                            lambda _: self._tls.dial(None, alpn), False, self._monotonic, self._limits
-                        ),
-                        sock=sock,
-                    )
-                except BaseException:
-                    sock.close()
-                    raise
-                try:
-                    peer_id = await channel.wait_open()
-                    if channel.alpn != alpn:
-                        raise RemoteFault("The peer agreed on another protocol", peer=peer_id, code="alpn")
-                except BaseException:
-                    channel.abort()
-                    raise
+                channel = await open_channel(sock, make, None, alpn)
         except TimeoutError as error:
             raise Unavailable(
                 f"{address} did not answer", cause=f"it had {timeout_s:g} s", code="timeout"

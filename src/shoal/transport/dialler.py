@@ -9,6 +9,7 @@ import socket
 from typing import cast
 
 from shoal.core.errors import Refused, Unavailable
+from shoal.core.undo import undone_on_failure
 from shoal.transport.address import Address, may_dial
 
 RESOLVED_TRIED = 4  # of the addresses a name has
@@ -84,15 +85,12 @@ def find_socket_name(address: Address) -> tuple[int, SocketName]:
 
 async def _connect(family: int, name: SocketName) -> socket.socket:
     sock = socket.socket(family, socket.SOCK_STREAM)
-    try:
+    with undone_on_failure(sock.close):
         sock.setblocking(False)
         sock.setsockopt(socket.IPPROTO_TCP, socket.TCP_NODELAY, 1)
         await asyncio.get_running_loop().sock_connect(sock, name)
         if sock.getsockname() == sock.getpeername():  # a port of our own that dialled itself
             raise OSError(errno.ECONNREFUSED, os.strerror(errno.ECONNREFUSED))
-    except BaseException:
-        sock.close()
-        raise
     return sock
 
 

@@ -10,6 +10,7 @@ from typing import Protocol
 
 from shoal.core.errors import ShoalError, Unavailable
 from shoal.core.supervisor import Supervisor
+from shoal.core.undo import undone_on_failure
 from shoal.identity.ids import short_peer_id
 from shoal.transport.address import Address
 from shoal.transport.channels import Channels
@@ -167,19 +168,14 @@ class Dials:
 
     async def _shake_hands(self, attempt: Attempt, sock: socket.socket, alpn: bytes) -> Session:
         channel = await self._channels.dial(sock, attempt.peer_id, alpn)
-        session: Session | None = None
-        try:
+        with undone_on_failure(channel.abort):
             pipe = FramePipe(channel)
             hello = await initiate(self._party, pipe, attempt.replaces)
             session = self._host.make_dialled_session(pipe, attempt.address, hello, attempt.replaces)
             attempt.session = session
-            session.start(pipe.reader, pipe.take_frames())
-            await session.wait_settled()
-        except BaseException:
-            if session is not None:
-                session.close()
-            channel.abort()
-            raise
+            with undone_on_failure(session.close):
+                session.start(pipe.reader, pipe.take_frames())
+                await session.wait_settled()
         return session
 
     async def _wait_arrival(self, peer_id: bytes) -> Session | None:

@@ -15,6 +15,7 @@ from typing import TYPE_CHECKING, Protocol
 from shoal.core.errors import LocalMisuse, MalformedMessage, Refused, RemoteFault, Unavailable
 from shoal.core.observation import Observation, Observer
 from shoal.core.supervisor import Supervisor
+from shoal.core.undo import undone_on_failure
 from shoal.core.units import MIB, format_size
 from shoal.identity.ids import short_peer_id
 from shoal.transport.lane import BUFFER_BYTES, Lane
@@ -147,13 +148,10 @@ class LaneBroker:
             raise LocalMisuse(f"the purpose of a lane is at most {PURPOSE_BYTES} bytes")
         if session.is_dialler:
             self._take_slot(session.peer_id, own=True)
-            try:
+            with undone_on_failure(lambda: self._give_slot(session.peer_id)):
                 ask = LaneOpen(service, purpose, send, b"")
                 answer = await session.request(ServiceNumber.SESSION, ask, timeout_s=REQUEST_TIMEOUT_S)
                 return await self._dial(session, check_lane_accept(answer).lane_id, send)
-            except BaseException:
-                self._give_slot(session.peer_id)
-                raise
         return await self._open_by_peer(session, service, purpose, send)
 
     async def on_request(self, session: Session, message: Message) -> Message:
@@ -170,11 +168,8 @@ class LaneBroker:
             sends = not message.asker_sends
             return LaneAccept(self._add_pending(session, message.service, message.purpose, sends))
         self._take_slot(session.peer_id, own=False)
-        try:
+        with undone_on_failure(lambda: self._give_slot(session.peer_id)):
             lane = await self._dial(session, message.lane_id, not message.asker_sends)
-        except BaseException:
-            self._give_slot(session.peer_id)
-            raise
         service.on_lane(session, lane, message.purpose)
         return LaneAccept(message.lane_id)
 
@@ -228,18 +223,17 @@ class LaneBroker:
         """Ask the peer, who dialled the session, to dial a lane too."""
         waiter: asyncio.Future[Lane] = asyncio.get_running_loop().create_future()
         lane_id = self._add_pending(session, service, purpose, send, waiter)
-        try:
+        with undone_on_failure(lambda: self._drop_waiter(lane_id, waiter)):
             ask = LaneOpen(service, purpose, send, lane_id)
             answer = await session.request(ServiceNumber.SESSION, ask, timeout_s=REQUEST_TIMEOUT_S)
             if check_lane_accept(answer).lane_id != lane_id:
                 raise MalformedMessage("another lane id than was asked for", peer=session.peer_id)
-            async with asyncio.timeout(OPEN_TIMEOUT_S):
-                return await waiter
-        except BaseException as error:
-            self._drop_waiter(lane_id, waiter)
-            if isinstance(error, TimeoutError):
+            try:
+                async with asyncio.timeout(OPEN_TIMEOUT_S):
+                    lane = await waiter
+            except TimeoutError:
                 raise _not_opened("the peer said that it dialled, nothing came", "lane_timeout") from None
-            raise
+        return lane
 
     def _drop_waiter(self, lane_id: bytes, waiter: asyncio.Future[Lane]) -> None:
         """Forget a token of ours that nobody waits for any more; close its lane if that came after all."""
@@ -259,41 +253,36 @@ class LaneBroker:
             session.dial_address, DIAL_TIMEOUT_S, session.peer_id, fall_back=True
         )
         try:
-            sealer, opener = self._make_ends(session, lane_id, LaneRole.OPENER)
-            loop = asyncio.get_running_loop()
-            async with asyncio.timeout(OPEN_TIMEOUT_S):
-                await loop.sock_sendall(sock, pack_preamble(lane_id) + sealer.seal(RecordType.OPEN))
-                opener.open(await _read_exactly(sock, BARE_RECORD_BYTES))
-            return self._make_lane(sock, session, lane_id, sealer, opener, sends)
+            with undone_on_failure(sock.close):
+                sealer, opener = self._make_ends(session, lane_id, LaneRole.OPENER)
+                loop = asyncio.get_running_loop()
+                async with asyncio.timeout(OPEN_TIMEOUT_S):
+                    await loop.sock_sendall(sock, pack_preamble(lane_id) + sealer.seal(RecordType.OPEN))
+                    opener.open(await _read_exactly(sock, BARE_RECORD_BYTES))
+                lane = self._make_lane(sock, session, lane_id, sealer, opener, sends)
         except TimeoutError:
-            sock.close()
             raise _not_opened("the peer did not answer on it", "lane_timeout") from None
         except OSError as error:
-            sock.close()
             raise _not_opened(error.strerror or str(error), "lane_reset") from error
-        except BaseException:
-            sock.close()
-            raise
+        return lane
 
     async def _finish_accept(self, sock: socket.socket, lane_id: bytes, pending: _Pending) -> None:
         """Verify the opener's OPEN, answer it, hand the lane out. Sends nothing before it verified."""
         session = pending.session
         try:
-            sealer, opener = self._make_ends(session, lane_id, LaneRole.ACCEPTOR)
-            async with asyncio.timeout(OPEN_TIMEOUT_S):
-                opener.open(await _read_exactly(sock, BARE_RECORD_BYTES))
-                await asyncio.get_running_loop().sock_sendall(sock, sealer.seal(RecordType.OPEN))
-            lane = self._make_lane(sock, session, lane_id, sealer, opener, pending.sends)
+            with (
+                undone_on_failure(lambda: self._fail_pending(pending, "its connection did not open")),
+                undone_on_failure(sock.close),
+            ):
+                sealer, opener = self._make_ends(session, lane_id, LaneRole.ACCEPTOR)
+                async with asyncio.timeout(OPEN_TIMEOUT_S):
+                    opener.open(await _read_exactly(sock, BARE_RECORD_BYTES))
+                    await asyncio.get_running_loop().sock_sendall(sock, sealer.seal(RecordType.OPEN))
+                lane = self._make_lane(sock, session, lane_id, sealer, opener, pending.sends)
         except (OSError, TimeoutError, RemoteFault, Unavailable) as error:
-            sock.close()
             subject = short_peer_id(session.peer_id)
             self._observe(Observation("lane_open", subject, str(error) or type(error).__name__))
-            self._fail_pending(pending, "its connection did not open")
             return
-        except BaseException:
-            sock.close()
-            self._fail_pending(pending, "the node is closing")
-            raise
         if pending.waiter is None:
             service = self._host.find_service(pending.service)
             if service is None:

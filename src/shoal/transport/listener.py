@@ -6,9 +6,11 @@ import asyncio
 import errno
 import socket
 from collections.abc import Callable, Sequence
+from contextlib import ExitStack
 
 from shoal.core.errors import ConfigFault
 from shoal.core.observation import Observation, Observer
+from shoal.core.undo import undone_on_failure
 from shoal.transport.address import Address
 
 BACKLOG = 128
@@ -102,7 +104,7 @@ def _bind_all(wanted: Sequence[Address]) -> list[socket.socket]:
     sockets: list[socket.socket] = []
     shared = 0
     both = not any(a.ip is not None and a.ip.version == 4 for a in wanted)
-    try:
+    with ExitStack() as opened:
         for address in wanted:
             try:
                 sock = _bind(address, address.port or shared, both)
@@ -112,12 +114,10 @@ def _bind_all(wanted: Sequence[Address]) -> list[socket.socket]:
                 else:
                     raise _PortTaken(address, error) from error
             sockets.append(sock)
+            opened.callback(sock.close)
             if address.port == 0:
                 shared = sock.getsockname()[1]
-    except BaseException:
-        for sock in sockets:
-            sock.close()
-        raise
+        opened.pop_all()
     return sockets
 
 
@@ -126,15 +126,12 @@ def _bind(address: Address, port: int, both: bool) -> socket.socket:
     found = socket.getaddrinfo(host, port, type=socket.SOCK_STREAM, flags=socket.AI_PASSIVE)
     family, _, _, _, name = found[0]
     sock = socket.socket(family, socket.SOCK_STREAM)
-    try:
+    with undone_on_failure(sock.close):
         sock.setblocking(False)
         sock.setsockopt(socket.SOL_SOCKET, socket.SO_REUSEADDR, 1)
         if family == socket.AF_INET6:
             sock.setsockopt(socket.IPPROTO_IPV6, socket.IPV6_V6ONLY, 0 if both else 1)
         sock.bind(name)
-    except BaseException:
-        sock.close()
-        raise
     return sock
 
 

@@ -13,6 +13,7 @@ import secrets
 import socket
 import sys
 from collections.abc import Callable, Iterable
+from functools import partial
 from typing import NamedTuple
 
 from zeroconf import (  # type: ignore[attr-defined]  # the DNS classes are there, outside of __all__
@@ -33,6 +34,7 @@ from zeroconf import (  # type: ignore[attr-defined]  # the DNS classes are ther
 from zeroconf.asyncio import AsyncZeroconf
 
 from shoal.core.errors import Unavailable
+from shoal.core.undo import async_undone_on_failure
 from shoal.transport.announcement import NAME_BYTES, SERVICE_TYPE, Announcement, is_instance_name
 from shoal.transport.lan_link import LanLink
 
@@ -72,16 +74,15 @@ class LinkVoice(RecordUpdateListener):
         Cancelling is safe: nothing stays open. Raises: Unavailable when the link cannot be used.
         """
         try:
-            async with asyncio.timeout(OPEN_TIMEOUT_S):
+            async with (
+                async_undone_on_failure(partial(self.close, goodbye=False)),
+                asyncio.timeout(OPEN_TIMEOUT_S),
+            ):
                 await self._open(announcement)
         except (OSError, RuntimeError, Error) as error:  # TimeoutError is an OSError
-            await self.close(goodbye=False)
             raise Unavailable(
                 f"{self.link.name} cannot be used to find members", cause=f"{type(error).__name__}: {error}"
             ) from error
-        except BaseException:
-            await self.close(goodbye=False)
-            raise
 
     def ask(self, known: Iterable[str] = ()) -> None:
         """Ask who is there; instances named in `known` (at most KNOWN_ANSWERS) need not answer."""

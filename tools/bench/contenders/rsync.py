@@ -12,6 +12,7 @@ import subprocess
 import tempfile
 from pathlib import Path
 
+from shoal.core.undo import undone_on_failure
 from tools.bench.contenders.contender import (
     Contender,
     clean_environment,
@@ -83,14 +84,11 @@ class Rsync(Contender):
         (root / "sshd_config").write_text(SERVER.format(**facts))
         (root / "ssh_config").write_text(CLIENT.format(**facts))
         self._source = root
-        try:
+        with undone_on_failure(self.close):
             self._start(self.sender.pids, server, "-D", "-e", "-f", str(root / "sshd_config"))
             wait_listening(port, "sshd")
             self._start(self.receiver.pids, self._ssh, "-F", str(root / "ssh_config"), "-M", "-N", "sender")
             wait_until((Path(self._control.name) / "s").exists, "the ssh connection", 30.0)
-        except BaseException:
-            self.close()
-            raise
 
     def offer(self, source: Path) -> None:
         self._source = source

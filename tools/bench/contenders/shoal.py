@@ -8,6 +8,7 @@ from pathlib import Path
 from shoal.api.client import Client, connect
 from shoal.api.operations import DIAGNOSE
 from shoal.api.schema import Nothing, TransferDetail
+from shoal.core.undo import undone_on_failure
 from shoal.testing.processes import Device
 from tools.bench.contenders.contender import TIMEOUT_S, Contender
 
@@ -21,13 +22,10 @@ class Shoal(Contender):
     def __init__(self, root: Path) -> None:
         super().__init__(root)
         self._one, self._two = Device(root / "a", "sender"), Device(root / "b", "receiver")
-        try:
+        with undone_on_failure(self.close):
             self._one.up()
             self._two.join(self._one.run("invite")["ticket"])
             self._two.wait_peers(1)
-        except BaseException:
-            self.close()
-            raise
         self._clients = connect(str(self._one.home)), connect(str(self._two.home))
         for device, end in zip((self._one, self._two), self.ends(), strict=True):
             assert device.pid is not None

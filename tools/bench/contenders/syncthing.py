@@ -15,6 +15,7 @@ import xml.etree.ElementTree as ElementTree
 from pathlib import Path
 from typing import Any
 
+from shoal.core.undo import undone_on_failure
 from tools.bench.contenders.contender import (
     Contender,
     clean_environment,
@@ -159,15 +160,12 @@ class Syncthing(Contender):
         homes = root / "a", root / "b"
         self._one, self._two = (Instance(program, home, environment) for home in homes)
         self._total_bytes = 0
-        try:
+        with undone_on_failure(self.close):
             self.sender.pids.append(self._one.start())
             self.receiver.pids.append(self._two.start())
             self._one.add_device(self._two)
             self._two.add_device(self._one)
             wait_until(self._connected, "two Syncthings on loopback", 60.0)
-        except BaseException:
-            self.close()
-            raise
 
     def offer(self, source: Path) -> None:
         self._one.add_folder("sendonly", source.parent, self._two)

@@ -10,6 +10,7 @@ import subprocess
 from pathlib import Path
 from typing import IO
 
+from shoal.core.undo import undone_on_failure
 from tools.bench.contenders.contender import (
     ENDS,
     RIVALS_PYTHON,
@@ -38,12 +39,9 @@ class Wormhole(Contender):
         self._pair: list[subprocess.Popen[str]] = []
         self._source = root
         mailbox, relay = free_port(), free_port()
-        try:
+        with undone_on_failure(self.close):
             self._serve("wormhole-mailbox", mailbox, f"--channel-db={root / 'mailbox.sqlite'}")
             self._serve("transitrelay", relay)
-        except BaseException:
-            self.close()
-            raise
         self._flags = [
             f"--relay-url=ws://127.0.0.1:{mailbox}/v1",
             f"--transit-helper=tcp:127.0.0.1:{relay}",

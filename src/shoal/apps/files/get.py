@@ -25,6 +25,7 @@ from shoal.content.manifest import Manifest
 from shoal.content.paths import display_path
 from shoal.content.selection import refuse_empty
 from shoal.core.errors import RemoteFault, StorageFault, Unavailable
+from shoal.core.undo import undone_on_failure
 from shoal.identity.entry import parse_entry
 from shoal.storage.rows import pack, unpack
 from shoal.storage.shares import Origin, ShareRow, ShareState
@@ -316,11 +317,8 @@ class Get:
 
         def finish() -> tuple[dict[bytes, bytes], list[tuple[bytes, str]]]:
             source.hold()
-            try:
+            with undone_on_failure(lambda: source.switch(None)):
                 written = writer.finish(overwrite=overwrite)
-            except BaseException:
-                source.switch(None)
-                raise
             return dict(written.roots), [(s.path, s.reason) for s in written.skipped]
 
         try:

@@ -6,6 +6,7 @@ import asyncio
 import logging
 import os
 from collections.abc import AsyncIterator, Sequence
+from functools import partial
 
 from shoal.apps.files.checks import check_get, check_paths
 from shoal.apps.files.context import FilesContext
@@ -31,6 +32,7 @@ from shoal.content.selection import check_patterns
 from shoal.core.clock import Clock
 from shoal.core.errors import LocalMisuse, ShoalError, StorageFault
 from shoal.core.supervisor import Supervisor
+from shoal.core.undo import async_undone_on_failure
 from shoal.storage.local_chunks import LocalTree
 from shoal.storage.rows import pack
 from shoal.storage.shares import ShareState
@@ -160,11 +162,8 @@ class Files:
         check_may_share(self._context)
         path = await self._spool.receive(name, pieces)
         async with self._sharing:
-            try:
+            async with async_undone_on_failure(partial(self._spool.remove, path)):
                 share = await create_share(self._context, [path])
-            except BaseException:
-                await self._spool.remove(path)
-                raise
             self._shares[share.share_id] = share
             await share.set_background(background)
             await share.offer()

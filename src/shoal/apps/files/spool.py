@@ -18,6 +18,7 @@ from typing import Final, TypeVar
 
 from shoal.content.paths import display_path, find_path_problem
 from shoal.core.errors import LocalMisuse, Refused
+from shoal.core.undo import async_undone_on_failure
 from shoal.core.units import MIB
 from shoal.storage.disk_space import check_free_space
 from shoal.storage.faults import fault_of_os_error
@@ -63,10 +64,8 @@ class Spool:
         self._made.add(folder)
         self._active += 1
         try:
-            return await self._receive(folder, name, pieces)
-        except BaseException:
-            await self.remove(os.path.join(folder, name))
-            raise
+            async with async_undone_on_failure(partial(self.remove, os.path.join(folder, name))):
+                return await self._receive(folder, name, pieces)
         finally:
             self._active -= 1
 

@@ -14,6 +14,7 @@ import socket
 from collections.abc import Sequence
 
 from shoal.core.errors import Unavailable
+from shoal.core.undo import undone_on_failure
 from shoal.transport.address import Address
 from shoal.transport.dialler import find_socket_name
 from shoal.transport.reach.messages import PREAMBLE_BYTES, pack_preamble
@@ -134,28 +135,22 @@ class PunchPort:
         if family != self.family:
             raise OSError(errno.EAFNOSUPPORT, os.strerror(errno.EAFNOSUPPORT))
         sock = self._bind(self.port)
-        try:
+        with undone_on_failure(sock.close):
             await asyncio.get_running_loop().sock_connect(sock, name)
             if sock.getsockname() == sock.getpeername():  # our own port that dialled itself
                 raise OSError(errno.EADDRNOTAVAIL, os.strerror(errno.EADDRNOTAVAIL))
-        except BaseException:
-            sock.close()
-            raise
         self._open.add(sock)
         return sock
 
     def _bind(self, port: int) -> socket.socket:
         sock = socket.socket(self.family, socket.SOCK_STREAM)
-        try:
+        with undone_on_failure(sock.close):
             sock.setsockopt(socket.SOL_SOCKET, socket.SO_REUSEADDR, 1)
             sock.setsockopt(socket.SOL_SOCKET, socket.SO_REUSEPORT, 1)
             if self.family == socket.AF_INET6:
                 sock.setsockopt(socket.IPPROTO_IPV6, socket.IPV6_V6ONLY, 1)
             _prepare(sock)
             sock.bind((self._any, port))
-        except BaseException:
-            sock.close()
-            raise
         return sock
 
 

@@ -18,6 +18,7 @@ from shoal.core.budget import BoundedMap, TokenBucket
 from shoal.core.errors import MalformedMessage, Refused, RemoteFault, ShoalError, Unavailable
 from shoal.core.observation import Observation, Observer
 from shoal.core.supervisor import Supervisor
+from shoal.core.undo import undone_on_failure
 from shoal.identity.ids import short_peer_id
 from shoal.transport.address import PUNCHED, Address, may_dial
 from shoal.transport.dialler import open_socket
@@ -224,14 +225,11 @@ class ReachService(BaseService):
                 error = failed
                 continue
             try:
-                await asyncio.get_running_loop().sock_sendall(sock, pack_preamble(token))
+                with undone_on_failure(sock.close):
+                    await asyncio.get_running_loop().sock_sendall(sock, pack_preamble(token))
             except OSError as failed:
-                sock.close()
                 error = Unavailable("The relay hung up", cause=str(failed), code="relay_gone")
                 continue
-            except BaseException:
-                sock.close()
-                raise
             return sock
         raise error or Unavailable("The relay cannot be reached", cause="it has no address", code="no_relay")
 
@@ -260,24 +258,18 @@ class ReachService(BaseService):
             address = relay.dial_address
             if address is None or address.is_way or address.ip is None:
                 continue
-            port: PunchPort | None = None
             try:
                 answer = await relay.request(ServiceNumber.REACH, Observe(True), ASK_TIMEOUT_S)
                 if not isinstance(answer, Observed):
                     raise MalformedMessage("not an observation", peer=relay.peer_id)
                 check(answer)
                 port = PunchPort(socket.AF_INET if address.ip.version == 4 else socket.AF_INET6)
-                seen, own = await port.reflect(address, answer.token)
+                with undone_on_failure(port.close):
+                    seen, own = await port.reflect(address, answer.token)
                 texts = dict.fromkeys((str(seen), str(Address(own, port.port))))
                 return port, list(texts)
             except (ShoalError, OSError, TimeoutError, ValueError) as error:
                 failed = str(error) or type(error).__name__
-                if port is not None:
-                    port.close()
-            except BaseException:
-                if port is not None:
-                    port.close()
-                raise
         raise Unavailable("The peer was not reached directly", cause=failed, code="no_reflector")
 
     def _reflectors(self, peer_id: bytes) -> list[Session]:
