@@ -8,6 +8,7 @@ from collections.abc import AsyncIterator
 from pathlib import Path
 
 import pytest
+from tests.support.links import send_broadcast
 from tests.support.membership_nodes import Home, MembershipNode, Village, open_village
 from tests.support.transport_nodes import wait_until
 
@@ -17,7 +18,8 @@ from shoal.identity.operations import Remove, Role, _Payload
 from shoal.identity.secrets import DEFAULT_SPACE, SecretKind
 from shoal.identity.ticket import Ticket
 from shoal.membership.events import Blocked, MembershipChanged, NoLongerMember, SecretsReceived
-from shoal.membership.messages import VECTOR_PAGE_ROWS, VECTOR_ROWS, Announce, VectorPage
+from shoal.membership.messages import VECTOR_PAGE_ROWS, VECTOR_ROWS, LastWord, VectorPage
+from shoal.overlay.topics import OPERATION_TOPIC
 from shoal.storage.secrets_store import SecretRow
 from shoal.wire.codec import encode
 from shoal.wire.registry import ServiceNumber
@@ -240,7 +242,7 @@ async def test_an_unknown_critical_operation_stops_a_node(village: Village) -> N
     entry = unknown(owner, EntryFlags.CRITICAL)
     session = owner.transport.find_session(left.peer_id)
     assert session is not None
-    session.notify(MEMBERSHIP, Announce([entry]))
+    send_broadcast(session, OPERATION_TOPIC, entry)
     await wait_until(lambda: left.network.is_blocked)
     assert left.transport.sessions() == []
     assert any(isinstance(event, Blocked) for event in left.events)
@@ -262,7 +264,7 @@ async def test_unknown_operations_that_do_not_bind_stop_nobody(village: Village)
         session = author.transport.find_session(left.peer_id)
         assert session is not None
         before = len(left.network.log)
-        session.notify(MEMBERSHIP, Announce([entry]))
+        send_broadcast(session, OPERATION_TOPIC, entry)
         await wait_until(lambda before=before: len(left.network.log) > before)  # type: ignore[misc]
         await wait_until(lambda: same_head(owner, left, right))
     assert not left.network.is_blocked
@@ -456,7 +458,7 @@ async def test_a_member_that_floods_nonsense_is_dropped_and_others_are_served(vi
     session = left.transport.find_session(owner.peer_id)
     assert session is not None
     for data in forged:
-        session.notify(MEMBERSHIP, Announce([data]))
+        send_broadcast(session, OPERATION_TOPIC, data)
     await wait_until(lambda: session.closed)
     assert right.has_session(owner)
     head = owner.network.head()
@@ -472,8 +474,8 @@ async def test_messages_over_their_limits_are_refused(village: Village) -> None:
     rows = [(n.to_bytes(32, "big"), 0, bytes(32)) for n in range(600)]
     with pytest.raises(ShoalError):
         await session.request(MEMBERSHIP, VectorPage(rows, True, True))
-    session.notify(MEMBERSHIP, Announce([bytes(61 * 1024)]))
-    await wait_until(lambda: "membership_malformed" in owner.rules)
+    session.notify(MEMBERSHIP, LastWord(bytes(61 * 1024)))
+    await wait_until(lambda: {"membership_malformed", "malformed_message"} <= set(owner.rules))
     assert len(owner.network.log) == 3
 
 

@@ -31,7 +31,7 @@ class Handler:
     def judge(self, payload: bytes) -> Verdict:
         return Verdict.GOOD if payload.startswith(b"good") else Verdict.FORGED
 
-    def deliver(self, payload: bytes) -> None:
+    def deliver(self, payload: bytes, sender: bytes) -> None:
         self.taken.append(payload)
 
 

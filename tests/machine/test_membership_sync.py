@@ -16,12 +16,11 @@ from shoal.membership.messages import (
     MEMBERSHIP_ENTRY_BYTES,
     VECTOR_PAGE_ROWS,
     VECTOR_ROWS,
-    Announce,
     Fetch,
     Page,
     VectorPage,
 )
-from shoal.membership.sync import PULLS, SyncMachine
+from shoal.membership.sync import PULLS, SPREAD_TIPS, SyncMachine
 from shoal.membership.sync_events import (
     Answered,
     Ask,
@@ -29,16 +28,16 @@ from shoal.membership.sync_events import (
     AskFailed,
     Drop,
     Fail,
-    Noticed,
-    Notify,
+    Heard,
+    HeardOf,
     Observe,
     Offered,
     PeerHead,
     Reply,
     Save,
-    Saved,
     SessionDown,
     SessionUp,
+    Spread,
     Synced,
     SyncEffect,
     SyncInput,
@@ -69,38 +68,90 @@ def rules(effects: list[SyncEffect]) -> list[str]:
 # --- announcing ---------------------------------------------------------------------------------------------
 
 
-def test_a_new_entry_is_saved_first_and_then_told_to_all_but_its_source() -> None:
+def test_a_broadcast_entry_is_saved_and_its_tips_are_spread() -> None:
     theirs = two_admins()
     ours = copy(theirs)
     entry = write(theirs, OWNER, admit(theirs, MEMBER))
     machine = SyncMachine(ours)
     for peer in (P, Q, MEMBER.peer_id):
         machine.step(0, SessionUp(peer))
-    assert machine.step(1, Noticed(P, Announce([entry.data]))) == [Save((entry,), P)]
+    assert machine.step(1, Heard(P, entry.data)) == [Save((entry,), P), Spread((entry,))]
     assert ours.head == theirs.head
-    told = machine.step(2, Saved((entry,), P))
-    assert told == [Notify(peer, Announce([entry.data])) for peer in sorted((Q, MEMBER.peer_id))]
 
 
-def test_a_known_entry_is_neither_saved_nor_told_again() -> None:
+def test_a_known_entry_is_neither_saved_nor_spread_again() -> None:
     log = two_admins()
     machine = SyncMachine(log)
     machine.step(0, SessionUp(P))
     machine.step(0, SessionUp(Q))
-    assert machine.step(1, Noticed(P, Announce([entry.data for entry in log.entries()]))) == []
+    for entry in log.entries():
+        assert machine.step(1, Heard(P, entry.data)) == []
+    assert machine.step(1, Offered(tuple(entry.data for entry in log.entries()), P)) == []
 
 
-def test_announcements_are_cut_to_what_may_be_passed_on() -> None:
-    log = found(OWNER)
-    entries = [write(log, OWNER, admit(log, make_keys(n))) for n in range(10, 40)]
+def test_what_a_hello_brought_is_spread_by_its_tips() -> None:
+    theirs = two_admins()
+    ours = copy(theirs)
+    first = write(theirs, OWNER, admit(theirs, MEMBER))
+    second = write(theirs, OWNER, admit(theirs, OTHER))
+    machine = SyncMachine(ours)
+    effects = machine.step(0, Offered((first.data, second.data), P))
+    assert effects == [Save((first, second), P), Spread((second,))]
+
+
+def test_what_a_pull_brought_is_spread_by_few_tips_when_it_has_ended() -> None:
+    ours = found(OWNER)
+    branches = [copy(ours) for _ in range(SPREAD_TIPS + 4)]
+    tips = [write(log, OWNER, admit(log, make_keys(60 + n))) for n, log in enumerate(branches)]
+    machine = SyncMachine(ours)
+    machine.step(0, SessionUp(P))
+    first, second = tips[:5], tips[5:]
+    effects = machine.step(1, Answered(P, Page([entry.data for entry in first], True, [])))
+    assert not any(isinstance(effect, Spread) for effect in effects)
+    effects = machine.step(2, Answered(P, Page([entry.data for entry in second], False, [])))
+    [spread] = [effect for effect in effects if isinstance(effect, Spread)]
+    assert spread.entries == tuple(tips[-SPREAD_TIPS:])
+
+
+def test_a_pull_that_breaks_off_spreads_what_it_brought() -> None:
+    theirs = two_admins()
+    ours = copy(theirs)
+    entry = write(theirs, OWNER, admit(theirs, MEMBER))
+    machine = SyncMachine(ours)
+    machine.step(0, SessionUp(P))
+    machine.step(1, Answered(P, Page([entry.data], True, [])))
+    assert machine.step(2, SessionDown(P)) == [Spread((entry,))]
+
+
+def test_an_entry_too_long_for_a_broadcast_is_pulled_from_who_has_it() -> None:
+    theirs = two_admins()
+    ours = copy(theirs)
+    entry = write(theirs, OWNER, admit(theirs, MEMBER))
+    machine = SyncMachine(ours)
+    assert machine.step(0, HeardOf(P, entry.id)) == []  # no session
+    machine.step(0, SessionUp(P))
+    machine.step(0, Answered(P, Page([], False, list(ours.tips))))
+    assert [ask.peer for ask in asked(machine.step(1, HeardOf(P, entry.id)))] == [P]
+    # the answer was on its way before it had the entry: it is asked for that alone
+    assert machine.step(2, Answered(P, Page([], False, list(ours.tips)))) == [Ask(P, Fetch([entry.id]))]
+    effects = machine.step(3, Answered(P, Page([entry.data], False, list(theirs.tips))))
+    assert effects == [Save((entry,), P), Synced(P), Spread((entry,))]
+    assert machine.step(4, HeardOf(P, entry.id)) == []
+
+
+def test_who_says_again_and_again_that_it_has_what_it_has_not_is_dropped() -> None:
+    log = two_admins()
     machine = SyncMachine(log)
-    machine.step(0, SessionUp(Q))
-    told = machine.step(1, Saved(tuple(entries), None))
-    sizes = [sum(map(len, e.message.entries)) for e in told if isinstance(e, Notify)]
-    assert len(sizes) > 1
-    assert max(sizes) <= 16 * 1024
-    flat = [data for e in told if isinstance(e, Notify) for data in e.message.entries]
-    assert flat == [entry.data for entry in entries]
+    machine.step(0, SessionUp(P))
+    machine.step(0, Answered(P, Page([], False, list(log.tips))))
+    effects: list[SyncEffect] = []
+    for number in range(7):
+        assert asked(machine.step(number, HeardOf(P, bytes([number]) * 32)))
+        machine.step(number, Answered(P, Page([], False, list(log.tips))))
+        effects = machine.step(number, Answered(P, Page([], False, list(log.tips))))
+        assert rules(effects) == ["membership_orphans"]
+    assert Drop(P, "membership_orphans") in effects
+    assert machine._promised == {}
 
 
 # --- pulling ------------------------------------------------------------------------------------------------
@@ -119,7 +170,7 @@ def test_a_pull_ends_when_everything_is_here() -> None:
     machine = SyncMachine(ours)
     machine.step(0, SessionUp(P))
     page = Page([entry.data], False, list(theirs.tips))
-    assert machine.step(1, Answered(P, page)) == [Save((entry,), P), Synced(P)]
+    assert machine.step(1, Answered(P, page)) == [Save((entry,), P), Synced(P), Spread((entry,))]
 
 
 def test_a_full_page_is_followed_by_the_vector_that_has_grown() -> None:
@@ -134,6 +185,7 @@ def test_a_full_page_is_followed_by_the_vector_that_has_grown() -> None:
     assert machine.step(2, Answered(P, Page([second.data], False, list(theirs.tips)))) == [
         Save((second,), P),
         Synced(P),
+        Spread((second,)),
     ]
 
 
@@ -205,11 +257,9 @@ def test_an_entry_without_its_parent_waits_and_is_taken_when_the_parent_comes() 
     machine = SyncMachine(ours)
     machine.step(0, SessionUp(P))
     machine.step(0, Answered(P, Page([], False, list(ours.tips))))
-    assert machine.step(1, Noticed(P, Announce([child.data]))) == [
-        Ask(P, VectorPage(vector_rows(ours), True, True))
-    ]
+    assert machine.step(1, Heard(P, child.data)) == [Ask(P, VectorPage(vector_rows(ours), True, True))]
     assert machine.orphan_count == 1
-    assert machine.step(2, Noticed(Q, Announce([parent.data]))) == [Save((parent, child), Q)]
+    assert machine.step(2, Heard(Q, parent.data)) == [Save((parent, child), Q), Spread((child,))]
     assert machine.orphan_count == 0
 
 
@@ -236,12 +286,12 @@ def test_forged_entries_are_refused_and_end_the_session() -> None:
         theirs = copy(log)
         entry = write(theirs, OWNER, admit(theirs, make_keys(50 + n)))
         forged = entry.data[:-1] + bytes([entry.data[-1] ^ 1])
-        effects = machine.step(n / 10, Noticed(P, Announce([forged])))
+        effects = machine.step(n / 10, Heard(P, forged))
         assert rules(effects) == ["membership_bad_signature"]
     assert Drop(P, "membership_bad_signature") in effects
     assert len(log) == before
     # the id is not blamed for the signature: the true entry is taken
-    assert isinstance(machine.step(2, Noticed(Q, Announce([entry.data])))[0], Save)
+    assert isinstance(machine.step(2, Heard(Q, entry.data))[0], Save)
 
 
 def test_entries_by_who_may_not_are_refused_once_and_remembered() -> None:
@@ -260,8 +310,8 @@ def test_entries_by_who_may_not_are_refused_once_and_remembered() -> None:
         payload,
     )
     machine = SyncMachine(log)
-    assert rules(machine.step(0, Noticed(P, Announce([entry.data])))) == ["membership_unauthorised"]
-    assert machine.step(1, Noticed(P, Announce([entry.data]))) == []
+    assert rules(machine.step(0, Heard(P, entry.data))) == ["membership_unauthorised"]
+    assert machine.step(1, Heard(P, entry.data)) == []
 
 
 def test_entries_that_are_too_long_are_refused_before_they_are_parsed() -> None:
@@ -269,7 +319,7 @@ def test_entries_that_are_too_long_are_refused_before_they_are_parsed() -> None:
     for size in (MEMBERSHIP_ENTRY_BYTES + 1, 65_537, 10**6):
         effects = machine.step(0, Offered((bytes(size),), None))
         assert rules(effects) == ["membership_malformed"]
-        effects = machine.step(0, Noticed(P, Announce([bytes(size)])))
+        effects = machine.step(0, Heard(P, bytes(size)))
         assert rules(effects) == ["membership_malformed"]
 
 
@@ -304,9 +354,7 @@ def test_orphans_without_end_stay_bounded_and_end_the_session() -> None:
     for round_number in range(10):
         effects: list[SyncEffect] = []
         for n in range(120):
-            effects += machine.step(
-                round_number, Noticed(P, Announce([endless[round_number * 120 + n].data]))
-            )
+            effects += machine.step(round_number, Heard(P, endless[round_number * 120 + n].data))
             assert machine.orphan_count <= ORPHANS_PER_PEER
         if asked(effects):  # the peer has none of the parents
             effects += machine.step(round_number, Answered(P, Page([], False, list(log.tips))))
@@ -320,7 +368,7 @@ def test_orphans_of_many_peers_stay_bounded() -> None:
     log = two_admins()
     machine = SyncMachine(log)
     for n, entry in enumerate(orphans(log, 600)):
-        machine.step(0, Noticed(bytes([n % 20]) * 32, Announce([entry.data])))
+        machine.step(0, Heard(bytes([n % 20]) * 32, entry.data))
     assert machine.orphan_count == ORPHANS
 
 
@@ -383,12 +431,11 @@ def converge(logs: dict[bytes, MembershipLog], *, seed: int = 0, lose: float = 0
     def perform(own: bytes, effects: list[SyncEffect]) -> None:
         for effect in effects:
             match effect:
-                case Save(entries, source):
+                case Save(entries, _):
                     saved[own] += len(entries)
-                    wire.append((own, Saved(entries, source)))
-                case Notify(peer, message):
-                    if rng.random() >= lose:
-                        wire.append((peer, Noticed(own, message)))
+                case Spread(entries):
+                    heard = [(peer, entry) for peer in logs for entry in entries if peer != own]
+                    wire.extend((peer, Heard(own, e.data)) for peer, e in heard if rng.random() >= lose)
                 case Ask(peer, message):
                     answer = machines[peer].step(now, Asked(own, message))
                     replies = [e.message for e in answer if isinstance(e, Reply)]

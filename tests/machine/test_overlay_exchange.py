@@ -12,8 +12,6 @@ from shoal.overlay.messages import Digest, Provisions, Summary, check
 from shoal.overlay.provision import PAGE_KEYS, PAGES, parse_provision, sign_provision
 from shoal.overlay.provision_store import KEPT, OwnPages, ProvisionStore
 from shoal.overlay.steps import (
-    PROVISION_TOPIC,
-    RECORD_TOPIC,
     Delivered,
     Received,
     Send,
@@ -22,6 +20,7 @@ from shoal.overlay.steps import (
     Spread,
 )
 from shoal.overlay.substrate.plumtree import Verdict
+from shoal.overlay.topics import PROVISION_TOPIC, RECORD_TOPIC
 
 KEY = b"k" * 32
 

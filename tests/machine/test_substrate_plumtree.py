@@ -30,7 +30,7 @@ def test_a_broadcast_goes_to_all_eager_neighbours_and_is_not_delivered_at_home()
 def test_what_is_new_is_delivered_and_passed_on_what_is_known_is_pruned() -> None:
     book = make_linked()
     book.get(peer(1), Gossip(ID, 3, 1, b"hello"))
-    assert book.of(Deliver) == [Deliver(ID, 1, b"hello", 3)]
+    assert book.of(Deliver) == [Deliver(ID, 1, b"hello", 3, peer(1))]
     assert sorted(book.sent_to(Gossip)) == [peer(2), peer(3), peer(4)]
     assert book.sent(peer(2)) == [Gossip(ID, 4, 1, b"hello")]
     book.get(peer(2), Gossip(ID, 4, 1, b"hello"))
@@ -109,7 +109,25 @@ def test_a_forged_broadcast_is_not_passed_on_and_the_true_one_is_still_taken() -
     assert out == [Observe("forged_broadcast", peer(1), "topic 1")]
     out.clear()
     tree.on_gossip(0.0, peer(2), Gossip(ID, 1, 1, b"true"), out)
-    assert Deliver(ID, 1, b"true", 1) in out
+    assert Deliver(ID, 1, b"true", 1, peer(2)) in out
+
+
+def test_what_is_to_be_judged_later_is_delivered_only_and_spread_when_it_is_broadcast_here() -> None:
+    tree = Plumtree(BroadcastConfig(), lambda sender, message: Verdict.LATER)
+    tree.on_link_up(0.0, peer(1), [])
+    tree.on_link_up(0.0, peer(2), [])
+    tree.on_i_have(0.0, peer(2), IHave([ID], [1]), [])
+    for number in range(2):  # nobody is pruned for it: it has not been passed on
+        tree.on_gossip(0.0, peer(1), Gossip(ID, 1, 1, b"early"), out := [])
+        assert out == [Deliver(ID, 1, b"early", 1, peer(1))], number
+    assert not tree.has(ID)
+    tree.on_graft_timer(0.1, ID, out := [])
+    assert Send(peer(2), Graft(ID, 1)) in out  # the first sender may lie
+    tree.broadcast(0.2, ID, 1, b"early", out := [])
+    assert Cancel(("graft", ID)) in out
+    assert {effect.peer for effect in out if isinstance(effect, Send)} == {peer(1), peer(2)}
+    tree.on_gossip(0.3, peer(1), Gossip(ID, 1, 1, b"early"), out := [])
+    assert out == [Send(peer(1), Prune())]
 
 
 def test_a_storm_of_words_and_broadcasts_stays_within_the_caps() -> None:

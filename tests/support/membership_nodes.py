@@ -8,6 +8,7 @@ from contextlib import AsyncExitStack, asynccontextmanager
 from dataclasses import dataclass, field
 from pathlib import Path
 
+from tests.support.links import LinkService
 from tests.support.stores import open_stores
 from tests.support.transport_nodes import QUICK, wait_until
 
@@ -19,6 +20,7 @@ from shoal.identity.keys import DeviceKeys
 from shoal.identity.operations import Role
 from shoal.identity.ticket import Ticket
 from shoal.membership.code_door import CodeDoor, answer_joins
+from shoal.membership.events import MembershipChanged
 from shoal.membership.founding import found_network
 from shoal.membership.inviter import Inviter
 from shoal.membership.join import Joined, join_network
@@ -100,10 +102,15 @@ class MembershipNode:
         self.transport = Transport(
             config, self.network, self.supervisor, clock, self.seen.append, random.Random(1)
         )
+        self.links = LinkService(
+            home.keys.peer_id, self.transport, self.network.active_members, clock, self.seen.append
+        )
+        bus.on(MembershipChanged, lambda event: self.links.members_changed())
         self.service = MembershipService(
-            self.network, self.transport, self.supervisor, clock, self.seen.append
+            self.network, self.transport, self.links, self.supervisor, clock, self.seen.append
         )
         self.transport.register(self.service)
+        self.transport.register(self.links)
         self.lane_service = LaneService()
         self.transport.register(self.lane_service)
         self.lanes = LaneBroker(
@@ -119,9 +126,11 @@ class MembershipNode:
         self.door = CodeDoor(self.network, clock, self.seen.append)
         self.transport.on_join = answer_joins(self.inviter, self.door)
         await self.transport.start()
+        self.links.start()
         return self
 
     async def close(self) -> None:
+        self.links.substrate.close()
         await self.transport.close()
         self.lanes.close()
         await self._stack.aclose()

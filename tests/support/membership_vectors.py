@@ -21,8 +21,8 @@ from shoal.membership.join_messages import (
 from shoal.membership.join_proof import make_join_proof
 from shoal.membership.messages import (
     MEMBERSHIP_TABLE,
-    Announce,
     Fetch,
+    LastWord,
     Page,
     RemovalAck,
     SecretRef,
@@ -51,7 +51,7 @@ def make_messages() -> list[tuple[str, MessageTable, Message]]:
         ("join", JOIN_TABLE, JoinAccepted(1, [wrapped], [b"record"])),
         ("join", JOIN_TABLE, JoinEntries([b"entry"])),
         ("join", JOIN_TABLE, JoinReceived()),
-        ("session", MEMBERSHIP_TABLE, Announce([b"entry"])),
+        ("session", MEMBERSHIP_TABLE, LastWord(b"entry")),
         ("session", MEMBERSHIP_TABLE, RemovalAck(one)),
         ("session", MEMBERSHIP_TABLE, VectorPage([(one, 7, two)], True, True)),
         ("session", MEMBERSHIP_TABLE, Page([b"entry"], False, [two])),

@@ -9,8 +9,12 @@ import json
 from pathlib import Path
 from typing import Any
 
+from tests.support.identity import admit, found, make_keys, write
+
 from shoal.overlay.messages import OVERLAY_TABLE, Digest, Provisions, Summary, Wanted
 from shoal.overlay.substrate import messages as m
+from shoal.overlay.substrate.service import make_identifier
+from shoal.overlay.topics import OPERATION_TOPIC, OPERATION_WORD_TOPIC, RECORD_TOPIC
 from shoal.wire.codec import Message, encode
 
 FILE = Path(__file__).parents[2] / "spec" / "vectors" / "substrate.json"
@@ -93,6 +97,18 @@ REFUSED: list[tuple[str, Message]] = [
 ]
 
 
+def make_broadcasts() -> list[tuple[int, bytes]]:
+    """Return a payload of each topic that has one."""
+    owner = make_keys(1)
+    log = found(owner)
+    entry = write(log, owner, admit(log, make_keys(2)))
+    return [
+        (RECORD_TOPIC, b"a signed record"),
+        (OPERATION_TOPIC, entry.data),
+        (OPERATION_WORD_TOPIC, entry.id),
+    ]
+
+
 def plain(value: object) -> Any:
     """Return a field as it stands in the file."""
     if isinstance(value, list | tuple):
@@ -118,6 +134,10 @@ def make_vectors() -> dict[str, Any]:
         "refused": [
             {"type": OVERLAY_TABLE.number(message), "why": why, "payload": encode(message).hex()}
             for why, message in REFUSED
+        ],
+        "broadcasts": [
+            {"topic": topic, "payload": payload.hex(), "identifier": make_identifier(topic, payload).hex()}
+            for topic, payload in make_broadcasts()
         ],
     }
 

@@ -82,6 +82,15 @@ class Rejected:
     code: str
 
 
+@dataclass(frozen=True, slots=True)
+class _Fit:
+    """An entry that belongs to the set: what it says, what it follows, the role of its author then."""
+
+    payload: Payload
+    followed: list[Node]
+    role: Role
+
+
 AddResult: TypeAlias = Added | Duplicate | MissingParents | Rejected
 Vector: TypeAlias = dict[PeerId, tuple[int, EntryId]]
 
@@ -209,6 +218,13 @@ class MembershipLog:
             self._refused.put(entry.id, None)  # a bad signature says nothing about the id: it is not covered
         return result
 
+    def check(self, entry: Entry) -> AddResult:
+        """Return what `add` would, and change nothing."""
+        if entry.id in self._by_id:
+            return Duplicate()
+        result = self._examine(entry)
+        return Added() if isinstance(result, _Fit) else result
+
     def make_entry(self, keys: DeviceKeys, operation: Operation, time: int) -> Entry:
         """Sign an operation that follows the whole set. It is not added: persist it first, then `add` it.
 
@@ -242,6 +258,16 @@ class MembershipLog:
         )
 
     def _add(self, entry: Entry) -> AddResult:
+        result = self._examine(entry)
+        if not isinstance(result, _Fit):
+            return result
+        self._written[result.role] += 1
+        past = self._past_of(result.followed)
+        height = 1 + max((node.height for node in result.followed), default=-1)
+        node = Node(entry, result.payload, len(self._nodes), height, past)
+        return self._insert(node, {other.entry.id for other in result.followed})
+
+    def _examine(self, entry: Entry) -> _Fit | MissingParents | Rejected:
         if len(entry.data) > ENTRY_LIMIT_BYTES:
             return Rejected(f"the entry has {len(entry.data)} bytes", "oversize")
         if entry.domain is not Domain.MEMBERSHIP:
@@ -257,7 +283,7 @@ class MembershipLog:
         except (MalformedMessage, LimitExceeded) as error:
             return Rejected(str(error), "malformed")
         if is_genesis or isinstance(payload.operation, Genesis):
-            return self._add_genesis(entry, payload, is_genesis=is_genesis)
+            return self._examine_genesis(entry, payload, is_genesis=is_genesis)
         follows = set(payload.parents) | ({entry.prev} if entry.seq else set())
         if any(parent in self._refused for parent in follows):
             return Rejected("it follows an entry that was refused", "follows_refused")
@@ -269,21 +295,16 @@ class MembershipLog:
             if before.author != entry.author or before.seq + 1 != entry.seq:
                 return Rejected("its predecessor is not the author's entry before", "malformed")
         followed = [self._by_id[parent] for parent in follows]
-        past = self._past_of(followed)
-        judged = self._judge(entry.author, entry.seq, payload, past)
-        if isinstance(judged, Rejected):
-            return judged
-        self._written[judged] += 1
-        height = 1 + max(node.height for node in followed)
-        return self._insert(Node(entry, payload, len(self._nodes), height, past), follows)
+        judged = self._judge(entry.author, entry.seq, payload, self._past_of(followed))
+        return judged if isinstance(judged, Rejected) else _Fit(payload, followed, judged)
 
-    def _add_genesis(self, entry: Entry, payload: Payload, *, is_genesis: bool) -> AddResult:
+    @staticmethod
+    def _examine_genesis(entry: Entry, payload: Payload, *, is_genesis: bool) -> _Fit | Rejected:
         if not is_genesis or not isinstance(payload.operation, Genesis) or entry.seq != 0:
             return Rejected("only the first entry is a genesis", "malformed")
         if not is_valid_peer_id(entry.author):
             return Rejected("the founder's key is no Ed25519 key of prime order", "malformed")
-        self._written[Role.OWNER] += 1
-        return self._insert(Node(entry, payload, 0, 0, 0), set())
+        return _Fit(payload, [], Role.OWNER)
 
     def _judge(self, author: PeerId, seq: int, payload: Payload, past: int) -> Rejected | Role:
         """Return why an entry is refused, or the role by which it is accepted.

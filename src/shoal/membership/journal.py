@@ -1,7 +1,7 @@
 """Journal: makes membership entries durable, in the order in which they were applied.
 
-What came from others is in the log at once and here soon after; nothing of it is announced before. When the
-disk fails, it is tried again every few seconds: the node goes on with what it knows, and writes nothing new.
+What came from others is in the log at once and here soon after; removals are acknowledged then. When the disk
+fails, it is tried again every few seconds: the node goes on with what it knows, and writes nothing new.
 """
 
 from __future__ import annotations

@@ -1,13 +1,15 @@
 """Messages: what the MEMBERSHIP service sends over sessions (spec/join.md has those of a join).
 
 number  message         way
-1       Announce        notice: new entries, passed on
 3       RemovalAck      notice: a removal is carried out here
+5       LastWord        notice: the removal of its receiver
 2       VectorPage      request, answered by Page
 4       Page            response
 6       Fetch           request, answered by Page
 8       SecretsWanted   request, answered by SecretsGiven
 10      SecretsGiven    response
+
+1 is reserved: it was a notice of new entries, which are broadcast now (spec/substrate.md, topics 3 and 4).
 """
 
 from __future__ import annotations
@@ -22,9 +24,8 @@ ID_BYTES = 32
 VECTOR_PAGE_ROWS = 512  # 78 bytes a row: 39 KiB, well inside one control message
 VECTOR_ROWS = OPERATIONS  # no more authors than operations
 PAGE_BYTES = 60 * KIB  # packed entries in one Page; leaves room for the rest of the message
-ANNOUNCE_BYTES = 15 * KIB  # packed entries in one Announce: a message that is passed on is at most 16 KiB
+LAST_WORD_BYTES = 15 * KIB
 MEMBERSHIP_ENTRY_BYTES = PAGE_BYTES  # a larger entry could not travel, so it is none of this log
-ANNOUNCE_ENTRIES = 64
 PAGE_ENTRIES = 1024
 FETCH_IDS = 64
 PAGE_TIPS = 64
@@ -32,19 +33,6 @@ SECRETS_WANTED = 64
 SECRETS_GIVEN = 32  # a wrapped secret takes about 1.3 KiB: 42 KiB
 
 VectorRow = tuple[bytes, int, bytes]  # author, highest seq known here, id of that entry
-
-
-class Announce(Message, frozen=True, array_like=True):
-    """Sent to every session when entries were added here (and are durable), except to who sent them.
-
-    The receiver adds what it lacks and passes that on. Invalid: over 64 entries, an entry over its limit.
-    """
-
-    entries: list[bytes]
-
-    def check(self) -> None:
-        """Raises: MalformedMessage, LimitExceeded."""
-        check_entries(self.entries, ANNOUNCE_ENTRIES)
 
 
 class RemovalAck(Message, frozen=True, array_like=True):
@@ -58,6 +46,20 @@ class RemovalAck(Message, frozen=True, array_like=True):
     def check(self) -> None:
         """Raises: MalformedMessage."""
         check_ids([self.operation])
+
+
+class LastWord(Message, frozen=True, array_like=True):
+    """Sent to a device that is out by this entry, before its session is closed.
+
+    The receiver takes the entry into its log. Invalid: over 15 KiB.
+    """
+
+    entry: bytes
+
+    def check(self) -> None:
+        """Raises: LimitExceeded."""
+        if len(self.entry) > LAST_WORD_BYTES:
+            raise LimitExceeded("A last word is too long", cause=f"{len(self.entry)} bytes")
 
 
 class VectorPage(Message, frozen=True, array_like=True):
@@ -167,10 +169,10 @@ class SecretsGiven(Message, frozen=True, array_like=True):
 MEMBERSHIP_TABLE = MessageTable(
     ServiceNumber.MEMBERSHIP,
     {
-        1: Announce,
         2: VectorPage,
         3: RemovalAck,
         4: Page,
+        5: LastWord,
         6: Fetch,
         8: SecretsWanted,
         10: SecretsGiven,

@@ -1,7 +1,7 @@
 """Network: what this device knows of its network (log, secrets, members) and what it may write.
 
 It is the `MembershipView` that transport asks. Entries enter the log by the synchronisation machine or by
-`author`. What came from others takes effect at once and is told on only when it is durable; what this device
+`author`. What came from others takes effect at once and is acknowledged when it is durable; what this device
 writes itself is durable before it takes effect anywhere, so that no crash makes it sign one number twice.
 """
 
@@ -26,11 +26,11 @@ from shoal.identity.state import MembershipState
 from shoal.membership.events import Blocked, MembershipChanged, NoLongerMember
 from shoal.membership.invites import Invites
 from shoal.membership.journal import Journal
-from shoal.membership.messages import ANNOUNCE_BYTES, Announce
+from shoal.membership.messages import LAST_WORD_BYTES, LastWord
 from shoal.membership.removal import Confirmations, Enforcer, RemovalStatus, leave_network, remove_device
 from shoal.membership.spaces import Secrets
 from shoal.membership.sync import SyncMachine
-from shoal.membership.sync_events import Notify, Observe, Offered, Save, Saved, Synced, SyncEffect, SyncInput
+from shoal.membership.sync_events import Notify, Observe, Offered, Save, Spread, Synced, SyncEffect, SyncInput
 from shoal.storage.entries import Entries
 from shoal.storage.invites import Invites as InviteTable
 from shoal.storage.secrets_store import SecretsStore
@@ -307,8 +307,7 @@ class Network:
                 raise LocalMisuse("The membership log refused what this device wrote")
             if isinstance(operation, Remove | Leave):
                 self.confirmations.expect(entry.id)
-            # told before it is carried out: who is removed by it gets it as a last word
-            self.step(Saved((entry,), None))
+            self.outbox(Spread((entry,)))
             self.on_state()
             return entry
 
@@ -368,8 +367,8 @@ class Network:
         """Give a device that is out the entry that says so, as the last thing it gets."""
         member = self.state.members.get(peer_id)
         entry = self.log.find_entry(member.removed_by_op) if member and member.removed_by_op else None
-        if entry is not None and len(entry.data) <= ANNOUNCE_BYTES:
-            self.outbox(Notify(peer_id, Announce([entry.data])))
+        if entry is not None and len(entry.data) <= LAST_WORD_BYTES:
+            self.outbox(Notify(peer_id, LastWord(entry.data)))
 
     def _on_out(self) -> None:
         reason = self.reason_of(self.own_id)
@@ -398,5 +397,4 @@ class Network:
         self.on_state()
 
     def _on_saved(self, save: Save) -> None:
-        self.step(Saved(save.entries, save.source))
         self.on_durable(save.entries)

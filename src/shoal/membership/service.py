@@ -1,4 +1,4 @@
-"""Service: drives membership over sessions: synchronisation, acknowledged removals, delivery of secrets."""
+"""Service: drives membership: synchronisation, broadcasts, acknowledged removals, delivery of secrets."""
 
 from __future__ import annotations
 
@@ -14,11 +14,12 @@ from shoal.core.supervisor import Supervisor
 from shoal.identity.entry import Entry
 from shoal.identity.ids import short_peer_id
 from shoal.identity.operations import Role
+from shoal.membership.broadcasts import BroadcastPort, Broadcasts
 from shoal.membership.events import SecretsReceived
 from shoal.membership.messages import (
     MEMBERSHIP_TABLE,
-    Announce,
     Fetch,
+    LastWord,
     Page,
     RemovalAck,
     SecretsGiven,
@@ -34,12 +35,13 @@ from shoal.membership.sync_events import (
     AskFailed,
     Drop,
     Fail,
-    Noticed,
     Notify,
+    Offered,
     PeerHead,
     Reply,
     SessionDown,
     SessionUp,
+    Spread,
     Synced,
     SyncEffect,
 )
@@ -70,11 +72,13 @@ class MembershipService(BaseService):
         self,
         network: Network,
         transport: SessionCloser,
+        overlay: BroadcastPort,
         supervisor: Supervisor,
         clock: Clock,
         observe: Observer,
     ) -> None:
         self._network = network
+        self._broadcasts = Broadcasts(network, overlay)
         self._transport = transport
         self._supervisor = supervisor
         self._clock = clock
@@ -101,8 +105,9 @@ class MembershipService(BaseService):
 
     def on_notice(self, session: Session, message: Message) -> None:
         match message:
-            case Announce():
-                self._network.step(Noticed(session.peer_id, message))
+            case LastWord():
+                message.check()
+                self._network.step(Offered((message.entry,), session.peer_id))
             case RemovalAck():
                 message.check()
                 if self._network.is_active(session.peer_id):
@@ -145,6 +150,8 @@ class MembershipService(BaseService):
                 session = self._sessions.get(peer)
                 if session is not None:
                     session.notify(self.number, message)
+            case Spread(entries):
+                self._broadcasts.spread(entries)
             case Drop(peer, reason):
                 self._observe(Observation("membership_dropped", short_peer_id(peer), reason))
                 self._transport.close_peer(peer, "fault")

@@ -1,10 +1,12 @@
 """Sync: the pure machine that brings every member's log to the same set of entries.
 
-New entries are announced at once to all sessions except the one they came from. What that misses is pulled:
-after a session opens, and whenever a heartbeat shows another head, a node sends its vector in pages and gets
-the entries it lacks. Both ends pull, so no entry is ever pushed that was not asked for or just added.
-Entries are announced only after the driver made them durable (`Saved`); own ones are, before they are in the
-log. The answer to a pull may hold entries of others that are not durable yet: lost, they come back.
+New entries travel by broadcast. What that misses is pulled: after a session opens, and whenever a heartbeat
+shows another head, a node sends its vector in pages and gets the entries it lacks. What came by another way
+than a broadcast is broadcast from here, by its tips alone: who lacks what they follow pulls it from here. So
+nobody passes on what is not in his log, and who sends an entry has all that it follows.
+
+Own entries are durable before they are told to anybody. Those of others may be passed on before they are
+durable here: lost, they come back.
 """
 
 from __future__ import annotations
@@ -17,17 +19,15 @@ from shoal.core.budget import BoundedMap
 from shoal.core.errors import LimitExceeded, LocalMisuse, MalformedMessage
 from shoal.identity.entry import Entry
 from shoal.identity.log import MembershipLog
+from shoal.identity.operations import parents_of
 from shoal.membership.intake import Intake
 from shoal.membership.messages import (
-    ANNOUNCE_BYTES,
-    ANNOUNCE_ENTRIES,
     FETCH_IDS,
     PAGE_BYTES,
     PAGE_ENTRIES,
     PAGE_TIPS,
     VECTOR_PAGE_ROWS,
     VECTOR_ROWS,
-    Announce,
     Fetch,
     Page,
     VectorPage,
@@ -39,16 +39,16 @@ from shoal.membership.sync_events import (
     Asked,
     AskFailed,
     Fail,
-    Noticed,
-    Notify,
+    Heard,
+    HeardOf,
     Offered,
     Peer,
     PeerHead,
     Reply,
     Save,
-    Saved,
     SessionDown,
     SessionUp,
+    Spread,
     Synced,
     SyncEffect,
     SyncInput,
@@ -60,13 +60,14 @@ QUIET_FIRST_S = 5.0  # after a pull that brought nothing although the heads diff
 QUIET_LAST_S = 60.0
 QUIET_PEERS = 1024
 MESSAGE_ENTRY_OVERHEAD = 5  # MessagePack's header of a byte string
+SPREAD_TIPS = 16  # of what a pull brought; whoever lacks others finds them by our next heartbeat
 
 
 @dataclass(slots=True)
 class _Pull:
     pages: list[list[VectorRow]]
     page: int = 0
-    gained: int = 0
+    gained: list[Entry] = field(default_factory=list)  # no more than the log may hold
     fetching: bool = False
     rounds: int = 0
 
@@ -89,8 +90,7 @@ class SyncMachine:
     """Keeps one log equal to everybody's. After a session ended it holds of
     that peer only strikes and orphans, both bounded.
 
-    The driver gives every input in the order in which it happened, answers each Ask once, and each Save with
-    Saved once it is durable.
+    The driver gives every input in the order in which it happened and answers each Ask once.
     """
 
     def __init__(self, log: MembershipLog) -> None:
@@ -101,6 +101,7 @@ class SyncMachine:
         self._waiting: OrderedDict[Peer, None] = OrderedDict()
         self._quiet: BoundedMap[Peer, _Quiet] = BoundedMap(QUIET_PEERS)
         self._collected: dict[Peer, _Collected] = {}
+        self._promised: dict[Peer, bytes] = {}  # an entry that a peer said it has; within sessions
 
     @property
     def orphan_count(self) -> int:
@@ -125,36 +126,30 @@ class SyncMachine:
                 return self._on_page(now, peer, message)
             case AskFailed(peer):
                 return self._end_pull(peer)
-            case Noticed(peer, message):
-                return self._on_announce(now, peer, message)
+            case Heard(peer, entry):
+                return self._on_heard(now, peer, entry)
+            case HeardOf(peer, entry_id):
+                return self._on_heard_of(peer, entry_id)
             case Offered(entries, source):
                 added, effects = self._intake.accept(now, entries, source)
-                return self._save(added, source) + effects
-            case Saved(entries, source):
-                return self._announce(entries, source)
+                return self._save(added, source) + _spread(added) + effects
         raise LocalMisuse(f"not an input of the synchronisation machine: {event!r}")
 
     # --- being told ---------------------------------------------------------------------------------------
 
-    def _on_announce(self, now: float, peer: Peer, message: Announce) -> list[SyncEffect]:
-        try:
-            message.check()
-        except (MalformedMessage, LimitExceeded) as error:
-            return self._intake.strike(now, "membership_malformed", peer, str(error))
-        added, effects = self._intake.accept(now, message.entries, peer)
-        effects = self._save(added, peer) + effects
+    def _on_heard(self, now: float, peer: Peer, data: bytes) -> list[SyncEffect]:
+        """Take a broadcast entry; what it follows and is not here, its sender has."""
+        added, effects = self._intake.accept(now, [data], peer)
+        effects = self._save(added, peer) + _spread(added) + effects
         if self._intake.orphans_from(peer):
             effects += self._want(peer)
         return effects
 
-    def _announce(self, entries: tuple[Entry, ...], source: Peer | None) -> list[SyncEffect]:
-        """Tell all other sessions. What is too long to be passed on, they find by our next heartbeat."""
-        effects: list[SyncEffect] = []
-        messages = [Announce(batch) for batch in cut_batches(entries, ANNOUNCE_BYTES, ANNOUNCE_ENTRIES)]
-        for peer in sorted(self._sessions):
-            if peer != source:
-                effects += [Notify(peer, message) for message in messages]
-        return effects
+    def _on_heard_of(self, peer: Peer, entry_id: bytes) -> list[SyncEffect]:
+        if entry_id in self._log or peer not in self._sessions:
+            return []
+        self._promised[peer] = entry_id  # the newest is enough: a pull brings all that the peer has
+        return self._want(peer)
 
     def _save(self, added: list[Entry], source: Peer | None) -> list[SyncEffect]:
         return [Save(tuple(added), source)] if added else []
@@ -179,8 +174,11 @@ class SyncMachine:
             self._waiting[peer] = None
             return []
         self._waiting.pop(peer, None)
+        return [self._begin_pull(peer)]
+
+    def _begin_pull(self, peer: Peer) -> SyncEffect:
         self._pulls[peer] = pull = _Pull(self._vector_pages())
-        return [self._ask_page(peer, pull)]
+        return self._ask_page(peer, pull)
 
     def _vector_pages(self) -> list[list[VectorRow]]:
         rows = [(author, seq, entry_id) for author, (seq, entry_id) in sorted(self._log.vector.items())]
@@ -200,7 +198,7 @@ class SyncMachine:
             return self._intake.strike(now, "membership_malformed", peer, str(error)) + self._end_pull(peer)
         added, effects = self._intake.accept(now, message.entries, peer)
         effects = self._save(added, peer) + effects
-        pull.gained += len(added)
+        pull.gained += added
         if pull.page < len(pull.pages) - 1:
             pull.page += 1
             return [*effects, self._ask_page(peer, pull)]
@@ -216,15 +214,18 @@ class SyncMachine:
         return effects + self._finish_pull(now, peer, pull, bool(missing) or message.more)
 
     def _missing(self, peer: Peer, message: Page) -> list[bytes]:
-        """Ids that the peer must have and we lack: its tips, and parents of what it sent."""
+        """Ids that the peer must have and we lack: its tips, what it said it has, parents of what it sent."""
         orphans = self._intake.orphans_from(peer)
-        wanted = dict.fromkeys([i for orphan in orphans for i in orphan.missing] + message.tips)
+        promised = [self._promised[peer]] if peer in self._promised else []
+        wanted = dict.fromkeys([i for orphan in orphans for i in orphan.missing] + promised + message.tips)
         waiting = {orphan.entry.id for orphan in orphans}
         lacking = [i for i in wanted if i not in waiting and i not in self._log]
         return lacking[:FETCH_IDS]
 
     def _finish_pull(self, now: float, peer: Peer, pull: _Pull, incomplete: bool) -> list[SyncEffect]:
         effects = self._intake.forget_orphans(now, peer)
+        if peer in self._promised and self._promised[peer] not in self._log:
+            effects += self._intake.strike(now, "membership_orphans", peer, "it has not what it said it has")
         if incomplete and not pull.gained:
             before = self._quiet.find(peer)
             pause = QUIET_FIRST_S if before is None else min(before.pause_s * 2, QUIET_LAST_S)
@@ -235,12 +236,13 @@ class SyncMachine:
         return effects + self._end_pull(peer)
 
     def _end_pull(self, peer: Peer) -> list[SyncEffect]:
-        self._pulls.pop(peer, None)
+        pull = self._pulls.pop(peer, None)
+        effects = [] if pull is None else _spread(pull.gained)
+        self._promised.pop(peer, None)
         if self._waiting and len(self._pulls) < PULLS:
             following, _ = self._waiting.popitem(last=False)
-            self._pulls[following] = pull = _Pull(self._vector_pages())
-            return [self._ask_page(following, pull)]
-        return []
+            effects.append(self._begin_pull(following))
+        return effects
 
     # --- being asked --------------------------------------------------------------------------------------
 
@@ -287,7 +289,15 @@ class SyncMachine:
         self._sessions.discard(peer)
         self._waiting.pop(peer, None)
         self._collected.pop(peer, None)
+        self._promised.pop(peer, None)
         return self._end_pull(peer)
+
+
+def _spread(added: Sequence[Entry]) -> list[SyncEffect]:
+    """Broadcast the tips of what was added: those that no other one of it follows."""
+    followed = {parent for entry in added for parent in (*parents_of(entry.payload), entry.prev)}
+    tips = tuple(entry for entry in added if entry.id not in followed)
+    return [Spread(tips[-SPREAD_TIPS:])] if tips else []
 
 
 def cut_batches(entries: Sequence[Entry], limit_bytes: int, limit_count: int) -> list[list[bytes]]:

@@ -6,7 +6,7 @@ from dataclasses import dataclass
 
 from shoal.core.errors import ShoalError
 from shoal.identity.entry import Entry
-from shoal.membership.messages import Announce, Fetch, Page, VectorPage
+from shoal.membership.messages import Fetch, LastWord, Page, VectorPage
 
 Peer = bytes
 
@@ -60,30 +60,30 @@ class AskFailed:
 
 
 @dataclass(frozen=True, slots=True)
-class Noticed:
-    """A peer passed entries on."""
+class Heard:
+    """A neighbour sent a broadcast entry that fits the log, or follows what is not here."""
 
     peer: Peer
-    message: Announce
+    entry: bytes
+
+
+@dataclass(frozen=True, slots=True)
+class HeardOf:
+    """A neighbour has an entry that is too long to be broadcast."""
+
+    peer: Peer
+    entry_id: bytes
 
 
 @dataclass(frozen=True, slots=True)
 class Offered:
-    """Entries from a hello or a join reply. `source` gets no copy of them back."""
+    """Entries from a hello, a join reply or a last word. `source` answers for them."""
 
     entries: tuple[bytes, ...]
     source: Peer | None
 
 
-@dataclass(frozen=True, slots=True)
-class Saved:
-    """Entries are durable (all of a Save effect, or own ones): they may be told to others now."""
-
-    entries: tuple[Entry, ...]
-    source: Peer | None
-
-
-SyncInput = SessionUp | SessionDown | PeerHead | Asked | Answered | AskFailed | Noticed | Offered | Saved
+SyncInput = SessionUp | SessionDown | PeerHead | Asked | Answered | AskFailed | Heard | HeardOf | Offered
 
 
 # --- effects --------------------------------------------------------------------------------------------
@@ -113,15 +113,22 @@ class Fail:
 
 @dataclass(frozen=True, slots=True)
 class Notify:
-    """Send a notice, or drop it if the peer's buffer is full: its next heartbeat repairs that."""
+    """Send a notice, or drop it if the peer's buffer is full."""
 
     peer: Peer
-    message: Announce
+    message: LastWord
+
+
+@dataclass(frozen=True, slots=True)
+class Spread:
+    """Broadcast entries that are in the log; what was broadcast from here lately is not sent again."""
+
+    entries: tuple[Entry, ...]
 
 
 @dataclass(frozen=True, slots=True)
 class Save:
-    """Entries were added to the log: make them durable, then give Saved with the same fields."""
+    """Entries were added to the log: make them durable. `source`: who sent them."""
 
     entries: tuple[Entry, ...]
     source: Peer | None
@@ -151,4 +158,4 @@ class Observe:
     detail: str
 
 
-SyncEffect = Ask | Reply | Fail | Notify | Save | Synced | Drop | Observe
+SyncEffect = Ask | Reply | Fail | Notify | Spread | Save | Synced | Drop | Observe

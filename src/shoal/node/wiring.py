@@ -78,7 +78,6 @@ def wire(
         memory_bytes=config.limits.memory_bytes,
     )
     transport.attach_lanes(lanes)
-    membership = MembershipService(network, transport, supervisor, clock, observe)
     overlay = OverlayService(
         transport,
         network,
@@ -94,6 +93,7 @@ def wire(
         is_busy=lanes.has_lanes,
         relays=config.relay,
     )
+    membership = MembershipService(network, transport, overlay, supervisor, clock, observe)
     reach = ReachService(
         transport,
         own_id=keys.peer_id,

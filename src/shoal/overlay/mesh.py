@@ -37,8 +37,6 @@ from shoal.overlay.provision_store import OwnPages
 from shoal.overlay.search import Searches
 from shoal.overlay.signed_items import SignedItems
 from shoal.overlay.steps import (
-    PROVISION_TOPIC,
-    RECORD_TOPIC,
     Cancel,
     ContactFound,
     Delivered,
@@ -71,6 +69,7 @@ from shoal.overlay.steps import (
     Withdraw,
 )
 from shoal.overlay.substrate.plumtree import Verdict
+from shoal.overlay.topics import PROVISION_TOPIC, RECORD_TOPIC
 from shoal.storage.peers import PeerRow
 from shoal.transport.address import Address
 from shoal.wire.codec import Message

@@ -21,8 +21,6 @@ from shoal.overlay.messages import KEY_BYTES, OVERLAY_TABLE, Records, check
 from shoal.overlay.peer_book import find_address
 from shoal.overlay.provision import sign_provision
 from shoal.overlay.steps import (
-    PROVISION_TOPIC,
-    RECORD_TOPIC,
     Cancel,
     Connect,
     ContactFound,
@@ -62,6 +60,7 @@ from shoal.overlay.steps import (
 from shoal.overlay.substrate.messages import NUMBERS
 from shoal.overlay.substrate.plumtree import Verdict
 from shoal.overlay.substrate.service import MESH_MEMBERS, SubstrateService, SubstrateStatus, TopicHandler
+from shoal.overlay.topics import PROVISION_TOPIC, RECORD_TOPIC
 from shoal.storage.peers import PeerRow
 from shoal.transport.address import Address
 from shoal.transport.interfaces import POLL_S, choose_addresses, list_interface_addresses
@@ -564,7 +563,7 @@ class _Taker:
     def judge(self, payload: bytes) -> Verdict:
         return self._machine.judge(self._topic, payload)
 
-    def deliver(self, payload: bytes) -> None:
+    def deliver(self, payload: bytes, sender: bytes) -> None:
         self._step(Delivered(self._topic, payload))
 
 

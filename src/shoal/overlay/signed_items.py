@@ -13,8 +13,8 @@ from shoal.overlay.exchange import Slot
 from shoal.overlay.peer_book import PeerBook
 from shoal.overlay.provision import Provision, parse_provision
 from shoal.overlay.provision_store import OwnPages, ProvisionStore
-from shoal.overlay.steps import PROVISION_TOPIC
 from shoal.overlay.substrate.plumtree import Verdict
+from shoal.overlay.topics import PROVISION_TOPIC
 
 
 class SignedItems:

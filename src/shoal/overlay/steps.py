@@ -14,8 +14,6 @@ from shoal.overlay.provision import Provision
 from shoal.storage.peers import PeerRow
 from shoal.wire.codec import Message
 
-RECORD_TOPIC = 1
-PROVISION_TOPIC = 2
 Token = tuple[Hashable, ...]
 
 

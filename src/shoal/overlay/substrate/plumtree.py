@@ -29,6 +29,7 @@ class Verdict(Enum):
 
     GOOD = auto()  # deliver it and pass it on
     STALE = auto()  # well signed, but something newer is known, or it cannot be judged here: neither
+    LATER = auto()  # deliver it only: it is passed on from here by `broadcast` when it can be judged
     FORGED = auto()  # nobody honest passes this on: its sender is observed, and another one may bring it
 
 
@@ -103,6 +104,7 @@ class Plumtree:
     def broadcast(self, now: float, identifier: bytes, topic: int, payload: bytes, out: list[Effect]) -> None:
         """Send to everybody; not delivered here."""
         if identifier not in self._ids:
+            self._found(identifier, out)
             self._spread(now, b"", Gossip(identifier, 1, topic, payload), out)
 
     def on_gossip(self, now: float, sender: bytes, message: Gossip, out: list[Effect]) -> None:
@@ -119,19 +121,26 @@ class Plumtree:
             return
         if verdict is Verdict.STALE:
             self._remember(now, identifier)
-            if self._missing.pop(identifier, None) is not None:
-                out.append(Cancel(("graft", identifier)))
+            self._found(identifier, out)
             self._sweep_later(now, out)
             return
         hops = message.hops
-        out.append(Deliver(identifier, message.topic, message.payload, hops))
+        out.append(Deliver(identifier, message.topic, message.payload, hops, sender))
+        if verdict is Verdict.LATER:
+            return  # who else has it is still asked: this sender may lie
         self._make_eager(sender)
-        sources = self._missing.pop(identifier, None)
+        sources = self._found(identifier, out)
         if sources is not None:
-            out.append(Cancel(("graft", identifier)))
             self._optimise(sender, hops, sources, out)
         if hops < HOPS:
             self._spread(now, sender, Gossip(identifier, hops + 1, message.topic, message.payload), out)
+
+    def _found(self, identifier: bytes, out: list[Effect]) -> list[tuple[bytes, int]] | None:
+        """A broadcast is here: ask nobody for it any more. Return who has it too, if anybody said so."""
+        sources = self._missing.pop(identifier, None)
+        if sources is not None:
+            out.append(Cancel(("graft", identifier)))
+        return sources
 
     def _spread(self, now: float, source: bytes, message: Gossip, out: list[Effect]) -> None:
         for peer in self.eager:

@@ -82,8 +82,8 @@ class TopicHandler(Protocol):
         """Say whether it is to be passed on, by its own signature; changes nothing."""
         ...
 
-    def deliver(self, payload: bytes) -> None:
-        """Take it; must be short."""
+    def deliver(self, payload: bytes, sender: bytes) -> None:
+        """Take what was found good or is to be judged later; must be short. `sender`: a neighbour."""
         ...
 
 
@@ -336,10 +336,10 @@ class SubstrateService:
                 timer = self._timers.pop(token, None)
                 if timer is not None:
                     timer.cancel()
-            case Deliver(_, topic, payload, _):
+            case Deliver(_, topic, payload, _, sender):
                 handler = self._handlers.get(topic)
                 if handler is not None:
-                    handler.deliver(payload)
+                    handler.deliver(payload, sender)
             case Found(peer, standing):
                 self._on_found(peer, standing)
             case Observe(rule, peer, detail):

@@ -113,12 +113,15 @@ class Cancel(Step, frozen=True, gc=False):
 
 
 class Deliver(Step, frozen=True, gc=False):
-    """A broadcast has arrived, for the first time. `hops`: how many sessions it came over."""
+    """A broadcast has arrived; for the first time, unless it is to be judged later. `hops`: how many
+    sessions it came over, `sender`: the last one's peer.
+    """
 
     identifier: bytes
     topic: int
     payload: bytes
     hops: int
+    sender: bytes = b""
 
 
 class Found(Step, frozen=True, gc=False):
