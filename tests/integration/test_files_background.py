@@ -87,7 +87,7 @@ async def test_who_waits_for_an_absent_device_lets_another_get_of_the_share_try(
         await world.stop(anna)
         patient = await bert.files.get(link, os.fsencode(tmp_path / "patient"), wait_s=None)
         await bert.wait_transfer(patient.id, lambda s: "looking" in s.note)
-        await wait_until(lambda: bert.files.places.standing == 1)
+        await wait_until(lambda: bert.files.gets.places.standing == 1)
         failed = await bert.get(link, tmp_path / "other")
         assert failed.error is not None
         assert failed.error.code == "no_provider"

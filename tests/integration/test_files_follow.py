@@ -180,7 +180,7 @@ async def test_news_that_are_none_do_not_keep_a_follow_busy(tmp_path: Path) -> N
     async with files_world(tmp_path) as world:
         a = await world.add()
         link = Link(NETWORK, b"s" * 32, b"r" * 32, 0)
-        record = await a.files._claim_transfer(link, os.fsencode(tmp_path / "dest"))
+        record = await a.files.gets.claim(link, os.fsencode(tmp_path / "dest"))
         record.options.follow = FollowOptions(1000.0, 10, version=1)
         runs = 0
 

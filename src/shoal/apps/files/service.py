@@ -5,44 +5,37 @@ from __future__ import annotations
 import asyncio
 import logging
 import os
-from collections.abc import AsyncIterator, Sequence
+from collections.abc import AsyncIterator, Mapping, Sequence
 from functools import partial
 
 from shoal.apps.files.checks import check_get, check_paths
 from shoal.apps.files.context import FilesContext
 from shoal.apps.files.courtesy import Courtesy
 from shoal.apps.files.follows import Follows
-from shoal.apps.files.get import Get
-from shoal.apps.files.keeping import find_forgettable, let_go_of_old
+from shoal.apps.files.keeping import let_go_of_old
 from shoal.apps.files.listing import LIST_LIMIT, Lister, Listing
-from shoal.apps.files.places import Place, Places
 from shoal.apps.files.ports import FilesNetwork, FilesOverlay, FileStores
 from shoal.apps.files.served import ServedShare
 from shoal.apps.files.share import Look, VersionMaker, check_may_share, create_share
-from shoal.apps.files.share_turn import Claim, ShareTurn
+from shoal.apps.files.share_turn import ShareTurn
 from shoal.apps.files.spool import Spool, sweep_notes
 from shoal.apps.files.status import ShareStatus, TransferStatus
 from shoal.apps.files.stream_get import ShareStream
-from shoal.apps.files.transfer_state import TransferOptions, TransferRecord
+from shoal.apps.files.transfers import Transfers
 from shoal.apps.files.wanted import find_wanted
 from shoal.apps.files.watch import Watches
 from shoal.content.link import Link
-from shoal.content.paths import display_path
-from shoal.content.selection import check_patterns
 from shoal.core.clock import Clock
 from shoal.core.errors import LocalMisuse, ShoalError, StorageFault
 from shoal.core.supervisor import Supervisor
 from shoal.core.undo import async_undone_on_failure
 from shoal.storage.local_chunks import LocalTree
-from shoal.storage.rows import pack
 from shoal.storage.shares import ShareState
-from shoal.storage.transfers import TransferRow, TransferState, make_transfer_id
 from shoal.swarm.service import SwarmService
 
 log = logging.getLogger("shoal.files")
 
 ACTIVE_HASHINGS = 1  # each uses two threads
-JOURNAL_DIR = b"transfers"
 CLOSE_TIMEOUT_S = 2.5  # SIGTERM has to end a node within 5 s
 
 
@@ -62,15 +55,11 @@ class Files:
     ) -> None:
         courtesy = Courtesy(swarm.activity.is_busy)
         self._context = FilesContext(network, swarm, overlay, stores, home, supervisor, clock, courtesy)
-        self._journal_dir = os.path.join(home, JOURNAL_DIR)
         self._shares: dict[bytes, ServedShare] = {}
-        self._transfers: dict[bytes, TransferRecord] = {}
         self._hashing: dict[bytes, asyncio.Task[None]] = {}
-        self._running: dict[bytes, asyncio.Task[None]] = {}
-        self._share_turns: dict[bytes, ShareTurn] = {}
-        self.places = Places()
+        self.gets = Transfers(self._context, self, self._refuse_if_followed)
         self.follows = Follows(
-            self._context, self._shares, self._run_get, self._claim_transfer, self.cancel, self._check_get
+            self._context, self._shares, self.gets.run, self.gets.claim, self.cancel, self._check_get
         )
         self._hash_slots = asyncio.Semaphore(ACTIVE_HASHINGS)
         self._background_hash_slots = asyncio.Semaphore(ACTIVE_HASHINGS)
@@ -78,35 +67,28 @@ class Files:
         self._lister = Lister(self._context)
         self._spool = Spool(home)
         self._sharing = asyncio.Lock()
-        self._getting = asyncio.Lock()
         self._closed = False
 
     async def start(self) -> None:
         """Serve what was served before, go on hashing and getting. Raises: StorageFault."""
         self._context.listen_to_manifests()
-        stores = self._context.stores
-        for row in await stores.transfers.load():
-            self._transfers[row.id] = TransferRecord(self._context, row)
-        rows = await stores.shares.load()
-        for share_row in rows:
+        await self.gets.load()
+        for share_row in await self._context.stores.shares.load():
             share = self._shares[share_row.share_id] = ServedShare(self._context, share_row)
             share.is_back = False
         self._context.supervisor.spawn("shares", self._bring_back())
         self._context.supervisor.spawn("spool", self._sweep_spool())
-        for record in list(self._transfers.values()):
+        for record in list(self.gets.records.values()):
             if record.options.follow is not None:
                 self.follows.start(record)
-            elif not record.state.is_end and record.state is not TransferState.PAUSED:
-                record.resumed = True
-                record.options.wait_s = None  # nobody stands there waiting; it goes on when it can
-                self._start_get(record)
+        self.gets.go_on()
 
     async def close(self) -> None:
         """Stop everything so that `start` brings it back; idempotent."""
         if self._closed:
             return
         self._closed = True
-        tasks = [*self._hashing.values(), *self._running.values(), *self._watches.cancel()]
+        tasks = [*self._hashing.values(), *self.gets.running.values(), *self._watches.cancel()]
         tasks += self.follows.cancel()
         for task in tasks:
             task.cancel()
@@ -136,7 +118,7 @@ class Files:
             row = await self._context.stores.shares.find_own(roots)
             share = self._shares.get(row.share_id) if row is not None else None
             if share is not None:
-                await self._come_back(share)
+                await self.come_back(share)
             if watch:
                 self._watches.check_room(share.share_id if share is not None else None)
             if share is None:
@@ -194,39 +176,29 @@ class Files:
 
     async def unshare(self, share_id: bytes) -> ShareStatus:
         """Stop serving a share and forget it; files are left alone. Raises: LocalMisuse, StorageFault."""
-        await self.settle(share_id)
+        await self.gets.settle(share_id)
         async with self._sharing:  # not while the same path is shared again
             share = self._get_share(share_id)
             self.follows.refuse_if_followed(share_id)
-            await self._come_back(share)
+            await self.come_back(share)
             task = self._hashing.get(share_id)
             if task is not None:
                 task.cancel()
                 await asyncio.wait([task])
             await self._watches.stop(share_id)
             status = share.status()
-            running = any(self._transfers[one].row.share_id == share_id for one in self._running)
-            await share.forget(described=running)  # a get of it goes on, and is served at its end
+            # a get of it goes on, and is served at its end
+            await share.forget(described=self.gets.is_running(share_id))
             self._shares.pop(share_id, None)
             for path in share.row.roots:
                 await self._spool.remove(path)
         return status
 
-    async def settle(self, share_id: bytes | None = None) -> None:
-        """Wait for gets (of one share, or all) that are done and about to be served from their final place.
-
-        Until then no share has that place, and a share forgotten now would come back.
-        """
-        ending = [
-            self._running[record.id]
-            for record in self._transfers.values()
-            if record.state.is_end and record.id in self._running and share_id in (None, record.row.share_id)
-        ]
-        if ending:
-            await asyncio.wait(ending)
-            await asyncio.sleep(0)  # what they leave behind is done in the next turn
-
     # Transfers
+
+    async def settle(self) -> None:
+        """Wait until what was just fetched is served."""
+        await self.gets.settle()
 
     async def get(
         self,
@@ -238,45 +210,44 @@ class Files:
         *,
         background: bool = False,
     ) -> TransferStatus:
-        """Fetch what a link names into the absolute folder `dest`, or attach to the transfer that does.
+        """Fetch what a link names into a folder: as `Transfers.get`."""
+        return await self.gets.get(link, dest, overwrite, wait_s, only, background=background)
 
-        `only` are patterns (content/selection.py) for a part of it; other patterns are another transfer.
-        A transfer that went on by itself after a restart, and was done before anybody asked, is handed over
-        once; asking again after that looks for a newer version and checks what is there. In the `background`
-        it moves what other transfers leave; asking again without brings it to the others.
+    def transfers(self) -> list[TransferStatus]:
+        """Return all transfers, oldest first."""
+        return self.gets.statuses()
 
-        Raises: Refused, LocalMisuse, StorageFault. What fails later is in the transfer's status.
-        """
-        dest = os.path.normpath(dest)
-        only = check_patterns(only)
-        self._check_get(link, dest)
-        async with self._getting:
-            self.follows.refuse_if_followed(link.share_id)
-            row = await self._context.stores.transfers.find_target(link.to_text(), dest, only)
-            record = self._transfers.get(row.id) if row is not None else None
-            if record is not None and record.state.is_end:
-                await self.settle(record.row.share_id)
-            if record is None:
-                record = await self._add_transfer(link, dest, TransferOptions(overwrite, wait_s, only=only))
-            elif record.state is TransferState.DONE and not record.options.collected:
-                return await record.collect()
-            elif record.id not in self._running:
-                self._renew(record)
-            elif record.options.background != background:
-                await self._stop_get(record)  # its lanes and threads are of the other kind
-            record.options.background = background
-            record.options.overwrite = overwrite
-            record.options.wait_s = wait_s
-            record.asked_at = self._context.clock.monotonic()
-            if record.id not in self._running:
-                self._start_get(record)
-        return record.status()
+    def find_transfer(self, transfer_id: bytes) -> TransferStatus | None:
+        """Return a transfer, or None."""
+        return self.gets.find(transfer_id)
+
+    async def wait_transfer(self, transfer_id: bytes, revision: int | None, wait_s: float) -> TransferStatus:
+        """Return a transfer's state once it is another: as `Transfers.wait`."""
+        return await self.gets.wait(transfer_id, revision, wait_s)
+
+    async def pause(self, transfer_id: bytes) -> TransferStatus:
+        """Stop a transfer for now: as `Transfers.pause`."""
+        return await self.gets.pause(transfer_id)
+
+    async def resume(self, transfer_id: bytes) -> TransferStatus:
+        """Go on with a transfer: as `Transfers.resume`."""
+        return await self.gets.resume(transfer_id)
+
+    async def cancel(self, transfer_id: bytes) -> TransferStatus:
+        """End and forget a transfer: as `Transfers.cancel`."""
+        return await self.gets.cancel(transfer_id)
+
+    def share_turn(self, share_id: bytes) -> ShareTurn:
+        """Return what whoever fetches a share has to have: one at a time."""
+        return self.gets.share_turn(share_id)
+
+    # Looking into shares
 
     async def ls(self, link: Link, path: bytes = b"", limit: int = LIST_LIMIT) -> Listing:
         """Return what lies at a path of what a link names. Raises: as `Lister.ls`."""
         share = self._shares.get(link.share_id)
         if share is not None:
-            await self._come_back(share)
+            await self.come_back(share)
         return await self._lister.ls(link, share, self.share_turn(link.share_id), path, limit)
 
     def get_stream(
@@ -303,75 +274,22 @@ class Files:
             turn=turn,
         )
 
-    def transfers(self) -> list[TransferStatus]:
-        """Return all transfers, oldest first."""
-        return [record.status() for record in self._transfers.values()]
-
-    def find_transfer(self, transfer_id: bytes) -> TransferStatus | None:
-        """Return a transfer, or None."""
-        record = self._transfers.get(transfer_id)
-        return record.status() if record is not None else None
-
-    async def wait_transfer(self, transfer_id: bytes, revision: int | None, wait_s: float) -> TransferStatus:
-        """Return a transfer's state once its revision differs, at the latest after `wait_s`.
-
-        Raises: LocalMisuse for an unknown transfer. Safe to cancel.
-        """
-        record = self._get_transfer(transfer_id)
-        if record.signal.revision == revision and not record.state.is_end:
-            await record.signal.wait(wait_s)
-        return await record.collect()
-
-    async def pause(self, transfer_id: bytes) -> TransferStatus:
-        """Stop a transfer until `resume`, also across restarts. Raises: LocalMisuse, StorageFault."""
-        record = self._get_transfer(transfer_id)
-        self.follows.refuse_if_followed(record.row.share_id)
-        await self._stop_get(record)
-        if not record.state.is_end:
-            await record.enter(TransferState.PAUSED)
-        return record.status()
-
-    async def resume(self, transfer_id: bytes) -> TransferStatus:
-        """Go on with a transfer that is paused or failed. Raises: LocalMisuse."""
-        record = self._get_transfer(transfer_id)
-        self.follows.refuse_if_followed(record.row.share_id)
-        if record.id not in self._running and record.state is not TransferState.DONE:
-            self._start_get(record)
-        return record.status()
-
-    async def cancel(self, transfer_id: bytes) -> TransferStatus:
-        """End a transfer and delete its part files; what is at its final place stays.
-
-        Raises: LocalMisuse, StorageFault.
-        """
-        record = self._get_transfer(transfer_id)
-        self.follows.refuse_if_followed(record.row.share_id)
-        await self._stop_get(record)
-        status = record.status()
-        if record.state is not TransferState.DONE:
-            await Get(self._context, record, self._journal_dir, Place(self.places)).discard()
-        await self._context.stores.transfers.drop(record.id)
-        self._transfers.pop(record.id, None)
-        await self._forget_description(record.row.share_id)
-        record.signal.touch()
-        return status
-
     # Inside
 
     async def _bring_back(self) -> None:
         """Load and serve the shares of before."""
         for share in list(self._shares.values()):
-            await self._come_back(share)
+            await self.come_back(share)
 
     async def _sweep_spool(self) -> None:
         """Delete what pipes left behind that broke when the node ended, and notes of forgotten transfers."""
         try:
             await self._spool.sweep(path for share in self._shares.values() for path in share.row.roots)
-            await sweep_notes(self._journal_dir, self._transfers)
+            await sweep_notes(self.gets.journal_dir, self.gets.records)
         except StorageFault as fault:
             log.warning("what is left of pipes and transfers was not swept: %s", fault)
 
-    async def _come_back(self, share: ServedShare) -> None:
+    async def come_back(self, share: ServedShare) -> None:
         """Load and serve a share of before, once; an unreadable one is marked and does not stop others."""
         async with share.coming_back:
             if share.is_back or self._shares.get(share.share_id) is not share:
@@ -380,7 +298,7 @@ class Files:
             try:
                 await self._bring_back_one(share)
                 if share.kept is not None and share.row.state is not ShareState.HASHING:
-                    await self._let_go_of_old(share)  # what a crash left
+                    await self.let_go_of_old(share)  # what a crash left
                 if share.is_own and share.details.watch:
                     await self._watches.start(share)
             except ShoalError as error:
@@ -424,115 +342,22 @@ class Files:
         async with self._background_hash_slots if share.details.background else self._hash_slots:
             await VersionMaker(share).run()
         # by itself: who shares the same again now wants it hashed again
-        self._context.supervisor.spawn("old versions", self._let_go_of_old(share))
+        self._context.supervisor.spawn("old versions", self.let_go_of_old(share))
 
     async def _look(self, share: ServedShare) -> Look:
         found = await VersionMaker(share).look()
         if found is Look.PUBLISHED:
-            await self._let_go_of_old(share)
+            await self.let_go_of_old(share)
         return found
 
-    async def _let_go_of_old(self, share: ServedShare) -> None:
+    async def let_go_of_old(self, share: ServedShare) -> None:
         """Drop the descriptions of versions that nobody can get any more."""
-        transfers = [r for r in self._transfers.values() if r.row.share_id == share.share_id]
-        begun = [record.version for record in transfers if record.state is not TransferState.DONE]
         try:
-            await let_go_of_old(self._context, share, begun)
+            await let_go_of_old(self._context, share, self.gets.find_begun(share.share_id))
         except StorageFault as fault:
             log.warning("old versions of %s are not let go of: %s", share.row.name, fault)
 
-    async def _claim_transfer(self, link: Link, dest: bytes) -> TransferRecord:
-        """Return the transfer of a link to a place for a follow to use, stopped."""
-        async with self._getting:
-            row = await self._context.stores.transfers.find_target(link.to_text(), dest, [])
-            record = self._transfers.get(row.id) if row is not None else None
-            if record is None:
-                return await self._add_transfer(link, dest, TransferOptions())
-            await self._stop_get(record)
-            return record
-
-    async def _add_transfer(self, link: Link, dest: bytes, options: TransferOptions) -> TransferRecord:
-        now = self._context.clock.wall()
-        row = TransferRow(
-            id=make_transfer_id(),
-            share_id=link.share_id,
-            link=link.to_text(),
-            dest=dest,
-            created_at=now,
-            updated_at=now,
-            options=pack(options),
-        )
-        await self._context.stores.transfers.add(row, options.only)
-        record = TransferRecord(self._context, row)
-        self._transfers[record.id] = record
-        return record
-
-    def _renew(self, record: TransferRecord) -> None:
-        """Let an ended transfer begin again; what it counted stays only if it was not done."""
-        if record.state is TransferState.DONE:
-            record.done_bytes = record.fetched_bytes = record.refetched_bytes = record.reused_bytes = 0
-            record.version = 0
-            record.resumed = False
-            record.providers = {}
-            record.options = TransferOptions(name=record.options.name, only=record.options.only)
-        record.error = None
-        record.state = TransferState.QUEUED
-
-    def _start_get(self, record: TransferRecord) -> None:
-        record.state = TransferState.QUEUED
-        record.error = None
-        record.note = ""
-        record.signal.touch()
-        task = self._context.supervisor.spawn("get", self._run_get(record))
-        self._running[record.id] = task
-        task.add_done_callback(lambda _: self._running.pop(record.id, None))
-
-    async def _run_get(self, record: TransferRecord) -> Get:
-        background = record.options.background
-        place = Place(self.places, background=background, say=record.say)
-
-        def may_give_way() -> bool:
-            return (background or place.is_aside) and record.state is not TransferState.FINISHING
-
-        what = f"the {record.kind} into {display_path(record.row.dest)}"
-        claim = Claim(what, background, record.say, may_give_way)
-        turn = self.share_turn(record.row.share_id)
-        get = await turn.run(claim, lambda: self._run_in_turn(record, place))
-        await self._forget_done()
-        return get
-
-    async def _run_in_turn(self, record: TransferRecord, place: Place) -> Get:
-        context = self._context.choose(background=record.options.background)
-        get = Get(context, record, self._journal_dir, place, self._find_trees, self._adopt)
-        earlier = self._shares.get(record.row.share_id)
-        try:
-            if earlier is not None:
-                await self._come_back(earlier)  # what it put there is known then
-            await place.take()
-            await get.run()
-        except ShoalError as error:
-            log.warning("a transfer stopped: %s", error)
-            await self._enter_failed(record, error)
-        finally:
-            place.leave()
-            record.queue()  # unless it ended: another one may come first now
-        if get.served is not None:
-            await self._let_go_of_old(get.served)
-        return get
-
-    async def _forget_done(self) -> None:
-        """Bound the list of transfers that are done; those whose task is not over yet stay for now."""
-        for record in find_forgettable(self._transfers.values()):
-            if record.id not in self._running:
-                try:
-                    await self._context.stores.transfers.drop(record.id)
-                except StorageFault as fault:
-                    log.warning("an old transfer is not forgotten: %s", fault)
-                    return
-                self._transfers.pop(record.id, None)
-                await self._forget_description(record.row.share_id)
-
-    def _find_trees(self) -> list[tuple[bytes, LocalTree]]:
+    def find_trees(self) -> list[tuple[bytes, LocalTree]]:
         """Return what this node serves and where it lies: a get takes from there what it can."""
         return [
             (share.share_id, LocalTree(share.kept, share.details.roots, share.details.only))
@@ -540,15 +365,7 @@ class Files:
             if share.kept is not None and share.details.roots
         ]
 
-    async def _enter_failed(self, record: TransferRecord, error: ShoalError) -> None:
-        try:
-            await record.enter(TransferState.FAILED, error)
-        except (
-            StorageFault
-        ) as fault:  # the database's disk is full too: the state in memory is enough for now
-            log.warning("the end of a transfer is not recorded: %s", fault)
-
-    async def _adopt(self, share: ServedShare) -> None:
+    async def adopt(self, share: ServedShare) -> None:
         previous = self._shares.get(share.share_id)
         self._shares[share.share_id] = share
         if previous is not None:
@@ -556,27 +373,10 @@ class Files:
             previous.signal.touch()
         await share.offer()
 
-    async def _forget_description(self, share_id: bytes) -> None:
-        """Drop feed and segments of a share that is neither served nor got here any more."""
-        if share_id in self._shares or any(r.row.share_id == share_id for r in self._transfers.values()):
-            return
-        await self._context.stores.objects.drop_share(share_id)
-        await self._context.stores.entries.drop_log(share_id)
-
-    async def _stop_get(self, record: TransferRecord) -> None:
-        task = self._running.get(record.id)
-        if task is not None:
-            task.cancel()
-            await asyncio.wait([task])
-
     @property
     def context(self) -> FilesContext:
         """What pins work with too."""
         return self._context
-
-    def share_turn(self, share_id: bytes) -> ShareTurn:
-        """Return what whoever fetches a share has to have: one at a time."""
-        return self._share_turns.setdefault(share_id, ShareTurn())
 
     def _get_share(self, share_id: bytes) -> ServedShare:
         share = self._shares.get(share_id)
@@ -584,13 +384,13 @@ class Files:
             raise LocalMisuse("There is no such share", next_step="see `shoal shares`", code="unknown_share")
         return share
 
-    def _get_transfer(self, transfer_id: bytes) -> TransferRecord:
-        record = self._transfers.get(transfer_id)
-        if record is None:
-            raise LocalMisuse(
-                "There is no such transfer", next_step="see `shoal transfers`", code="unknown_transfer"
-            )
-        return record
+    @property
+    def served(self) -> Mapping[bytes, ServedShare]:
+        """All shares by id."""
+        return self._shares
+
+    def _refuse_if_followed(self, share_id: bytes) -> None:
+        self.follows.refuse_if_followed(share_id)
 
     def _check_get(self, link: Link, dest: bytes) -> None:
         check_get(self._context, self._shares, link, dest)
