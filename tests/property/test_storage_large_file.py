@@ -39,7 +39,8 @@ def make_data(kind: str, size: int, seed: int) -> bytes:
     if kind == "zeros":
         return bytes(size)
     if kind == "period":
-        return (rng.randbytes(rng.choice((1000, 300 * KIB, 3 * MIB))) * (size // 1000 + 1))[:size]
+        period = rng.randbytes(rng.choice((1000, 300 * KIB, 3 * MIB)))
+        return (period * (size // len(period) + 1))[:size]
     return (rng.randbytes(rng.randrange(2 * MIB)) + bytes(3 * MIB) + rng.randbytes(size))[:size]
 
 
