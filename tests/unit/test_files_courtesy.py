@@ -43,9 +43,13 @@ def test_hashing_asks_for_its_turn_before_each_buffer(tmp_path: Path) -> None:
     turns: list[int] = []
     hashing: list[int] = []  # the threads that report progress: those that people wait for stand back too
 
-    def wait_turn(cancelled: threading.Event) -> None:
-        assert not cancelled.is_set()
-        turns.append(os.getpriority(os.PRIO_PROCESS, threading.get_native_id()))
+    class Asked:
+        def take(self, cancelled: threading.Event) -> None:
+            assert not cancelled.is_set()
+            turns.append(os.getpriority(os.PRIO_PROCESS, threading.get_native_id()))
+
+        def rest(self) -> None:
+            pass
 
     def report(size_bytes: int, files: int) -> None:
         hashing.append(os.getpriority(os.PRIO_PROCESS, threading.get_native_id()))
@@ -58,7 +62,8 @@ def test_hashing_asks_for_its_turn_before_each_buffer(tmp_path: Path) -> None:
             generation=0,
             space=bytes(32),
             cut_seed=7,
-            wait_turn=wait_turn if behind else None,
+            turns=Asked() if behind else None,
+            background=behind,
             progress=report,
         ).built.root.object_id
 

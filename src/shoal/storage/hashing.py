@@ -24,7 +24,7 @@ from shoal.storage.draft_rows import DraftRows
 from shoal.storage.large_file import SPLIT_BYTES, LargeFile
 from shoal.storage.scan import SKIPPED_LIMIT, ScannedEntry, ScanResult, Skipped
 from shoal.storage.section import FileEnded, HashedEntry, Section
-from shoal.storage.section_hasher import SectionHasher, WaitTurn
+from shoal.storage.section_hasher import SectionHasher, Turns
 from shoal.storage.section_parts import is_known, split_at_changes
 from shoal.storage.tree_handles import TreeHandles
 
@@ -58,50 +58,63 @@ def hash_share(
     progress: Progress | None = None,
     cancelled: threading.Event | None = None,
     threads: int = HASH_THREADS,
-    wait_turn: WaitTurn | None = None,
+    turns: Turns | None = None,
+    background: bool = False,
     rows: DraftRows | None = None,
 ) -> HashedShare:
     """Read everything that `scan` found and return the manifest with its sealed segments. Use a thread.
 
     `previous` is the manifest of the version before, whose rows are taken over for files with the same size
-    and time. The threads stand back for CPU. With `wait_turn` this is work in the background: it is called
-    before each buffer of 8 MiB, and they stand back for the disk too. `rows` sees the rows as they come. A
-    file that vanished, may not be read or changes all the time is skipped and listed. Raises: StorageFault if
-    nothing is left, Unavailable (code "cancelled") soon after `cancelled` is set.
+    and time. The threads stand back for CPU, in the `background` for the disk too; `turns` says which of
+    several hashings goes on, before each buffer of 8 MiB. `rows` sees the rows as they come. A file that
+    vanished, may not be read or changes all the time is skipped and listed. Raises: StorageFault if nothing
+    is left, Unavailable (code "cancelled") soon after `cancelled` is set.
     """
     work = _Work(scanned, progress, cancelled or threading.Event(), rows)
     keys = ChunkKeys(content_secret)
     handles = TreeHandles(roots=scanned.roots)
 
     def run() -> None:
-        if wait_turn is not None:
+        if background:
             lower_thread_priority()
         else:
             yield_cpu()
-        hasher = SectionHasher(handles, cut_seed, keys, generation, work.report, work.cancelled, wait_turn)
+        hasher = SectionHasher(handles, cut_seed, keys, generation, work.report, work.cancelled, turns)
+        try:
+            hash_items(hasher)
+        finally:
+            hasher.rest()
+
+    def hash_items(hasher: SectionHasher) -> None:
         reuse = _Reuse(previous) if previous is not None else None
         while (item := work.take()) is not None:
             if isinstance(item, _Slice):
                 if item.file.hash_slice(item.slice_number, hasher):
                     item.file.finish(hasher)
                     work.put(item.number, item.file.section)
-                continue
-            number, entries = item
-            section = reuse.find(entries) if reuse is not None else None
-            if section is None:
-                section = Section()
-                work.begin(number, entries, section)
-                if threads > 1 and entries[-1].data_bytes >= SPLIT_BYTES:
-                    hasher.hash_section(entries[:-1], section)
-                    entries = entries[-1:]
-                    with suppress(OSError, FileEnded):  # then it is read by one thread, which says why
-                        work.split(number, LargeFile(handles, entries[0], section))
-                        continue
-                for part in split_at_changes(entries, previous):
-                    hasher.hash_section(part, section)
             else:
-                work.report(sum(section.lengths), len(entries), reused=True)
+                hash_section(*item, hasher, reuse)
+            hasher.rest()
+
+    def hash_section(
+        number: int, entries: Sequence[ScannedEntry], hasher: SectionHasher, reuse: _Reuse | None
+    ) -> None:
+        section = reuse.find(entries) if reuse is not None else None
+        if section is not None:
+            work.report(sum(section.lengths), len(entries), reused=True)
             work.put(number, section)
+            return
+        section = Section()
+        work.begin(number, entries, section)
+        if threads > 1 and entries[-1].data_bytes >= SPLIT_BYTES:
+            hasher.hash_section(entries[:-1], section)
+            entries = entries[-1:]
+            with suppress(OSError, FileEnded):  # then it is read by one thread, which says why
+                work.split(number, LargeFile(handles, entries[0], section))
+                return
+        for part in split_at_changes(entries, previous):
+            hasher.hash_section(part, section)
+        work.put(number, section)
 
     try:
         with ThreadPoolExecutor(threads, thread_name_prefix="shoal-hash") as pool:

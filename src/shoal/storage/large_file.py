@@ -84,6 +84,7 @@ class LargeFile:
             start, stop = self._bounds(number)
             hasher.cut_run(rows, self._data, start, stop)
             hasher.tell()
+            hasher.rest()  # who has the lock may need the turn
             with self._joining:
                 self._hashed[number] = rows
                 while not self._failed and (next_rows := self._hashed.pop(self._joined, None)) is not None:

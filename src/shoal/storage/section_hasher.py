@@ -11,7 +11,7 @@ import os
 import stat
 import threading
 from collections.abc import Callable, Container, Sequence
-from typing import Final
+from typing import Final, Protocol
 
 from shoal.content.cut import CHUNK_MAX_BYTES, Cutter
 from shoal.content.keys import ChunkKeys
@@ -37,7 +37,16 @@ REPORT_BYTES: Final = 16 * MIB  # between two calls of `progress`
 CHANGED: Final = "it changed while it was read"
 
 
-WaitTurn = Callable[[threading.Event], None]  # blocks while others go first; ends soon once the event is set
+class Turns(Protocol):
+    """Who may go on of several hashing threads. Each calls it for itself."""
+
+    def take(self, cancelled: threading.Event) -> None:
+        """Block while others go first, before each buffer; end soon once `cancelled` is set."""
+        ...
+
+    def rest(self) -> None:
+        """Let others go on: the thread waits for something else, or ends."""
+        ...
 
 
 class SectionHasher:
@@ -56,10 +65,10 @@ class SectionHasher:
         generation: int,
         report: Callable[[int, int], None],
         cancelled: threading.Event,
-        wait_turn: WaitTurn | None = None,
+        turns: Turns | None = None,
     ) -> None:
         self._handles = handles
-        self._wait_turn = wait_turn
+        self._turns = turns
         self._cutter = Cutter(cut_seed)
         self._key = chunk_keys.key
         self._generation = generation
@@ -186,6 +195,11 @@ class SectionHasher:
                 self._count(min(position, stop) - before)
         return position
 
+    def rest(self) -> None:
+        """Let others go on, before this thread waits for something else than its turn, or ends."""
+        if self._turns is not None:
+            self._turns.rest()
+
     def tell(self, files: int = 0) -> None:
         """Report what was done; `files` whose data was counted run by run are done too."""
         self._report(self._bytes, self._files + files)
@@ -206,8 +220,8 @@ class SectionHasher:
 
     def _pause(self) -> None:
         """Let others go first. Raises: Unavailable (code "cancelled")."""
-        if self._wait_turn is not None:
-            self._wait_turn(self._cancelled)
+        if self._turns is not None:
+            self._turns.take(self._cancelled)
         if self._cancelled.is_set():
             raise Unavailable("Hashing was stopped", code="cancelled")
 

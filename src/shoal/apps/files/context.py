@@ -11,6 +11,8 @@ from dataclasses import dataclass, field, replace
 from typing import TypeVar
 
 from shoal.apps.files.courtesy import Courtesy
+from shoal.apps.files.hash_room import HashRoom
+from shoal.apps.files.hash_turns import HashTurns
 from shoal.apps.files.ports import FilesNetwork, FilesOverlay, FileStores
 from shoal.content.kept_manifest import ManifestKeep
 from shoal.core.clock import Clock
@@ -27,7 +29,8 @@ T = TypeVar("T")
 LONG_WORK_S = 0.5  # what takes longer leaves much freed memory behind
 TIDY_AFTER_S = 2.0  # until then its results are stored, and what was needed for them is dropped
 BACKGROUND_THREADS = 2
-THREADS = 4  # for hashing, verifying, finishing; each of them is disk-bound and long
+THREADS = 4  # for verifying, finishing; each of them is disk-bound and long
+HASH_THREADS = 16  # to scan and to wait for what hashes: more than a hash room and all looks take
 
 
 @dataclass(frozen=True, slots=True)
@@ -53,13 +56,23 @@ class FilesContext:
         )
     )
 
+    hash_pool: ThreadPoolExecutor = field(
+        default_factory=lambda: ThreadPoolExecutor(HASH_THREADS, thread_name_prefix="shoal-share")
+    )
+    hash_room: HashRoom = field(default_factory=HashRoom)
+    hash_turns: HashTurns = field(default_factory=HashTurns)
+
     def choose(self, *, background: bool) -> FilesContext:
         """Return this context, or the one whose threads stand back."""
         return replace(self, pool=self.background_pool) if background else self
 
+    def for_hashing(self, *, background: bool) -> FilesContext:
+        """Return the context whose threads others never wait for, or the one whose threads stand back."""
+        return replace(self, pool=self.background_pool if background else self.hash_pool)
+
     def close(self) -> None:
         """Let the threads end; what they do now they may finish."""
-        for pool in (self.pool, self.background_pool):
+        for pool in (self.pool, self.background_pool, self.hash_pool):
             pool.shutdown(wait=False, cancel_futures=True)
 
     async def run(self, work: Callable[[threading.Event], T]) -> T:

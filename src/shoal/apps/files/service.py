@@ -6,6 +6,7 @@ import asyncio
 import logging
 import os
 from collections.abc import AsyncIterator, Mapping, Sequence
+from contextlib import nullcontext
 from functools import partial
 
 from shoal.apps.files.checks import check_get, check_paths
@@ -35,7 +36,7 @@ from shoal.swarm.service import SwarmService
 
 log = logging.getLogger("shoal.files")
 
-ACTIVE_HASHINGS = 1  # each uses two threads
+BACKGROUND_HASHINGS = 1  # each uses two threads
 CLOSE_TIMEOUT_S = 2.5  # SIGTERM has to end a node within 5 s
 
 
@@ -61,8 +62,7 @@ class Files:
         self.follows = Follows(
             self._context, self._shares, self.gets.run, self.gets.claim, self.cancel, self._check_get
         )
-        self._hash_slots = asyncio.Semaphore(ACTIVE_HASHINGS)
-        self._background_hash_slots = asyncio.Semaphore(ACTIVE_HASHINGS)
+        self._background_hash_slots = asyncio.Semaphore(BACKGROUND_HASHINGS)
         self._watches = Watches(self._look)
         self._lister = Lister(self._context)
         self._spool = Spool(home)
@@ -339,7 +339,7 @@ class Files:
         task.add_done_callback(lambda _: self._hashing.pop(share.share_id, None))
 
     async def _hash(self, share: ServedShare) -> None:
-        async with self._background_hash_slots if share.details.background else self._hash_slots:
+        async with self._background_hash_slots if share.details.background else nullcontext():
             await VersionMaker(share).run()
         # by itself: who shares the same again now wants it hashed again
         self._context.supervisor.spawn("old versions", self.let_go_of_old(share))

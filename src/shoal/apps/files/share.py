@@ -11,13 +11,15 @@ import asyncio
 import logging
 import os
 import threading
-from contextlib import nullcontext
+from contextlib import AsyncExitStack, nullcontext
 from enum import Enum
 
 from msgspec import structs
 
 from shoal.apps.files.context import FilesContext, make_row
 from shoal.apps.files.drafting import DraftPublisher
+from shoal.apps.files.hash_room import is_small
+from shoal.apps.files.hash_turns import HashJob
 from shoal.apps.files.served import ServedShare
 from shoal.content.feed_log import FeedWriter
 from shoal.content.kept_manifest import KeptManifest
@@ -27,7 +29,7 @@ from shoal.content.paths import display_path
 from shoal.core.errors import Refused, ShoalError
 from shoal.identity.operations import Role
 from shoal.identity.secrets import DEFAULT_SPACE
-from shoal.storage.hashing import HashedShare, hash_share
+from shoal.storage.hashing import HASH_THREADS, HashedShare, hash_share
 from shoal.storage.scan import ScanResult, scan
 from shoal.storage.section_hasher import CHANGED
 from shoal.storage.shares import Origin, ShareRow, ShareState
@@ -172,48 +174,62 @@ class VersionMaker:
         previous = await share.load_served()
         self._is_undescribed = previous is None and share.reader.latest is not None
         background = share.details.background
-        here = context.choose(background=background)
+        here = context.for_hashing(background=background)
 
-        def look(cancelled: threading.Event) -> ScanResult:
-            return scan(share.row.roots, avoid=[context.home], cancelled=cancelled)
-
-        def work(cancelled: threading.Event) -> HashedShare:
-            return hash_share(
-                scanned,
-                read_key=share.link.read_key,
-                content_secret=secret,
-                generation=opening.generation,
-                space=opening.space,
-                cut_seed=opening.cut_seed,
-                previous=previous,
-                progress=self._on_progress,
-                cancelled=cancelled,
-                wait_turn=self._wait_turn if background else None,
-                rows=None if self._draft is None else self._draft.rows,
+        async def look() -> ScanResult:
+            return await here.run(
+                lambda cancelled: scan(share.row.roots, avoid=[context.home], cancelled=cancelled)
             )
 
-        with nullcontext() if background else context.courtesy.foreground():
-            scanned = await here.run(look)
-            if in_silence:
-                return await here.run(work)
+        async def work(scanned: ScanResult) -> HashedShare:
+            job = HashJob(context.hash_turns, scanned.data_bytes, self._stand_back if background else None)
+
+            def note(size_bytes: int, files: int) -> None:  # from hashing threads; shown by the ticker
+                job.left_bytes = scanned.data_bytes - size_bytes
+                self._hashed_bytes = size_bytes
+
+            return await here.run(
+                lambda cancelled: hash_share(
+                    scanned,
+                    read_key=share.link.read_key,
+                    content_secret=secret,
+                    generation=opening.generation,
+                    space=opening.space,
+                    cut_seed=opening.cut_seed,
+                    previous=previous,
+                    progress=note,
+                    cancelled=cancelled,
+                    threads=1 if is_small(scanned) else HASH_THREADS,
+                    turns=job,
+                    background=background,
+                    rows=None if self._draft is None else self._draft.rows,
+                )
+            )
+
+        if in_silence:  # the watches are as many at once as there is room for
+            with nullcontext() if background else context.courtesy.foreground():
+                return await work(await look())
+        async with AsyncExitStack() as held:
+            if background:  # one at a time
+                scanned = await look()
+            else:
+                held.enter_context(context.courtesy.foreground())
+                scanned = await held.enter_async_context(context.hash_room.enter(look))
             ticker = context.supervisor.spawn("hash progress", self._show_progress())
             try:
                 if share.reader.latest is None:
                     self._draft = DraftPublisher(context, share, scanned)
                     self._draft.start()
-                return await here.run(work)
+                return await work(scanned)
             finally:
                 ticker.cancel()
                 if self._draft is not None:
                     await self._draft.stop()
 
-    def _wait_turn(self, cancelled: threading.Event) -> None:
+    def _stand_back(self, cancelled: threading.Event) -> None:
         """Stand back, in a hashing thread, unless the share was brought to the foreground meanwhile."""
         if self._share.details.background:
             self._context.courtesy.wait_turn(cancelled)
-
-    def _on_progress(self, size_bytes: int, files: int) -> None:
-        self._hashed_bytes = size_bytes  # from hashing threads; shown by the ticker
 
     async def _show_progress(self) -> None:
         while True:
