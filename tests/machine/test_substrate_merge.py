@@ -7,6 +7,7 @@ from tests.support.substrate_world import Playbook, peer
 
 from shoal.core.chance import Chance
 from shoal.overlay.substrate.config import MergeConfig, SizeConfig, SubstrateConfig
+from shoal.overlay.substrate.merge import BEACON_TOPIC
 from shoal.overlay.substrate.messages import (
     Bridge,
     Gossip,
@@ -19,23 +20,24 @@ from shoal.overlay.substrate.messages import (
 from shoal.overlay.substrate.size import SizeEstimate
 from shoal.overlay.substrate.steps import Connect, Disconnect, Effect, Send, Timer
 
-KNOWN, STRANGE = b"k" * 16, b"s" * 16
+KNOWN, FRESH, STRANGE = b"k" * 16, b"f" * 16, b"s" * 16
 LEADER = b"leader.."
 
 
 def make(neighbours: int = 5) -> Playbook:
-    """A node that has heard KNOWN a while ago; everybody it could ask is peer 9."""
+    """A node that has had KNOWN for a while, and FRESH not for long; everybody it could ask is peer 9."""
     quiet = SubstrateConfig(merge=MergeConfig(beacons=0.0), detects=False, estimates=False)
     book = Playbook(quiet)
     for number in range(1, neighbours + 1):
         book.get(peer(number), Neighbour(False))
     book.machine.tell_members(1, lambda: peer(9))
-    book.get(peer(1), Gossip(KNOWN, 1, 1, b""))
-    book.now += 20.0
+    book.get(peer(1), Gossip(KNOWN, 1, BEACON_TOPIC, b""))
+    book.get(peer(1), Gossip(FRESH, 1, BEACON_TOPIC, b""), wait_s=50.0)
+    book.now += 10.0
     return book
 
 
-def test_somebody_outside_the_view_is_asked_what_it_has_heard() -> None:
+def test_somebody_outside_the_view_is_asked_for_the_newest_beacon_that_has_been_here_for_a_while() -> None:
     book = make()
     book.do(Timer(("merge",)))
     assert book.sent(peer(9)) == [PartProbe([KNOWN])]
@@ -45,6 +47,45 @@ def test_somebody_outside_the_view_is_asked_what_it_has_heard() -> None:
 def test_who_knows_one_of_them_says_nothing() -> None:
     book = make()
     assert book.get(peer(9), PartProbe([STRANGE, KNOWN])) == []
+    assert book.get(peer(9), PartAnswer([KNOWN])) == []
+
+
+def test_what_came_over_the_first_bridge_a_moment_ago_does_not_count_yet() -> None:
+    book = make()
+    book.get(peer(9), PartProbe([FRESH]))
+    assert book.sent(peer(9)) == [PartAnswer([KNOWN])]
+    book.get(peer(9), PartAnswer([FRESH]))
+    assert book.sent(peer(9)) == [Bridge(False)]
+    book.now += 45.0
+    assert book.get(peer(9), PartProbe([FRESH])) == []
+    book.do(Timer(("merge",)))
+    assert book.sent(peer(9)) == [PartProbe([FRESH])]
+
+
+def test_other_broadcasts_say_nothing_of_parts() -> None:
+    book = make()
+    book.get(peer(1), Gossip(STRANGE, 1, 1, b""))
+    book.now += 50.0
+    book.get(peer(9), PartProbe([STRANGE]))
+    assert book.sent(peer(9)) == [PartAnswer([FRESH])]
+
+
+def test_a_node_that_has_no_beacon_yet_neither_asks_nor_answers() -> None:
+    book = Playbook(SubstrateConfig(merge=MergeConfig(beacons=0.0), detects=False, estimates=False))
+    book.machine.tell_members(1, lambda: peer(9))
+    book.do(Timer(("merge",)))
+    assert book.sent(peer(9)) == []
+    assert book.get(peer(9), PartProbe([STRANGE])) == []
+
+
+def test_a_flood_of_beacons_pushes_none_out_that_have_been_here_for_a_while() -> None:
+    book = make()
+    for number in range(2000):
+        book.get(peer(1), Gossip(number.to_bytes(16, "big"), 1, BEACON_TOPIC, b""), wait_s=0.02)
+    assert book.get(peer(9), PartProbe([KNOWN])) == []
+    assert book.get(peer(9), PartProbe([FRESH])) == []
+    book.get(peer(9), PartProbe([STRANGE]))
+    assert len(book.sent(peer(9))) == 1
 
 
 def test_two_that_know_nothing_of_each_other_build_a_bridge_and_evict_nobody() -> None:
@@ -75,6 +116,10 @@ def test_a_beacon_is_broadcast_now_and_then() -> None:
     book.machine.tell_members(2, lambda: None)
     book.do(Timer(("merge",)))
     assert len(book.sent_to(Gossip)) == 1
+    book.machine.tell_members(1, lambda: peer(9))
+    book.do(Timer(("merge",)), wait_s=60.0)
+    ((probe,),) = [[m for m in book.sent(peer(9)) if isinstance(m, PartProbe)]]
+    assert len(probe.identifiers) == 1  # it knows its own one
 
 
 def make_size(leaders: float = 0.0) -> SizeEstimate:

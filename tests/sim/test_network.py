@@ -23,8 +23,9 @@ from shoal.sim.cost import HANDSHAKE_BYTES, size_bytes
 from shoal.sim.kernel import SECOND_US, Kernel
 from shoal.sim.latency import LossyLatency, SteadyLatency
 from shoal.sim.lines import Lines
-from shoal.sim.network import Network
+from shoal.sim.network import HEARTBEAT_US, SILENCE_US, Network
 from shoal.sim.sites import CITIES, SiteLatency
+from shoal.transport.config import SessionTiming
 
 WAY_US = 10_000
 
@@ -105,10 +106,16 @@ def test_who_is_gone_cannot_be_dialled_and_neighbours_notice_by_silence() -> Non
     run_s(network, 20)
     ((when, down),) = got(network, 0, SessionDown)
     assert down == SessionDown(peer(1), "idle")
-    assert 10 <= when - 1 <= 15
+    assert 6 <= when - 1 <= 10
     tell(network, 2, Send(peer(1), Join()))
     run_s(network, 10)
     assert got(network, 2, SessionDown)[0][1] == SessionDown(peer(1), "unreachable")
+
+
+def test_silence_lasts_as_long_as_in_a_node() -> None:
+    timing = SessionTiming()
+    assert timing.silence_s + timing.probe_s + timing.tick_s == SILENCE_US / SECOND_US
+    assert timing.heartbeat_s <= HEARTBEAT_US / SECOND_US <= timing.heartbeat_s + timing.tick_s
 
 
 def test_a_killed_process_is_noticed_at_once_and_comes_back_as_a_new_machine() -> None:

@@ -88,7 +88,10 @@ def _make_parser() -> argparse.ArgumentParser:
     merge = _add(commands, "merge", "how a network that was cut in two becomes one again")
     merge.add_argument("--nodes", type=_nodes, default=1000)
     merge.add_argument("--split-s", type=_share_of(1e6), default=3600.0, help="seconds that it is cut")
-    merge.set_defaults(run=lambda o: run_merge(o.nodes, o.split_s, o.seed))
+    merge.add_argument(
+        "--watch-periods", type=_share_of(1000), default=3.0, help="after it is one, until links are counted"
+    )
+    merge.set_defaults(run=lambda o: run_merge(o.nodes, o.split_s, o.seed, o.watch_periods))
 
     idle = _add(commands, "idle", "what it costs to belong to a network in which nothing happens")
     idle.add_argument("--nodes", type=_nodes, default=1000)

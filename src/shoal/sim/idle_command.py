@@ -12,7 +12,7 @@ from shoal.sim.latency import SteadyLatency
 from shoal.sim.network import HEARTBEAT_US
 
 SETTLING_CYCLES = 10.0
-HEARTBEAT_BYTES = OVERHEAD_BYTES + 12  # spec/session.md: number and 8 bytes of the log head
+HEARTBEAT_BYTES = 2 * OVERHEAD_BYTES + 12 + 17  # Ping and Pong with 8 bytes of the log head; spec/session.md
 
 
 def run_idle(nodes: int, minutes: float, seed: int) -> dict[str, Any]:
@@ -34,7 +34,7 @@ def run_idle(nodes: int, minutes: float, seed: int) -> dict[str, Any]:
         for node in network.nodes:
             count = network.count_sessions(node)
             sessions.append(count)
-            heartbeats[node.index] += count * 2 * HEARTBEAT_BYTES * step_us / HEARTBEAT_US
+            heartbeats[node.index] += count * HEARTBEAT_BYTES * step_us / HEARTBEAT_US
     after = [out + back for out, back in zip(network.sent_bytes, network.received_bytes, strict=True)]
     rates = sorted(
         (now - then + beats) / seconds for now, then, beats in zip(after, before, heartbeats, strict=True)

@@ -68,8 +68,9 @@ class MergeConfig:
 
     period_s: float = 60.0  # in which about sqrt(N) nodes ask somebody outside their view; overlay.md
     beacons: float = 2.0  # broadcast in a period by all of the network's nodes together; wild guess
-    digest: int = 8  # newest broadcasts that two nodes compare
-    settled_s: float = 10.0  # older ones only: a younger one may still be under way
+    settled_s: float = 45.0  # a beacon that came later says nothing: word of a first bridge is not proof
+    apart_s: float = 2.0  # between two that are kept: a flood of 32 takes longer than settled_s
+    kept: int = 32  # newest beacons
 
 
 @dataclass(frozen=True, slots=True)

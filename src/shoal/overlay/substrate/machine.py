@@ -9,7 +9,7 @@ from shoal.core.chance import Chance
 from shoal.overlay.substrate.config import SubstrateConfig
 from shoal.overlay.substrate.detector import Detector, Standing
 from shoal.overlay.substrate.detector_machine import handle_timer
-from shoal.overlay.substrate.merge import Merge
+from shoal.overlay.substrate.merge import BEACON_TOPIC, Merge
 from shoal.overlay.substrate.messages import (
     Bridge,
     Cached,
@@ -115,6 +115,13 @@ class SubstrateMachine:
             self._start_others(now, out)
         return out
 
+    def on_gossip(self, now: float, sender: bytes, message: Gossip, out: list[Effect]) -> None:
+        """Take a broadcast; a beacon also tells which part of the network this is."""
+        is_news = message.topic == BEACON_TOPIC and not self.plumtree.has(message.identifier)
+        self.plumtree.on_gossip(now, sender, message, out)
+        if is_news and self.plumtree.has(message.identifier):
+            self.merge.on_beacon(now, message.identifier)
+
     def _check_link(self, peer: bytes, out: list[Effect]) -> None:
         """Tell who takes us for a neighbour and is none: half a link carries nothing back."""
         if peer not in self.views.active:
@@ -199,7 +206,7 @@ _OF_NEIGHBOURS = frozenset({Gossip, IHave, Shuffle})
 _RESTING = (("shuffle",), ("refill",), ("merge",), ("size",))  # timers that a small network does without
 _Handler = Callable[[SubstrateMachine, float, bytes, Any, list[Effect]], None]
 _ON_MESSAGE: dict[type, _Handler] = {
-    Gossip: lambda node, now, peer, message, out: node.plumtree.on_gossip(now, peer, message, out),
+    Gossip: SubstrateMachine.on_gossip,
     IHave: lambda node, now, peer, message, out: node.plumtree.on_i_have(now, peer, message, out),
     Cached: lambda node, now, peer, message, out: node.plumtree.on_i_have(now, peer, message, out),
     Graft: lambda node, now, peer, message, out: node.plumtree.on_graft(peer, message, out),
@@ -212,7 +219,7 @@ _ON_MESSAGE: dict[type, _Handler] = {
     ),
     Part: lambda node, now, peer, message, out: node.views.on_part(now, peer, message, out),
     PartProbe: lambda node, now, peer, message, out: node.merge.on_part_probe(now, peer, message, out),
-    PartAnswer: lambda node, now, peer, message, out: node.merge.on_part_answer(peer, message, out),
+    PartAnswer: lambda node, now, peer, message, out: node.merge.on_part_answer(now, peer, message, out),
     Bridge: lambda node, now, peer, message, out: node.merge.on_bridge(now, peer, message, out),
     SizePush: lambda node, now, peer, message, out: node.size.on_push(peer, message, out),
     SizePull: lambda node, now, peer, message, out: node.size.on_pull(message),

@@ -1,14 +1,18 @@
 """Merge: finds out that the network has fallen into parts, and builds bridges between them.
 
-Every period about sqrt(N) nodes ask a member outside their view what it has heard lately. Two nodes of one
-part have heard the same broadcasts; if neither knows any of the other's, they are of two parts and become
-neighbours, in places that are kept for that: nobody is evicted (iroh-gossip#86: a split never heals; #152: a
-naive join evicts healthy neighbours for ever). Beacons are broadcast so that there is something to compare.
+Beacons are broadcast so that there is something to compare. Every period about sqrt(N) nodes ask a member
+outside their view whether it knows the newest beacon that they have known for a while. Two nodes of one part
+have both had it; if neither knows the other's, they are of two parts and become neighbours, in places that
+are kept for that: nobody is evicted (iroh-gossip#86: a split never heals; #152: a naive join evicts healthy
+neighbours for ever). Over the first bridge new beacons reach everybody at once, but those do not count yet:
+for a while others go on building bridges, about sqrt(N) / 2 of them, so that the parts do not hang together
+by one link.
 """
 
 from __future__ import annotations
 
 import math
+from collections import OrderedDict
 from collections.abc import Callable
 
 from shoal.core.chance import Chance
@@ -26,7 +30,7 @@ _WISH, _GRANTED = Bridge(False), Bridge(True)
 class Merge:
     """One node's part in healing. Every method appends what the driver must do to `out`."""
 
-    __slots__ = ("_chance", "_config", "_find_member", "_member_count", "_plumtree", "_views")
+    __slots__ = ("_beacons", "_chance", "_config", "_find_member", "_member_count", "_plumtree", "_views")
 
     def __init__(self, config: MergeConfig, chance: Chance, views: Views, plumtree: Plumtree) -> None:
         self._config = config
@@ -35,6 +39,7 @@ class Merge:
         self._plumtree = plumtree
         self._member_count = 1
         self._find_member: Callable[[], bytes | None] = lambda: None
+        self._beacons: OrderedDict[bytes, float] = OrderedDict()  # since when; at most config.kept
 
     def tell_members(self, count: int, find_member: Callable[[], bytes | None]) -> None:
         """Say how many members there are, and how to get a random one: a function without side effects."""
@@ -52,26 +57,44 @@ class Merge:
         if chance.fraction() * count < config.beacons:
             identifier = chance.draw().to_bytes(8, "big") + chance.draw().to_bytes(8, "big")
             self._plumtree.broadcast(now, identifier, BEACON_TOPIC, b"", out)
+            self.on_beacon(now, identifier)
         if chance.fraction() * math.sqrt(count) >= 1.0 and self._views.active:
             return
         peer = self._find_member()
         if peer is None or peer in self._views.active or not self._views.has_reserve:
             return
-        digest = self._plumtree.find_newest(now, config.settled_s, config.digest)
-        if digest:
-            out.append(Send(peer, PartProbe(digest)))
+        newest = self._find_newest(now)
+        if newest is not None:
+            out.append(Send(peer, PartProbe([newest])))
+
+    def on_beacon(self, now: float, identifier: bytes) -> None:
+        """Keep a beacon that has come for the first time."""
+        newest = next(reversed(self._beacons.values()), None)
+        if newest is not None and now < newest + self._config.apart_s:
+            return
+        self._beacons[identifier] = now
+        if len(self._beacons) > self._config.kept:
+            self._beacons.popitem(last=False)
+
+    def _find_newest(self, now: float) -> bytes | None:
+        limit = now - self._config.settled_s
+        settled = (identifier for identifier, since in reversed(self._beacons.items()) if since <= limit)
+        return next(settled, None)
+
+    def _knows_any(self, now: float, identifiers: list[bytes]) -> bool:
+        """Whether one of them has been here for as long as those that are told."""
+        limit = now - self._config.settled_s
+        return any(self._beacons.get(identifier, now) <= limit for identifier in identifiers)
 
     def on_part_probe(self, now: float, sender: bytes, message: PartProbe, out: list[Effect]) -> None:
         """Answer if nothing of it is known here."""
-        if any(self._plumtree.has(identifier) for identifier in message.identifiers):
-            return
-        digest = self._plumtree.find_newest(now, self._config.settled_s, self._config.digest)
-        if digest and self._views.has_reserve:
-            out.append(Send(sender, PartAnswer(digest)))
+        newest = self._find_newest(now)
+        if newest is not None and self._views.has_reserve and not self._knows_any(now, message.identifiers):
+            out.append(Send(sender, PartAnswer([newest])))
 
-    def on_part_answer(self, sender: bytes, message: PartAnswer, out: list[Effect]) -> None:
+    def on_part_answer(self, now: float, sender: bytes, message: PartAnswer, out: list[Effect]) -> None:
         """Wish for a bridge if nothing of it is known here either."""
-        if self._views.has_reserve and not any(self._plumtree.has(item) for item in message.identifiers):
+        if self._views.has_reserve and not self._knows_any(now, message.identifiers):
             out.append(Send(sender, _WISH))
 
     def on_bridge(self, now: float, sender: bytes, message: Bridge, out: list[Effect]) -> None:

@@ -115,19 +115,19 @@ class Prune(Message, frozen=True, array_like=True):
 
 
 class PartProbe(Message, frozen=True, array_like=True):
-    """Are we in one part of the network? The newest broadcasts that the sender has had, settled ones."""
+    """Are we in one part of the network? The newest beacon that the sender has had for a while."""
 
     identifiers: list[bytes]  # 1-16 of 16 bytes
 
 
 class PartAnswer(Message, frozen=True, array_like=True):
-    """The receiver of a PartProbe knows none of its broadcasts: these are its own."""
+    """The receiver of a PartProbe knows no such beacon: this is its own newest."""
 
     identifiers: list[bytes]  # 1-16 of 16 bytes
 
 
 class Bridge(Message, frozen=True, array_like=True):
-    """Both know nothing of each other's broadcasts: make the sender a neighbour, in a place kept for that."""
+    """Both know nothing of each other's beacons: make the sender a neighbour, in a place kept for that."""
 
     granted: bool  # False: the wish, True: the answer to it
 

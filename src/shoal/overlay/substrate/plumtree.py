@@ -221,12 +221,6 @@ class Plumtree:
             identifiers = [message.identifier for message in messages]
             out.append(Send(peer, Cached(identifiers, [message.hops for message in messages])))
 
-    def find_newest(self, now: float, settled_s: float, count: int) -> list[bytes]:
-        """Return broadcasts that have been here for `settled_s`, newest first."""
-        limit = now + self._config.ids_s - settled_s
-        settled = (identifier for identifier, until in reversed(self._ids.items()) if until <= limit)
-        return list(islice(settled, count))
-
     # -- memory ----------------------------------------------------------------------------------------
 
     def _keep(self, now: float, message: Gossip, out: list[Effect]) -> None:
