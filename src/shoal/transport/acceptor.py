@@ -21,6 +21,7 @@ from shoal.transport.join_channel import JoinChannel
 from shoal.transport.knock import KnockKind
 from shoal.transport.messages import Hello
 from shoal.transport.ports import LanePort, ReachPort
+from shoal.transport.sockets import read_exactly
 
 TLS_FIRST_BYTE = 0x16
 JOIN_TIMEOUT_S = 60.0  # one join from knock to end; a person may be asked something meanwhile
@@ -100,7 +101,7 @@ class Acceptor:
                     pending.handed_over = True
                     await self._serve_tls(sock, address, pending)
                 elif (taker := self._find_taker(first)) is not None:
-                    preamble = await _read_exactly(sock, taker.preamble_bytes)
+                    preamble = await read_exactly(sock, taker.preamble_bytes)
                     pending.handed_over = taker.accept(sock, preamble, address)
                     if pending.handed_over:
                         self._admission.on_lane(pending)
@@ -207,18 +208,3 @@ async def _peek(sock: socket.socket) -> int:
         if not data:
             raise ConnectionResetError
         return data[0]
-
-
-async def _read_exactly(sock: socket.socket, size: int) -> bytes:
-    """Read `size` bytes and not one more: what follows is for somebody else."""
-    data = b""
-    while len(data) < size:
-        try:
-            part = sock.recv(size - len(data))
-        except BlockingIOError:
-            await _wait_readable(sock)
-            continue
-        if not part:
-            raise ConnectionResetError
-        data += part
-    return data

@@ -42,6 +42,7 @@ from shoal.transport.lane_record import (
     pack_preamble,
     parse_preamble,
 )
+from shoal.transport.sockets import read_exactly
 from shoal.wire.codec import Message
 from shoal.wire.registry import ServiceNumber
 
@@ -258,7 +259,7 @@ class LaneBroker:
                 loop = asyncio.get_running_loop()
                 async with asyncio.timeout(OPEN_TIMEOUT_S):
                     await loop.sock_sendall(sock, pack_preamble(lane_id) + sealer.seal(RecordType.OPEN))
-                    opener.open(await _read_exactly(sock, BARE_RECORD_BYTES))
+                    opener.open(await read_exactly(sock, BARE_RECORD_BYTES))
                 lane = self._make_lane(sock, session, lane_id, sealer, opener, sends)
         except TimeoutError:
             raise _not_opened("the peer did not answer on it", "lane_timeout") from None
@@ -276,7 +277,7 @@ class LaneBroker:
             ):
                 sealer, opener = self._make_ends(session, lane_id, LaneRole.ACCEPTOR)
                 async with asyncio.timeout(OPEN_TIMEOUT_S):
-                    opener.open(await _read_exactly(sock, BARE_RECORD_BYTES))
+                    opener.open(await read_exactly(sock, BARE_RECORD_BYTES))
                     await asyncio.get_running_loop().sock_sendall(sock, sealer.seal(RecordType.OPEN))
                 lane = self._make_lane(sock, session, lane_id, sealer, opener, pending.sends)
         except (OSError, TimeoutError, RemoteFault, Unavailable) as error:
@@ -391,15 +392,3 @@ class LaneBroker:
 
 def _not_opened(cause: str, code: str) -> Unavailable:
     return Unavailable("No lane was opened", cause=cause, code=code, retry_after_s=1.0)
-
-
-async def _read_exactly(sock: socket.socket, size: int) -> bytes:
-    """Read `size` bytes and not one more: what follows is for the lane's thread. Raises: OSError."""
-    loop = asyncio.get_running_loop()
-    data = b""
-    while len(data) < size:
-        part = await loop.sock_recv(sock, size - len(data))
-        if not part:
-            raise ConnectionResetError("the peer closed it")
-        data += part
-    return data

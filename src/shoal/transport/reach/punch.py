@@ -12,17 +12,20 @@ import errno
 import os
 import socket
 from collections.abc import Sequence
+from contextlib import suppress
 
 from shoal.core.errors import Unavailable
 from shoal.core.undo import undone_on_failure
 from shoal.transport.address import Address
 from shoal.transport.dialler import find_socket_name
 from shoal.transport.reach.messages import PREAMBLE_BYTES, pack_preamble
+from shoal.transport.sockets import read_exactly
 
 PUNCH_S = 3.0  # both ends try this long; a mapping that works does at the first or second SYN
 RETRY_S = 0.15  # a refused SYN was earlier than the other end's
 REFLECT_S = 2.0
 TEXT_LIMIT_BYTES = 128
+JUDGED = 16  # connections of one punch that are read
 
 
 class PunchPort:
@@ -53,10 +56,10 @@ class PunchPort:
         async with asyncio.timeout(REFLECT_S):
             sock = await self._connect(reflector)
             await loop.sock_sendall(sock, pack_preamble(token))
-            size = (await _read_exactly(sock, 1))[0]
+            size = (await read_exactly(sock, 1))[0]
             if not 0 < size <= TEXT_LIMIT_BYTES:
                 raise ValueError("no address")
-            seen = Address.parse((await _read_exactly(sock, size)).decode("ascii"))
+            seen = Address.parse((await read_exactly(sock, size)).decode("ascii"))
         return seen, str(sock.getsockname()[0])
 
     async def open(self, candidates: Sequence[Address], token: bytes, *, asks: bool) -> socket.socket:
@@ -67,56 +70,32 @@ class PunchPort:
         """
         self._listening.listen(8)
         arrived: asyncio.Queue[socket.socket] = asyncio.Queue()
-        tasks = [asyncio.create_task(self._accept(arrived))]
-        tasks += [asyncio.create_task(self._keep_connecting(x, arrived)) for x in candidates]
-        judges: list[asyncio.Task[socket.socket]] = []
         try:
-            async with asyncio.timeout(PUNCH_S):
-                if asks:
-                    sock = await arrived.get()
-                    await asyncio.get_running_loop().sock_sendall(sock, pack_preamble(token))
-                else:
-                    sock = await self._find_named(arrived, token, judges)
-            self._open.discard(sock)
-            return sock
-        except (TimeoutError, OSError) as error:
+            async with asyncio.timeout(PUNCH_S), asyncio.TaskGroup() as group:
+                tasks = [group.create_task(self._accept(arrived))]
+                tasks += [group.create_task(self._keep_connecting(x, arrived)) for x in candidates]
+                found: asyncio.Future[socket.socket] = asyncio.get_running_loop().create_future()
+                tasks.append(group.create_task((_name_one if asks else _find_named)(arrived, token, found)))
+                sock = await found
+                for task in tasks:
+                    task.cancel()
+        except TimeoutError as error:
             raise Unavailable(
                 "The peer was not reached directly",
                 cause="no connection came through the NATs between",
                 code="not_punched",
             ) from error
-        finally:
-            for task in (*tasks, *judges):
-                task.cancel()
-            await asyncio.wait([*tasks, *judges])
-
-    async def _find_named(
-        self, arrived: asyncio.Queue[socket.socket], token: bytes, judges: list[asyncio.Task[socket.socket]]
-    ) -> socket.socket:
-        """Return the first connection that brings the token; others may be of anybody behind the same NAT."""
-        found: asyncio.Future[socket.socket] = asyncio.get_running_loop().create_future()
-
-        def on_judged(task: asyncio.Task[socket.socket]) -> None:
-            if not task.cancelled() and task.exception() is None and not found.done():
-                found.set_result(task.result())
-
-        async def take() -> None:
-            while len(judges) < 16:
-                judge = asyncio.create_task(_judge(await arrived.get(), token))
-                judge.add_done_callback(on_judged)
-                judges.append(judge)
-
-        taking = asyncio.create_task(take())
-        try:
-            return await found
-        finally:
-            taking.cancel()
+        self._open.discard(sock)
+        return sock
 
     async def _accept(self, arrived: asyncio.Queue[socket.socket]) -> None:
         loop = asyncio.get_running_loop()
         while True:
-            sock, _ = await loop.sock_accept(self._listening)
-            _prepare(sock)
+            try:
+                sock, _ = await loop.sock_accept(self._listening)
+            except OSError:
+                await asyncio.sleep(RETRY_S)  # it was gone before it was accepted, or descriptors ran out
+                continue
             self._open.add(sock)
             arrived.put_nowait(sock)
 
@@ -159,19 +138,29 @@ def _prepare(sock: socket.socket) -> None:
     sock.setsockopt(socket.IPPROTO_TCP, socket.TCP_NODELAY, 1)
 
 
-async def _judge(sock: socket.socket, token: bytes) -> socket.socket:
-    """Return the socket if the token comes over it. Raises: OSError."""
-    if await _read_exactly(sock, PREAMBLE_BYTES) != pack_preamble(token):
-        raise ConnectionAbortedError("another token")
-    return sock
+async def _name_one(
+    arrived: asyncio.Queue[socket.socket], token: bytes, found: asyncio.Future[socket.socket]
+) -> None:
+    """Send the token over the first connection that takes it: the other end keeps that one, and so do we."""
+    while not found.done():
+        sock = await arrived.get()
+        with suppress(OSError):  # gone again: the next one
+            _prepare(sock)
+            await asyncio.get_running_loop().sock_sendall(sock, pack_preamble(token))
+            found.set_result(sock)
 
 
-async def _read_exactly(sock: socket.socket, size: int) -> bytes:
-    loop = asyncio.get_running_loop()
-    data = b""
-    while len(data) < size:
-        part = await loop.sock_recv(sock, size - len(data))
-        if not part:
-            raise ConnectionResetError("the other end closed")
-        data += part
-    return data
+async def _find_named(
+    arrived: asyncio.Queue[socket.socket], token: bytes, found: asyncio.Future[socket.socket]
+) -> None:
+    """Take the first connection that brings the token; others may be of anybody behind the same NAT."""
+
+    async def judge(sock: socket.socket) -> None:
+        with suppress(OSError):
+            _prepare(sock)
+            if await read_exactly(sock, PREAMBLE_BYTES) == pack_preamble(token) and not found.done():
+                found.set_result(sock)
+
+    async with asyncio.TaskGroup() as judges:
+        for _ in range(JUDGED):
+            judges.create_task(judge(await arrived.get()))

@@ -202,18 +202,13 @@ class Relay:
 
     async def _run(self, stream: int, held: _Stream) -> None:
         one, other = held.sockets[0], held.sockets[1]
-        pumps = [
-            asyncio.create_task(self._pump(stream, one, other)),
-            asyncio.create_task(self._pump(stream, other, one)),
-        ]
         try:
-            await asyncio.gather(*pumps)
-        except OSError:
+            async with asyncio.TaskGroup() as pumps:
+                pumps.create_task(self._pump(stream, one, other))
+                pumps.create_task(self._pump(stream, other, one))
+        except* OSError:
             pass  # an end is gone
         finally:
-            for pump in pumps:
-                pump.cancel()
-            await asyncio.wait(pumps)
             self._step(Ended(stream))
 
     async def _pump(self, stream: int, source: socket.socket, sink: socket.socket) -> None:
