@@ -3,6 +3,9 @@
 from __future__ import annotations
 
 import json
+import os
+import subprocess
+import sys
 from collections.abc import Iterator
 from pathlib import Path
 
@@ -271,3 +274,25 @@ def test_background_is_asked_for(node: FakeNode, capsys: Captured) -> None:
     assert isinstance(get, s.GetRequest)
     assert share.background
     assert get.background
+
+
+def _run_unread(stream: str, *arguments: str, home: Path) -> tuple[int, str]:
+    """Run a command of which nobody reads `stream`; return its exit code and what the other stream got."""
+    reading, writing = os.pipe()
+    os.close(reading)
+    other = "stderr" if stream == "stdout" else "stdout"
+    streams = {stream: writing, other: subprocess.PIPE}
+    command = [sys.executable, "-m", "shoal", *arguments, "--home", str(home)]
+    with subprocess.Popen(command, text=True, stdin=subprocess.DEVNULL, **streams) as process:
+        os.close(writing)
+        told = process.communicate(timeout=60)[0 if other == "stdout" else 1]
+    return process.returncode, told
+
+
+@pytest.mark.parametrize("word", ["status", "no-such-command"])
+@pytest.mark.parametrize("stream", ["stdout", "stderr"])
+def test_an_error_that_nobody_reads_is_its_exit_code(tmp_path: Path, word: str, stream: str) -> None:
+    options = ["--json"] if stream == "stdout" else []
+    code, told = _run_unread(stream, word, *options, home=tmp_path)
+    assert (code, told) == (main([word, "--home", str(tmp_path)]), "")
+    assert code != 0

@@ -12,7 +12,7 @@ import sys
 import textwrap
 from collections.abc import Iterable, Sequence
 from dataclasses import dataclass
-from typing import TYPE_CHECKING, Annotated
+from typing import TYPE_CHECKING, Annotated, TextIO
 
 import msgspec
 import typer
@@ -74,6 +74,11 @@ class Face:
         for label, text in (("shoal:", error.message), ("  why:", cause), ("   do:", next_step)):
             print(_fold(label, printable(text)), file=sys.stderr)
         sys.stderr.flush()
+
+
+def stop_writing(stream: TextIO) -> None:
+    """Write no more to a reader that went away; python would complain when it flushes at exit."""
+    os.dup2(os.open(os.devnull, os.O_WRONLY), stream.fileno())
 
 
 def make_face(home: str | None, json: bool) -> Face:

@@ -10,7 +10,7 @@ from types import TracebackType
 import typer
 
 from shoal.cli.app import app
-from shoal.cli.face import Face, make_face
+from shoal.cli.face import Face, make_face, stop_writing
 from shoal.core.errors import ExitCode, LocalMisuse, ShoalError, StorageFault
 
 INTERNAL_ERROR = 1  # an error nobody foresaw
@@ -32,39 +32,48 @@ def main(arguments: Sequence[str] | None = None) -> int:
     except typer.TyperException as error:
         if not error.format_message():  # no command was given: its help has been printed instead
             return ExitCode.USAGE
-        face.show_error(_usage_fault(error))
+        _show_error(face, _usage_fault(error))
         return ExitCode.USAGE
     except ShoalError as error:
-        face.show_error(error)
+        _show_error(face, error)
         return INTERNAL_ERROR if error.code == "internal" else error.exit_code
     except (KeyboardInterrupt, typer.Abort):
         _show_interrupted(face)
         return ExitCode.INTERRUPTED
     except BrokenPipeError:
-        # the reader of stdout went away, e.g. `| head`; python must not complain when it flushes at exit
-        os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())
+        stop_writing(sys.stdout)  # its reader went away, e.g. `| head`
         return ExitCode.OK
     except OSError as error:
-        face.show_error(
+        _show_error(
+            face,
             StorageFault(
                 "The command was not carried out",
                 cause=f"{error.strerror or error}: {error.filename!r}" if error.filename else str(error),
                 next_step="check the path, its permissions and the space on its disk",
-            )
+            ),
         )
         return ExitCode.STORAGE
+
+
+def _show_error(face: Face, error: ShoalError) -> None:
+    """Print an error; where nobody reads it, the exit code alone says so."""
+    try:
+        face.show_error(error)
+    except BrokenPipeError:
+        stop_writing(sys.stdout if face.json else sys.stderr)
 
 
 def _show_interrupted(face: Face) -> None:
     """Tell a script why there is no result; a person knows."""
     if face.json:
-        face.show_error(
+        _show_error(
+            face,
             ShoalError(
                 "The command was interrupted",
                 cause="it got a signal",
                 next_step="what the node has begun goes on; run the command again to watch it",
                 code="interrupted",
-            )
+            ),
         )
 
 
@@ -124,13 +133,14 @@ class _Unforeseen:
         while last is not None and last.tb_next is not None:
             last = last.tb_next
         where = f" at {last.tb_frame.f_code.co_filename}:{last.tb_lineno}" if last is not None else ""
-        self._face.show_error(
+        _show_error(
+            self._face,
             ShoalError(
                 "The command failed unexpectedly",
                 cause=f"{kind.__name__}: {error}{where}",
                 next_step="please report this, with the log file in the home's folder log",
                 code="internal",
-            )
+            ),
         )
         if os.environ.get("SHOAL_TRACEBACK") == "1":
             sys.__excepthook__(kind, error, trace)

@@ -10,7 +10,7 @@ from contextlib import closing
 from shoal.api import content_schema as c
 from shoal.api import schema as s
 from shoal.api.client import Client
-from shoal.cli.face import Face, printable
+from shoal.cli.face import Face, printable, stop_writing
 from shoal.core.errors import LocalMisuse
 from shoal.core.units import MIB, format_duration, format_size
 
@@ -75,8 +75,8 @@ def write_pipe(
     try:
         with closing(pieces):
             result = _write(pieces)
-    except BrokenPipeError:  # who reads has enough, e.g. `| head`; python must not complain at exit
-        os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())
+    except BrokenPipeError:  # who reads has enough, e.g. `| head`
+        stop_writing(sys.stdout)
         return
     rate = f", {format_size(result.bytes / result.seconds)}/s" if result.seconds > 0.1 else ""
     sources = (

@@ -8,6 +8,7 @@ import signal
 import socket
 import subprocess
 import time
+from abc import ABC, abstractmethod
 from collections.abc import Callable
 from pathlib import Path
 
@@ -25,7 +26,7 @@ class Absent(Exception):
     """A contender cannot be had on this machine; the text says what is missing, in a few words."""
 
 
-class Contender:
+class Contender(ABC):
     """One program with a sender and a receiver of its own on loopback, in a directory of its own.
 
     The order is: construct (Absent if it cannot be had), `offer` once, then for every round `prepare`, the
@@ -42,25 +43,25 @@ class Contender:
         self.sender, self.receiver = End(), End()
         root.mkdir(parents=True, exist_ok=True)
 
+    @abstractmethod
     def offer(self, source: Path) -> None:
         """Hash, scan and serve `source`, a file or folder that is alone in its parent."""
-        raise NotImplementedError
 
     def index(self, source: Path) -> bool:
         """Read and hash `source`, and forget it; False if this contender has no such step."""
         return False
 
-    def prepare(self, into: Path) -> None:
+    def prepare(self, into: Path) -> None:  # noqa: B027 - many have nothing to do here
         """Do what comes before the bytes of the next fetch into the empty folder `into`."""
 
+    @abstractmethod
     def fetch(self, into: Path) -> None:
         """Fetch into `into`; return when everything has its final name."""
-        raise NotImplementedError
 
-    def settle(self) -> None:
+    def settle(self) -> None:  # noqa: B027 - as `prepare`
         """Wait until helpers of the last fetch have ended; after the clock, before CPU seconds are read."""
 
-    def forget(self, into: Path) -> None:
+    def forget(self, into: Path) -> None:  # noqa: B027 - as `prepare`
         """Make sure that the next fetch fetches everything again; `into` is removed after this."""
 
     def ends(self) -> tuple[End, End]:
