@@ -11,6 +11,7 @@ from shoal.overlay.substrate.merge import BEACON_TOPIC
 from shoal.overlay.substrate.messages import (
     Bridge,
     Gossip,
+    IHave,
     Neighbour,
     PartAnswer,
     PartProbe,
@@ -108,6 +109,24 @@ def test_there_is_one_place_for_bridges_whoever_asks() -> None:
         book.get(peer(number), Bridge(False))
         book.get(peer(number), Bridge(True))
     assert len(book.machine.views.active) == 6
+
+
+def test_a_neighbour_that_floods_beacons_has_few_of_them_passed_on() -> None:
+    book = make()
+    passed = 0
+    for number in range(600):
+        book.get(peer(1), Gossip((7000 + number).to_bytes(16, "big"), 1, BEACON_TOPIC, b""), wait_s=0.1)
+        passed += peer(2) in book.sent_to(Gossip) + book.sent_to(IHave)
+    assert 11 <= passed <= 12  # six at once, one in 10 s
+    book.get(peer(2), Gossip(STRANGE, 1, BEACON_TOPIC, b""))
+    assert peer(3) in book.sent_to(Gossip) + book.sent_to(IHave), "the others' are passed on as ever"
+
+
+def test_who_brings_beacons_is_remembered_in_bounds() -> None:
+    book = make()
+    for number in range(500):
+        book.get(peer(100 + number), Gossip((9000 + number).to_bytes(16, "big"), 1, BEACON_TOPIC, b""))
+    assert len(book.machine.merge._allowed) <= book.config.merge.senders
 
 
 def test_a_beacon_is_broadcast_now_and_then() -> None:

@@ -8,12 +8,15 @@ from dataclasses import replace
 from shoal.core.chance import Chance
 from shoal.overlay.substrate.config import SubstrateConfig
 from shoal.overlay.substrate.machine import SubstrateMachine
+from shoal.overlay.substrate.merge import BEACON_TOPIC
 from shoal.overlay.substrate.messages import (
     SHUFFLED,
     Gossip,
     Graft,
     IHave,
+    Join,
     Neighbour,
+    Part,
     Shuffle,
     ShuffleAnswer,
 )
@@ -25,6 +28,7 @@ ATTACK_S = 1.0
 FORGED = b"forged"  # what a judge takes for a wrong signature
 STORM_BROADCASTS = 3  # made up in each attack, to each neighbour
 STORM_WORDS = 16  # broadcasts that there are not, announced in each attack
+REJOIN_CONTACTS = 3  # joined by in each attack: each sends walks from all of its links
 ECLIPSE_VICTIMS = 8  # asked in each attack
 ECLIPSE_PLACES = 200  # a liar takes in whoever comes
 
@@ -47,7 +51,7 @@ class Liar(SubstrateMachine):
     def step(self, now: float, event: Input) -> list[Effect]:
         """Do what an honest node does, and worse."""
         if type(event) is Timer and event.token == ATTACK:
-            return [*self._attack(), SetTimer(now + ATTACK_S, ATTACK)]
+            return [*self._attack(now), SetTimer(now + ATTACK_S, ATTACK)]
         out: list[Effect] = []
         for effect in super().step(now, event):
             if type(effect) is Send:
@@ -58,7 +62,7 @@ class Liar(SubstrateMachine):
             out.append(SetTimer(now + ATTACK_S, ATTACK))
         return out
 
-    def _attack(self) -> list[Effect]:
+    def _attack(self, now: float) -> list[Effect]:
         return []
 
     def _change(self, effect: Send) -> list[Effect]:
@@ -99,7 +103,7 @@ class Forger(Liar):
 class Storm(Liar):
     """Sends broadcasts that nobody signed, word of such that there are not, and asks for what it has."""
 
-    def _attack(self) -> list[Effect]:
+    def _attack(self, now: float) -> list[Effect]:
         out: list[Effect] = []
         for peer in self.views.active:
             for _ in range(STORM_BROADCASTS):
@@ -111,6 +115,29 @@ class Storm(Liar):
 
     def _make_identifier(self) -> bytes:
         return self._luck.draw().to_bytes(8, "big") + self._luck.draw().to_bytes(8, "big")
+
+
+class Beacons(Liar):
+    """Sends beacons, which nobody signs, so that all pass them on."""
+
+    def _attack(self, now: float) -> list[Effect]:
+        return [
+            Send(peer, Gossip(self._luck.draw().to_bytes(16, "big"), 1, BEACON_TOPIC, b""))
+            for peer in self.views.active
+            for _ in range(STORM_BROADCASTS)
+        ]
+
+
+class Rejoin(Liar):
+    """Leaves its neighbours and joins again, every second, so that views never rest."""
+
+    def _attack(self, now: float) -> list[Effect]:
+        out: list[Effect] = []
+        for peer in list(self.views.active):
+            out.append(Send(peer, Part(True)))
+            self.views.on_part(now, peer, Part(False), out)
+        known = self._luck.sample(self.views.passive, REJOIN_CONTACTS)
+        return [*out, *(Send(peer, Join()) for peer in known)]
 
 
 class Eclipse(Liar):
@@ -140,7 +167,7 @@ class Eclipse(Liar):
     def _name_gang(self) -> list[bytes]:
         return self._luck.sample(self._gang, SHUFFLED)
 
-    def _attack(self) -> list[Effect]:
+    def _attack(self, now: float) -> list[Effect]:
         known = self.views.passive + self.views.active
         out: list[Effect] = []
         for victim in self._luck.sample(known, ECLIPSE_VICTIMS):
@@ -151,9 +178,11 @@ class Eclipse(Liar):
 
 
 KINDS: dict[str, type[Liar]] = {
+    "beacons": Beacons,
     "eclipse": Eclipse,
     "forge": Forger,
     "hops": Hops,
+    "rejoin": Rejoin,
     "silent": Silent,
     "storm": Storm,
 }

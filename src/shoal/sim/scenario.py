@@ -15,7 +15,7 @@ FAULTS = 64
 NODES = 100_000
 
 FAULT_KINDS = ("clog", "crash", "cut", "flap", "jump", "kill", "one_way", "restart", "stall")
-LIAR_KINDS = ("eclipse", "forge", "hops", "mixed", "silent", "storm")
+LIAR_KINDS = ("beacons", "eclipse", "forge", "hops", "mixed", "rejoin", "silent", "storm")
 VALUES = (
     "broken",
     "bytes_s",

@@ -71,6 +71,11 @@ class MergeConfig:
     settled_s: float = 45.0  # a beacon that came later says nothing: word of a first bridge is not proof
     apart_s: float = 2.0  # between two that are kept: a flood of 32 takes longer than settled_s
     kept: int = 32  # newest beacons
+    # of beacons that one neighbour brings, a second and at once: nobody signs them, so anybody could make the
+    # whole network pass on as many as it sends. All nodes together send one in 30 s
+    accepted_s: float = 0.1
+    accepted_burst: float = 6.0
+    senders: int = 64  # whose allowance is remembered, least recently heard of forgotten
 
 
 @dataclass(frozen=True, slots=True)

@@ -118,6 +118,9 @@ class SubstrateMachine:
     def on_gossip(self, now: float, sender: bytes, message: Gossip, out: list[Effect]) -> None:
         """Take a broadcast; a beacon also tells which part of the network this is."""
         is_news = message.topic == BEACON_TOPIC and not self.plumtree.has(message.identifier)
+        if is_news and not self.merge.allows_beacon(now, sender):
+            self.plumtree.ignore(now, message.identifier, out)
+            return
         self.plumtree.on_gossip(now, sender, message, out)
         if is_news and self.plumtree.has(message.identifier):
             self.merge.on_beacon(now, message.identifier)

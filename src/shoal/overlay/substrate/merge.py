@@ -15,6 +15,7 @@ import math
 from collections import OrderedDict
 from collections.abc import Callable
 
+from shoal.core.budget import TokenBucket
 from shoal.core.chance import Chance
 from shoal.overlay.substrate.config import MergeConfig
 from shoal.overlay.substrate.messages import Bridge, PartAnswer, PartProbe
@@ -30,7 +31,16 @@ _WISH, _GRANTED = Bridge(False), Bridge(True)
 class Merge:
     """One node's part in healing. Every method appends what the driver must do to `out`."""
 
-    __slots__ = ("_beacons", "_chance", "_config", "_find_member", "_member_count", "_plumtree", "_views")
+    __slots__ = (
+        "_allowed",
+        "_beacons",
+        "_chance",
+        "_config",
+        "_find_member",
+        "_member_count",
+        "_plumtree",
+        "_views",
+    )
 
     def __init__(self, config: MergeConfig, chance: Chance, views: Views, plumtree: Plumtree) -> None:
         self._config = config
@@ -40,6 +50,7 @@ class Merge:
         self._member_count = 1
         self._find_member: Callable[[], bytes | None] = lambda: None
         self._beacons: OrderedDict[bytes, float] = OrderedDict()  # since when; at most config.kept
+        self._allowed: OrderedDict[bytes, TokenBucket] = OrderedDict()  # by sender; at most config.senders
 
     def tell_members(self, count: int, find_member: Callable[[], bytes | None]) -> None:
         """Say how many members there are, and how to get a random one: a function without side effects."""
@@ -66,6 +77,15 @@ class Merge:
         newest = self._find_newest(now)
         if newest is not None:
             out.append(Send(peer, PartProbe([newest])))
+
+    def allows_beacon(self, now: float, sender: bytes) -> bool:
+        """Whether a neighbour may bring one more beacon now; one that may not is not passed on."""
+        config = self._config
+        bucket = self._allowed.pop(sender, None) or TokenBucket(config.accepted_s, config.accepted_burst, now)
+        self._allowed[sender] = bucket
+        if len(self._allowed) > config.senders:
+            self._allowed.popitem(last=False)
+        return bucket.try_take(now)
 
     def on_beacon(self, now: float, identifier: bytes) -> None:
         """Keep a beacon that has come for the first time."""

@@ -120,9 +120,7 @@ class Plumtree:
             out.append(Observe("forged_broadcast", sender, f"topic {message.topic}"))
             return
         if verdict is Verdict.STALE:
-            self._remember(now, identifier)
-            self._found(identifier, out)
-            self._sweep_later(now, out)
+            self.ignore(now, identifier, out)
             return
         hops = message.hops
         out.append(Deliver(identifier, message.topic, message.payload, hops, sender))
@@ -134,6 +132,12 @@ class Plumtree:
             self._optimise(sender, hops, sources, out)
         if hops < HOPS:
             self._spread(now, sender, Gossip(identifier, hops + 1, message.topic, message.payload), out)
+
+    def ignore(self, now: float, identifier: bytes, out: list[Effect]) -> None:
+        """Remember a broadcast that is neither delivered nor passed on."""
+        self._remember(now, identifier)
+        self._found(identifier, out)
+        self._sweep_later(now, out)
 
     def _found(self, identifier: bytes, out: list[Effect]) -> list[tuple[bytes, int]] | None:
         """A broadcast is here: ask nobody for it any more. Return who has it too, if anybody said so."""
