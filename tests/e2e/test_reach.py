@@ -54,18 +54,27 @@ def send_file(tmp_path: Path, source: Device, getter: Device, size_bytes: int) -
     assert any(p.read_bytes() == data for p in found)
 
 
+def set_mesh(device: Device, members: int) -> None:
+    device.home.mkdir(mode=0o700, parents=True, exist_ok=True)
+    (device.home / "config.toml").write_text(f"mesh_members = {members}\n")
+
+
 @contextmanager
-def network(tmp_path: Path, nats: list[Nat]) -> Iterator[tuple[Internet, Device, list[Device]]]:
+def network(
+    tmp_path: Path, nats: list[Nat], mesh_members: int = 30
+) -> Iterator[tuple[Internet, Device, list[Device]]]:
     """A relay on the internet and a device behind each NAT, all members."""
     with ExitStack() as stack:
         net = stack.enter_context(Internet(1, nats))
         relay = Device(tmp_path / "r", "rel", listen="0.0.0.0:0", prefix=net.public(0))
         stack.enter_context(relay)
+        set_mesh(relay, mesh_members)
         relay.up("--relay")
         devices = []
         for site, name in zip(range(len(nats)), ("ada", "ben", "cyd", "dan"), strict=False):
             device = Device(tmp_path / name, name, listen="0.0.0.0:0", prefix=net.inner(site))
             stack.enter_context(device)
+            set_mesh(device, mesh_members)
             device.join(relay.run("invite")["ticket"])
             devices.append(device)
         yield net, relay, devices
@@ -112,6 +121,16 @@ def test_a_cut_direct_path_falls_back_to_the_relay_and_comes_back(tmp_path: Path
         send_file(tmp_path, ben, ada, 1_000_000)
         net.heal(0)
         wait_for(lambda: ada.run("ping", "ben"), path_is("direct", "punched"), 45.0)
+
+
+def test_in_a_large_network_who_cannot_be_dialled_keeps_a_relay(tmp_path: Path) -> None:
+    """Three members are a large network here: sessions are made when they are wanted."""
+    nats = [Nat.SYMMETRIC, Nat.SYMMETRIC]
+    with network(tmp_path, nats, mesh_members=2) as (_, relay, (ada, _ben)):
+        assert relay.run("status")["overlay"]["mode"] == "views"
+        # first each finds out that it cannot be dialled
+        wait_for(lambda: ada.run("ping", "ben"), path_is("relay"), CONNECTED_S)
+        assert reach_of(ada)["state"] == "nat"  # one witness cannot tell more
 
 
 def test_devices_find_out_how_they_can_be_reached(tmp_path: Path) -> None:

@@ -34,6 +34,7 @@ from shoal.transport.lane_broker import LaneBroker
 from shoal.transport.reach.mapper import Mapper
 from shoal.transport.reach.relay import Relay
 from shoal.transport.reach.service import ReachService
+from shoal.transport.reach.standing import UNDIALLED
 from shoal.transport.transport import Transport
 
 if TYPE_CHECKING:
@@ -185,6 +186,7 @@ def _tell_outer(overlay: OverlayService, reach: ReachService, mapper: Mapper | N
             mapper.network_changed()
 
     overlay.outer_addresses = find_outer
+    overlay.set_needs_relay(lambda: reach.prober.standing().state in UNDIALLED)
     overlay.on_network_changed = on_network_changed
 
 

@@ -70,6 +70,7 @@ from shoal.overlay.steps import (
 )
 from shoal.overlay.substrate.plumtree import Verdict
 from shoal.overlay.topics import PROVISION_TOPIC, RECORD_TOPIC
+from shoal.overlay.ways import order_ways
 from shoal.storage.peers import PeerRow
 from shoal.transport.address import Address
 from shoal.wire.codec import Message
@@ -81,6 +82,7 @@ PASS_ON_S = 0.5  # changed records are collected this long before they are passe
 RECORDS_S = 20.0  # changed records taken from one peer, and verified for it; wild guess
 RECORDS_BURST = 12_000.0  # a first exchange may bring everybody (wire.limits.MEMBERS)
 WAKE_SPREAD_S = 1.0  # after a changed network: not all members in one tick
+RELAYS_WANTED = 2  # of those that a wanted member names; who has one needs no other
 UNKNOWN_ROUNDS = 3  # some 3 s for the record of a wanted member to come; who is new is named before it has
 NO_REDIAL = frozenset({"removed", "left"})  # words of transport; the members' set says so too, a moment later
 
@@ -122,9 +124,8 @@ class MeshMachine:
 
     def addresses(self, peer: bytes) -> list[str]:
         """Return what may be dialled of a peer, most promising first."""
-        found = self.direct_addresses(peer)
-        # second: where the best address is silent a relay is there before all others have been waited for
-        return [*found[:1], *self._ways(peer), *found[1:]]
+        own = self._own_record.addresses if self._own_record is not None else ()
+        return order_ways(self.direct_addresses(peer), self._ways(peer), own)
 
     def direct_addresses(self, peer: bytes) -> list[str]:
         """Return what may be dialled of a peer without a relay, most promising first."""
@@ -138,8 +139,15 @@ class MeshMachine:
 
     def relays_near(self) -> list[bytes]:
         """Return the members with a session here that relay, in the order of their ids."""
-        near = [(peer, self._book.find(peer)) for peer in sorted(self._peers)]
-        return [peer for peer, found in near if found is not None and found.record and found.record.relays]
+        return [peer for peer in self.relays_known() if peer in self._peers]
+
+    def relays_known(self) -> list[bytes]:
+        """Return the other members that relay, in the order of their ids."""
+        return [r.peer_id for r in self._book.records() if r.relays and self._is_other_member(r.peer_id)]
+
+    def names_as_relay(self, peer: bytes, relay: bytes) -> bool:
+        """Whether a peer says that it can be reached over this relay."""
+        return relay in self._book.relays_of(peer)
 
     def _ways(self, peer: bytes) -> list[str]:
         return [str(Address.via(relay)) for relay in self.relays_of(peer)]
@@ -331,7 +339,11 @@ class MeshMachine:
             return []
         if not self._is_sparse:
             return self._plan.hurry(now, peer, 0.0)
-        return self._plan.add(now, peer, at_once=True)
+        effects = self._plan.add(now, peer, at_once=True)
+        for relay in self._book.relays_of(peer)[:RELAYS_WANTED]:
+            if relay not in self._peers and self._is_other_member(relay):
+                effects += self._plan.add(now, relay, at_once=True)
+        return effects
 
     def _on_dial_ended(self, now: float, event: DialEnded) -> list[Effect]:
         if not event.error:
@@ -349,8 +361,8 @@ class MeshMachine:
 
     def _give_up(self, peer: bytes) -> list[Effect]:
         """A round is over: whoever wanted the peer in a large network may want another one."""
-        if not self._is_sparse:
-            return []
+        if not self._is_sparse or any(relay in self._plan for relay in self._book.relays_of(peer)):
+            return []  # a relay to it may come yet
         why = self._plan.why(peer)
         return [*self._plan.drop(peer), Emit(Unreached(peer, why))]
 

@@ -15,9 +15,12 @@ from shoal.core.observation import Observation, Observer
 from shoal.core.supervisor import Supervisor
 from shoal.identity.ids import short_peer_id
 from shoal.identity.keys import DeviceKeys
-from shoal.identity.record import ADDRESSES_LIMIT, VIA_LIMIT, PeerRecord, parse_record, sign_record
+from shoal.identity.record import ADDRESSES_LIMIT
+from shoal.overlay.kept_relays import KeptRelays
 from shoal.overlay.mesh import MeshMachine
 from shoal.overlay.messages import KEY_BYTES, OVERLAY_TABLE, Records, check
+from shoal.overlay.network_watch import NetworkWatch
+from shoal.overlay.own_record import RecordSigner
 from shoal.overlay.peer_book import find_address
 from shoal.overlay.provision import sign_provision
 from shoal.overlay.steps import (
@@ -75,7 +78,6 @@ log = logging.getLogger("shoal.overlay")
 DIAL_TIMEOUT_S = 5.0  # an address; the next one waits meanwhile. Two slow round trips and a handshake
 SAVE_S = 0.2  # rows of the peer book are collected this long
 CLOSE_SAVE_S = 2.0
-SLEPT_S = 10.0  # the wall clock moved this much more than a poll should take: the machine slept
 WAITING = 4096  # inputs kept until `start` has loaded the book
 RELAYS_S = 0.2  # relays that come and go are collected this long before our record says so
 SUBSTRATE = frozenset(NUMBERS.values())
@@ -156,12 +158,9 @@ class OverlayService(BaseService):
         self._store = store
         self._keys = keys
         self._network_id = network_id
-        self._name = name
         self._supervisor = supervisor
         self._clock = clock
         self._observe = observe
-        self._poll_s = poll_s
-        self._relays = relays
         self._mesh_members = mesh_members
         self._look_soon: asyncio.TimerHandle | None = None
         self.on_network_changed: Callable[[], None] = lambda: None
@@ -179,6 +178,16 @@ class OverlayService(BaseService):
             clock=clock,
             observe=observe,
             mesh_members=mesh_members,
+            find_kept=lambda: self._kept_relays.find_kept(),
+        )
+        self._kept_relays = KeptRelays(
+            keys.peer_id,
+            transport,
+            self._machine,
+            clock,
+            relays=relays,
+            is_mesh=lambda: self._substrate.is_mesh,
+            want=self._substrate.want,
         )
         for topic in (RECORD_TOPIC, PROVISION_TOPIC):
             self._substrate.handle(topic, _Taker(self._machine, self._step, topic))
@@ -188,7 +197,16 @@ class OverlayService(BaseService):
         self._next_search = 0
         self._unsaved: dict[bytes, PeerRow | None] = {}  # None: to be dropped. Bounded by MEMBERS
         self._saving = asyncio.Event()
-        self._seq = 0
+        self._signer = RecordSigner(
+            keys,
+            network_id,
+            clock,
+            relays=relays,
+            addresses=lambda: self.own_addresses(),
+            name=name,
+            find_relays=self._kept_relays.find_relays,
+        )
+        self._watch = NetworkWatch(clock, self._on_polled, self._on_network_changed, poll_s)
         self._waiting: list[Input] = []  # what came before `start` had loaded the book
         self._started = False
         self._closed = False
@@ -200,18 +218,18 @@ class OverlayService(BaseService):
         rows = await self._store.load()
         own = next((row for row in rows if row.peer_id == self._keys.peer_id), None)
         if own is not None and own.record is not None:
-            self._seq = _seq_of(own.record, self._network_id)
+            self._signer.load(own.record)
         members = frozenset(self._members.active_members())
         self._started = True
         if len(members) > self._mesh_members:
             self._step(Sparse(True))  # before the members are there to be dialled
-        self._step(Started(self._sign_record(), members, tuple(rows)))
+        self._step(Started(self._signer.sign(), members, tuple(rows)))
         waiting, self._waiting = self._waiting, []
         for event in waiting:
             self._step(event)
         self._substrate.start(members)
         self._supervisor.start("overlay book", self._keep_saved)
-        self._supervisor.start("overlay addresses", self._watch_addresses)
+        self._supervisor.start("overlay addresses", self._watch.run)
 
     async def close(self) -> None:
         """Stop dialling, save the book; idempotent, at most CLOSE_SAVE_S."""
@@ -315,6 +333,10 @@ class OverlayService(BaseService):
         found = map(find_address, self._machine.direct_addresses(peer_id))
         return [address for address in found if address is not None]
 
+    def set_needs_relay(self, needs_relay: Callable[[], bool]) -> None:
+        """Give whether nobody outside can dial this node: in a large network it keeps relays then."""
+        self._kept_relays.needs_relay = needs_relay
+
     def outer_changed(self) -> None:
         """What `outer_addresses` returns is something else."""
         self._look_at_relays()
@@ -365,6 +387,7 @@ class OverlayService(BaseService):
         """A session ended."""
         self._step(SessionDown(session.peer_id, reason))
         self._substrate.on_session_down(session.peer_id, reason)
+        self._kept_relays.on_session_down(session, reason)
         self._look_at_relays()
 
     def on_notice(self, session: Session, message: Message) -> None:
@@ -419,8 +442,8 @@ class OverlayService(BaseService):
                 if future is not None and not future.done():
                     future.set_result(result)
             case Emit(OwnRecordBehind(seq)):
-                self._seq = max(self._seq, seq)
-                self._step(OwnRecord(self._sign_record()))
+                self._signer.count_from(seq)
+                self._step(OwnRecord(self._signer.sign()))
             case Spread(topic, payload):
                 self._substrate.broadcast(topic, payload)
             case Emit(PageChanged(page, least_seq, keys)):
@@ -428,6 +451,7 @@ class OverlayService(BaseService):
                 provision = sign_provision(self._keys, self._network_id, page, seq, keys)
                 self._step(OwnProvision(provision))
             case Emit(Unreached(peer, _)):
+                self._kept_relays.on_unreached(peer)
                 self._substrate.on_unreached(peer)
             case Observe(rule, peer, detail):
                 self._observe(Observation(rule, short_peer_id(peer), detail))
@@ -479,22 +503,6 @@ class OverlayService(BaseService):
 
     # -- own record ------------------------------------------------------------------------------------
 
-    def _sign_record(self) -> PeerRecord:
-        self._seq += 1
-        name = self._name()
-        time = max(0, int(self._clock.wall()))
-        via = self._choose_relays()
-        addresses = self.own_addresses()
-        return sign_record(self._keys, self._network_id, self._seq, addresses, name, time, self._relays, via)
-
-    def _choose_relays(self) -> tuple[bytes, ...]:
-        """Return the relays by which we say that we can be reached; which ones differs from node to node."""
-        own = int.from_bytes(self._keys.peer_id, "big")
-        near = [(int.from_bytes(relay, "big") ^ own, relay) for relay in self._machine.relays_near()]
-        sessions = [(rank, relay, self._transport.find_session(relay)) for rank, relay in sorted(near)]
-        direct = [relay for _, relay, session in sessions if session is not None and session.relay is None]
-        return tuple(direct[:VIA_LIMIT])
-
     def _look_at_relays(self) -> None:
         """Say in our record over whom we can be reached, once for many changes."""
         if self._look_soon is None and not self._closed:
@@ -502,6 +510,8 @@ class OverlayService(BaseService):
 
     def _look_now(self) -> None:
         self._look_soon = None
+        if not self._closed and self._started:
+            self._kept_relays.look()
         self._refresh_record()
 
     def _refresh_record(self) -> bool:
@@ -509,24 +519,17 @@ class OverlayService(BaseService):
         record = self._machine.own_record
         if record is None or self._closed:
             return False
-        addresses = tuple(self.own_addresses())
-        said = (record.addresses, record.name, record.relays, record.via)
-        if said != (addresses, self._name(), self._relays, self._choose_relays()):
-            self._step(OwnRecord(self._sign_record()))
-        return record.addresses != addresses
+        if not self._signer.is_true(record):
+            self._step(OwnRecord(self._signer.sign()))
+        return record.addresses != tuple(self.own_addresses())
 
-    async def _watch_addresses(self) -> None:
-        while not self._closed:
-            wall = self._clock.wall()
-            await asyncio.sleep(self._poll_s)
-            changed = self._refresh_record()
-            slept = self._clock.wall() - wall > self._poll_s + SLEPT_S
-            if changed or slept:
-                what = "this machine slept" if slept else "the addresses of this machine changed"
-                log.info("%s; it has %s", what, ", ".join(self.own_addresses()) or "none")
-                self._transport.probe_sessions()
-                self._step(NetworkChanged())
-                self.on_network_changed()
+    def _on_polled(self) -> bool:
+        self._kept_relays.look()
+        return self._refresh_record()
+
+    def _on_network_changed(self, what: str) -> None:
+        log.info("%s; it has %s", what, ", ".join(self.own_addresses()) or "none")
+        self.network_changed()
 
     # -- the book on disk ------------------------------------------------------------------------------
 
@@ -565,13 +568,6 @@ class _Taker:
 
     def deliver(self, payload: bytes, sender: bytes) -> None:
         self._step(Delivered(self._topic, payload))
-
-
-def _seq_of(packed: bytes, network_id: bytes) -> int:
-    try:
-        return parse_record(packed, network_id).seq
-    except MalformedMessage:
-        return 0
 
 
 def _checked(key: bytes) -> bytes:

@@ -116,7 +116,8 @@ class SubstrateService:
 
     `dial` wants a session with a member soon (answered by a session or `on_unreached`), `set_sparse` says
     that only such dials are made, `is_busy` whether bulk data runs beside a session, `find_reachable` who
-    has known addresses, most promising first; `compare` begins a round of anti-entropy with some session.
+    has known addresses, most promising first; `compare` begins a round of anti-entropy with some session;
+    `find_kept` whose sessions are not let go.
     """
 
     def __init__(
@@ -133,6 +134,7 @@ class SubstrateService:
         clock: Clock,
         observe: Observer,
         mesh_members: int = MESH_MEMBERS,
+        find_kept: Callable[[], set[bytes]] = set,
         config: SubstrateConfig = LIVE,
     ) -> None:
         self._own_id = own_id
@@ -146,6 +148,7 @@ class SubstrateService:
         self._clock = clock
         self._observe = observe
         self._mesh_members = mesh_members
+        self._find_kept = find_kept
         self._machine = SubstrateMachine(own_id, config, chance, self._judge)
         self._machine.views.is_member = self._is_member
         self._handlers: dict[int, TopicHandler] = {}  # by topic
@@ -403,17 +406,17 @@ class SubstrateService:
     # -- sessions that nobody uses ---------------------------------------------------------------------
 
     def _find_extra(self) -> list[Session]:
-        """Return the sessions beside those of neighbours that nobody uses now, longest unused first."""
-        active = self._machine.views.active
-        extra = [s for s in self._sessions.sessions() if s.peer_id not in active]
-        unused = [s for s in extra if not s.in_flight and not self._is_busy(s.peer_id)]
+        """Return the sessions that nobody uses now, but neighbours' and relays', longest unused first."""
+        unused = [s for s in self._list_extra() if not s.in_flight and not self._is_busy(s.peer_id)]
         return sorted(unused, key=lambda session: session.used_at)
+
+    def _list_extra(self) -> list[Session]:
+        kept = {*self._machine.views.active, *self._find_kept()}
+        return [session for session in self._sessions.sessions() if session.peer_id not in kept]
 
     def _make_room(self) -> bool:
         """Whether one more session fits beside those of neighbours; the longest unused one gives way."""
-        active = self._machine.views.active
-        extra = sum(session.peer_id not in active for session in self._sessions.sessions())
-        if extra + len(self._waiting) < EXTRA_SESSIONS:
+        if len(self._list_extra()) + len(self._waiting) < EXTRA_SESSIONS:
             return True
         unused = self._find_extra()
         if not unused:

@@ -131,17 +131,20 @@ class Prober:
             addresses = self._choose(seen)
             if not addresses:
                 return
-            proof = secrets.token_bytes(TOKEN_BYTES)
-            results: dict[str, str] = {}
-            for address in addresses:  # a token is good for one connection
-                ask = DialBack([address], self._add_token(proof), proof)
-                answer = await session.request(ServiceNumber.REACH, ask, ANSWER_TIMEOUT_S)
-                if not isinstance(answer, DialedBack) or len(answer.results) != 1:
-                    raise MalformedMessage("not the results of a dial back", peer=session.peer_id)
-                results[address] = answer.results[0]
+            words = await asyncio.gather(*(self._ask_dial_back(session, address) for address in addresses))
+            results = dict(zip(addresses, words, strict=True))
             self._book.on_answers(self._monotonic(), session.peer_id, seen, results)
         except (Unavailable, Refused, RemoteFault, LocalMisuse) as error:
             log.debug("%s says nothing of our reachability: %s", session.subject, error)
+
+    async def _ask_dial_back(self, session: Session, address: str) -> str:
+        """Let a peer dial one address: a token is good for one connection."""
+        proof = secrets.token_bytes(TOKEN_BYTES)
+        ask = DialBack([address], self._add_token(proof), proof)
+        answer = await session.request(ServiceNumber.REACH, ask, ANSWER_TIMEOUT_S)
+        if not isinstance(answer, DialedBack) or len(answer.results) != 1:
+            raise MalformedMessage("not the results of a dial back", peer=session.peer_id)
+        return answer.results[0]
 
     async def _observe(self, session: Session) -> Address:
         answer = await session.request(ServiceNumber.REACH, Observe(), ANSWER_TIMEOUT_S)

@@ -17,6 +17,8 @@ from shoal.transport.address import Address
 
 StandingName = Literal["public", "local", "nat", "symmetric", "blocked", "unknown"]
 
+UNDIALLED: frozenset[StandingName] = frozenset({"nat", "symmetric", "blocked"})  # nobody outside got through
+
 WITNESSES = 8  # peers whose word is kept; the oldest gives way
 FRESH_S = 1800.0  # how long it counts
 

@@ -1,0 +1,95 @@
+"""The relay keeper: one or two relays, near ones first, others where they fail; none for who needs none."""
+
+from __future__ import annotations
+
+from shoal.overlay.relay_keeper import (
+    KEPT,
+    PAUSE_FIRST_S,
+    PAUSE_LAST_S,
+    WAIT_S,
+    Failed,
+    Look,
+    RelayKeeper,
+    Want,
+)
+
+OWN = bytes(32)
+RELAYS = tuple(bytes([number]) * 32 for number in range(1, 9))  # in the order of their nearness to OWN
+NEAR, NEXT, THIRD = RELAYS[:3]
+
+
+def look(keeper: RelayKeeper, now: float, *direct: bytes, relays: tuple[bytes, ...] = RELAYS) -> list[bytes]:
+    """Return which relays are to be dialled."""
+    return [want.relay for want in keeper.step(now, Look(True, relays, frozenset(direct)))]
+
+
+def test_the_nearest_are_dialled_once_and_kept() -> None:
+    keeper = RelayKeeper(OWN)
+    assert look(keeper, 0.0) == [NEAR, NEXT]
+    assert look(keeper, 1.0) == []  # on their way
+    assert keeper.kept == ()
+    assert look(keeper, 2.0, NEAR, NEXT) == []
+    assert keeper.kept == (NEAR, NEXT)
+
+
+def test_sessions_that_are_there_anyhow_are_enough() -> None:
+    keeper = RelayKeeper(OWN)
+    assert look(keeper, 0.0, RELAYS[6], RELAYS[5]) == []
+    assert keeper.kept == (RELAYS[5], RELAYS[6])
+    assert look(keeper, 1.0, RELAYS[6], RELAYS[5], NEAR) == []
+    assert keeper.kept == (
+        RELAYS[5],
+        RELAYS[6],
+    )  # a better one does not take their place: records would churn
+
+
+def test_a_lost_one_is_replaced_and_named_no_more() -> None:
+    keeper = RelayKeeper(OWN)
+    look(keeper, 0.0, NEAR, NEXT)
+    assert look(keeper, 1.0, NEXT) == [NEAR]
+    assert keeper.kept == (NEXT,)
+    keeper.step(2.0, Failed(NEAR))
+    assert look(keeper, 2.0, NEXT) == [THIRD]
+
+
+def test_who_fails_again_and_again_is_left_alone_longer_and_longer() -> None:
+    keeper = RelayKeeper(OWN)
+    now, pauses = 0.0, []
+    for _ in range(8):
+        began = now
+        keeper.step(now, Failed(NEAR))
+        while look(keeper, now, relays=(NEAR,)) == []:
+            now += 1.0
+        pauses.append(now - began)
+    assert pauses[0] == PAUSE_FIRST_S
+    assert pauses == sorted(pauses)
+    assert pauses[-1] == PAUSE_LAST_S
+
+
+def test_a_wish_that_nobody_answers_counts_as_a_failure() -> None:
+    keeper = RelayKeeper(OWN)
+    assert look(keeper, 0.0, relays=(NEAR, THIRD)) == [NEAR, THIRD]
+    assert look(keeper, WAIT_S, relays=RELAYS) == [NEXT, RELAYS[3]]
+
+
+def test_who_can_be_dialled_keeps_none() -> None:
+    keeper = RelayKeeper(OWN)
+    look(keeper, 0.0, NEAR, NEXT)
+    assert keeper.step(1.0, Look(False, RELAYS, frozenset(RELAYS))) == []
+    assert keeper.kept == ()
+
+
+def test_it_never_keeps_more_whatever_there_is() -> None:
+    keeper = RelayKeeper(OWN)
+    for now in range(200):
+        wants = keeper.step(float(now), Look(True, RELAYS, frozenset(RELAYS[now % 8 :])))
+        assert all(isinstance(want, Want) for want in wants)
+        assert len(wants) <= KEPT
+        assert len(keeper.kept) <= KEPT
+
+
+def test_a_relay_that_is_no_member_any_more_is_not_kept() -> None:
+    keeper = RelayKeeper(OWN)
+    look(keeper, 0.0, NEAR, NEXT)
+    assert look(keeper, 1.0, NEAR, NEXT, relays=RELAYS[1:]) == [THIRD]
+    assert keeper.kept == (NEXT,)
