@@ -55,6 +55,23 @@ async def test_messages_both_ways_over_one_exporter():
         await wait_until(lambda: inviter.transport._acceptor._joins == 0)
 
 
+async def test_a_last_word_is_heard_by_who_was_about_to_speak():
+    async with transport_network() as network:
+        inviter, joiner = await network.add(), await network.add(members=set())
+        inviter.view.invites = True
+
+        async def on_join(channel: JoinChannel) -> None:
+            await channel.send(TABLE, Say(b"no"))  # and ends it, before it has heard anything
+
+        inviter.transport.on_join = on_join
+        async with await dial_join(joiner, inviter) as channel:
+            await wait_until(lambda: channel.closed)
+            await channel.send(TABLE, Say(b"hello"))
+            assert await channel.receive(TABLE) == Say(b"no")
+            with pytest.raises(Unavailable):
+                await channel.send(TABLE, Say(b"hello"))
+
+
 async def test_no_open_invite_no_answer():
     async with transport_network() as network:
         inviter, joiner = await network.add(), await network.add()

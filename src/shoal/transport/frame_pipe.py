@@ -35,6 +35,11 @@ class FramePipe:
             await self._wake.wait()
         return self._frames.popleft()
 
+    @property
+    def has_frames(self) -> bool:
+        """Whether a frame came that nobody has read yet."""
+        return bool(self._frames)
+
     def take_frames(self) -> list[Frame]:
         """Return what waits, for the session that reads from now on with `reader`."""
         frames = list(self._frames)

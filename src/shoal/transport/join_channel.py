@@ -61,9 +61,12 @@ class JoinChannel:
     async def send(self, table: MessageTable, message: Message) -> None:
         """Send one message of at most 64 KiB and wait until the network took it. Cancelling may cut it short.
 
-        Raises: Unavailable when the channel has ended.
+        Raises: Unavailable when the channel has ended; not while the other end's last words wait to be
+        received, which say why.
         """
         number, payload = table.encode(message)
+        if self.closed and self._pipe.has_frames:
+            return
         if self.closed:
             raise Unavailable("The join was interrupted", cause="the connection ended", code="reset")
         self._channel.write(pack_frame(Frame(FrameKind.NOTICE, table.service, number, 0, payload)))
