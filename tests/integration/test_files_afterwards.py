@@ -84,7 +84,7 @@ async def test_a_fetched_file_that_changes_marks_the_share(tmp_path: Path) -> No
 
 
 async def test_who_lacks_a_chunk_is_said(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr("shoal.apps.files.patience.STUCK_S", 1.0)
+    monkeypatch.setattr("shoal.apps.files.lack.CHANGED_S", 1.0)
     tree = make_files(tmp_path / "tree", 2, 300_000)
     async with files_world(tmp_path) as world:
         a, b = await world.add(), await world.add()
@@ -92,8 +92,8 @@ async def test_who_lacks_a_chunk_is_said(tmp_path: Path, monkeypatch: pytest.Mon
         make_liar(a.swarm, share.share_id, Lie.MISSING)
         failed = await b.get(share.link, tmp_path / "dest")
         assert failed.error is not None
-        assert failed.error.code == "no_provider"
-        assert "changed or is gone" in failed.error.cause
+        assert failed.error.code == "source_changed"
+        assert failed.error.message.startswith("tree/folder 0/file 0 and 1 more changed at ")
 
 
 @pytest.mark.parametrize("verb", ["pause", "cancel"])

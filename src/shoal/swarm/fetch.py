@@ -24,7 +24,7 @@ from shoal.identity.ids import short_peer_id
 from shoal.swarm.chunk_set import runs_to_set
 from shoal.swarm.fetch_owner import FetchOwner
 from shoal.swarm.messages import Changed, Have, Taken
-from shoal.swarm.provider import RETRY_FIRST_S, RETRY_LAST_S, Provider, Standing
+from shoal.swarm.provider import LACKS_KEPT, RETRY_FIRST_S, RETRY_LAST_S, Provider, Standing
 from shoal.swarm.receive import ChunkReport, ChunkTarget, EndReport, LaneReceiver, ObjectReport
 from shoal.swarm.scheduler import Scheduler
 from shoal.swarm.scheduler_events import (
@@ -149,6 +149,7 @@ class ShareFetch:
         self._scheduler = Scheduler(self._limit, length_of, self._random, done, ahead)
         for provider in self._providers.values():
             provider.have = 0
+            provider.lacks.clear()
             provider.retry_at = 0.0
         self._step(Tick())
         self._advance()
@@ -200,6 +201,16 @@ class ShareFetch:
         """Whether a provider is just telling feed entries that are not known yet."""
         known = self._owner.entry_count
         return any(p.busy and p.joined is not None and p.entries > known for p in self._providers.values())
+
+    @property
+    def providers(self) -> list[Provider]:
+        """All peers that were named, with what came of asking them."""
+        return list(self._providers.values())
+
+    def has_chunk(self, ordinal: int) -> bool:
+        """Whether a chunk of the target is here."""
+        target = self._target
+        return target is not None and ordinal < len(target.written) and target.written[ordinal] > 0
 
     def describe_providers(self) -> dict[bytes, str]:
         """Return what came of asking each peer, in words."""
@@ -286,6 +297,7 @@ class ShareFetch:
             return
         more = runs_to_set(message.runs, self._limit)
         provider.have |= more
+        provider.lacks.difference_update(o for o in list(provider.lacks) if more >> o & 1)
         if provider.active:
             self._step(MoreChunks(peer, more & self._known))
 
@@ -298,8 +310,8 @@ class ShareFetch:
     def on_gone(self, peer: bytes) -> None:
         """A provider does not serve the share any more."""
         provider = self._providers.get(peer)
-        if provider is not None and provider.joined is not None:
-            self._lose(provider, Standing.REFUSED, "it stopped serving it")
+        if provider is not None and provider.had_share:  # its lane may have ended before this came
+            self._lose(provider, Standing.GONE, "")
 
     # Providers
 
@@ -422,7 +434,9 @@ class ShareFetch:
 
     def _lose(self, provider: Provider, standing: Standing, why: str) -> None:
         """End a provider for now; it is tried again after a pause unless its standing bars it."""
-        if not provider.barred:
+        if standing is Standing.REFUSED and provider.had_share:
+            standing = Standing.GONE  # it ended while we were not connected
+        if not provider.barred and not (standing is Standing.SILENT and provider.standing is Standing.GONE):
             provider.standing = standing
             provider.why = why
         provider.end(leave=standing is not Standing.OFFLINE)
@@ -460,6 +474,8 @@ class ShareFetch:
                         size += size_bytes
                 case ChunkReport(ordinal, missing=True):
                     provider.why = "a part of it changed or is gone there"
+                    if len(provider.lacks) < LACKS_KEPT:
+                        provider.lacks.add(ordinal)
                     self._step(ChunkMissing(provider.peer, ordinal))
                 case ChunkReport(ordinal):
                     self._on_bad_chunk(provider, ordinal)

@@ -43,6 +43,7 @@ if TYPE_CHECKING:
 REQUEST_TIMEOUT_S = 10.0
 OBJECT_TIMEOUT_S = 30.0  # without a byte
 OBJECTS_LIMIT_S = 300.0  # for all that is asked at once, up to 16 MiB; then another peer is asked
+LACKS_KEPT = 4096
 RETRY_FIRST_S = 1.0
 RETRY_LAST_S = 30.0
 
@@ -56,6 +57,7 @@ class Standing(Enum):
     OFFLINE = "not connected"
     ASKING = "being asked"
     REFUSED = "does not have it"
+    GONE = "shares it no longer"
     SILENT = "did not answer"
     JOINED = "has the description"
     SERVING = "sends"
@@ -77,6 +79,8 @@ class Provider:
     version: int = 0
     others: tuple[bytes, ...] = ()
     have: int = 0
+    lacks: set[int] = field(default_factory=set)  # chunks told missing, LACKS_KEPT of them: they name files
+    had_share: bool = False  # it proved the link once
     receiver: LaneReceiver | None = None
     active: bool = False  # known to the scheduler
     busy: bool = False  # a task of the fetch works on it
@@ -119,6 +123,7 @@ class Provider:
         self.version = joined.version
         self.others = joined.others
         self.standing = Standing.JOINED
+        self.had_share = True
         self.why = ""
 
     async def read_feed(self, first: int) -> FeedPage:

@@ -11,6 +11,7 @@ from collections.abc import Callable, Iterable
 from typing import Protocol
 
 from shoal.apps.files.context import FilesContext
+from shoal.apps.files.lack import Lack, find_lack
 from shoal.apps.files.patience import Patience
 from shoal.content.feed import Closing
 from shoal.content.feed_log import FeedReader
@@ -95,6 +96,7 @@ class Finder:
         self._fetch = fetch
         self._seeker = seeker
         self._version = 0  # that is being fetched
+        self._manifest: Manifest | None = None  # of it
 
     async def search(self) -> None:
         """Name peers to the fetch for as long as it runs: who announced the share, and who is connected."""
@@ -174,7 +176,8 @@ class Finder:
                 raise StorageFault("A part of the description vanished from the database", code="corrupt")
             return data
 
-        return await run(lambda _: load_manifest(root, closing.root_key, get))
+        self._manifest = await run(lambda _: load_manifest(root, closing.root_key, get))
+        return self._manifest
 
     async def _get_objects(self, ids: list[bytes]) -> dict[bytes, bytes]:
         fetch, patience = self._fetch, self.make_patience()
@@ -206,15 +209,20 @@ class Finder:
 
     def give_up_if(self, patience: Patience, error: ShoalError | None = None) -> None:
         """Raises: Unavailable (code "no_provider") that says who was asked, once the patience is over; code
-        "version_gone" if the link names a version that has a newer one, and nobody has it.
+        "version_gone" if the link names a version that has a newer one, and nobody has it; codes "unshared"
+        and "source_changed" if that is what the providers said.
         """
         fetch, context, seeker = self._fetch, self._context, self._seeker
         now = context.clock.monotonic()
-        if not patience.is_over(now, seeker.wait_s, seeker.asked_at, searching=fetch.is_searching):
+        lack = self._find_lack()
+        stuck_s = lack.patience_s if lack is not None else None
+        if not patience.is_over(now, seeker.wait_s, seeker.asked_at, fetch.is_searching, stuck_s):
             return
         asked = fetch.describe_providers()
         if self._newer() and self._link.is_permanent:
             raise self._make_gone()
+        if lack is not None:
+            raise lack.error
         lines = [f"{context.name_peer(peer)} {what}" for peer, what in sorted(asked.items())][:16]
         more = f", and {len(asked) - 16} more" if len(asked) > 16 else ""
         cause = "asked: " + "; ".join(lines) + more if asked else "no other device is connected"
@@ -224,6 +232,16 @@ class Finder:
             next_step=self._advice,
             code="no_provider",
         )
+
+    def explain_stuck(self) -> str:
+        """Return what is waited for, for people, while nobody has the rest."""
+        lack = self._find_lack()
+        return lack.note if lack is not None else "waiting for somebody who has the rest"
+
+    def _find_lack(self) -> Lack | None:
+        if self._fetch.is_searching:
+            return None
+        return find_lack(self._context, self._fetch, self._reader, self._manifest)
 
     def _newer(self) -> int:
         """Return by how many versions the one that is being fetched is behind the newest one known."""

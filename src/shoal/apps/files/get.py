@@ -280,7 +280,7 @@ class Get:
             record.measure(clock.monotonic())
             if fetch.is_stuck():
                 if clock.monotonic() - moved_at > LACK_S:
-                    record.say("waiting for somebody who has the rest")
+                    record.say(finder.explain_stuck())
                 if self._is_outdated() and not fetch.is_searching:
                     return False
                 finder.give_up_if(patience)

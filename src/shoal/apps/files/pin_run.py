@@ -293,7 +293,7 @@ class PinRun:
             if self._fault is not None:
                 raise self._fault
             if fetch.is_stuck():
-                self.say("waiting for somebody who has the rest")
+                self.say(finder.explain_stuck())
                 latest = self.reader.latest
                 is_outdated = latest is not None and latest.version > target.version
                 if is_outdated and not self.link.is_permanent and not fetch.is_searching:

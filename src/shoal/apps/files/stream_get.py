@@ -264,7 +264,7 @@ class ShareStream:
             if glance.fault is not None:
                 raise glance.fault
             if glance.fetch.is_stuck():
-                self._say("waiting for somebody who has the rest")
+                self._say(finder.explain_stuck())
                 finder.give_up_if(patience)
             else:
                 patience.restart(clock.monotonic())
