@@ -212,6 +212,12 @@ def test_paths_that_cannot_be_shared(device: MakeDevice, tmp_path: Path) -> None
     (tmp_path / "dangling").symlink_to("nothing")
     assert fail(anna, "share", str(tmp_path / "pipe")) == (2, "misuse")
     assert fail(anna, "share", str(tmp_path / "dangling")) == (2, "not_found")
+    (tmp_path / "private").mkdir()
+    (tmp_path / "private" / ".shoalignore").mkdir()
+    assert fail(anna, "share", str(tmp_path / "private")) == (2, "bad_ignore")
+    for path in ("/proc", "/proc/self/status"):
+        if os.path.exists(path):
+            assert fail(anna, "share", path) == (2, "no_files")
     for name in ("one", "two"):
         (tmp_path / name).mkdir()
         (tmp_path / name / "file").write_text(name)

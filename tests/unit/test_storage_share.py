@@ -5,7 +5,7 @@ from __future__ import annotations
 import os
 import random
 import threading
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from pathlib import Path
 
 import pytest
@@ -25,7 +25,8 @@ from shoal.content.paths import PART_PREFIX
 from shoal.core.errors import LocalMisuse, StorageFault, Unavailable
 from shoal.core.units import MIB
 from shoal.storage.hashing import hash_share
-from shoal.storage.scan import scan
+from shoal.storage.scan import SYSTEM_REASON, check_root, scan
+from shoal.storage.system_folders import SystemFolders
 from shoal.storage.tree_reader import TreeReader
 
 
@@ -98,9 +99,25 @@ def test_what_a_getter_keeps_beside_its_copies_is_no_folder_to_share(place: byte
 
 
 @pytest.mark.skipif(not os.path.isdir("/proc/self"), reason="there is no such folder on this system")
-def test_what_only_shows_the_system_is_no_folder_to_share() -> None:
-    with pytest.raises(LocalMisuse, match="cannot be shared"):
-        scan([b"/proc"])
+@pytest.mark.parametrize("path", [b"/proc", b"/proc/self", b"/proc/cpuinfo", b"/sys/class", b"/dev"])
+def test_what_only_shows_the_system_is_nothing_to_share(path: bytes) -> None:
+    looks: list[Callable[[bytes], object]] = [check_root, lambda path: scan([path])]
+    for look in looks:
+        with pytest.raises(LocalMisuse, match="cannot be shared") as refused:
+            look(path)
+        assert refused.value.cause == SYSTEM_REASON
+
+
+def test_file_systems_that_hold_no_files_are_known_by_their_kind(place: bytes) -> None:
+    info = os.stat(place)
+    device = f"{os.major(info.st_dev)}:{os.minor(info.st_dev)}"
+    mounts = os.fsdecode(place) + "/mounts"
+    for kind, expected in (("sysfs", True), ("ext4", False)):
+        write_file(os.fsencode(mounts), f"36 35 {device} / /mnt rw shared:1 - {kind} /dev/x rw\n".encode())
+        assert SystemFolders(mounts, folders=[]).has(info) is expected
+    for text in (b"", b"36 35 x:y / /mnt rw - proc\n", b" - proc\n", b"\xff - \xff"):
+        write_file(os.fsencode(mounts), text)
+        assert not SystemFolders(mounts, folders=[b"/not there"]).has(info)
 
 
 def test_a_link_given_by_the_person_is_followed_others_are_not(place: bytes) -> None:

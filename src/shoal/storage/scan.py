@@ -30,12 +30,12 @@ from shoal.identity.keystore import DEVICE_FILE, DIRECTORY
 from shoal.storage.extents import Extents, find_extents
 from shoal.storage.faults import fault_of_os_error
 from shoal.storage.ignore import IgnoreRules, read_rules
+from shoal.storage.system_folders import SystemFolders
 from shoal.storage.tree_handles import DIRECTORY_FLAGS, READ_FLAGS
 
 SKIPPED_LIMIT: Final = 10_000  # listed; more are counted
 TOP_LIMIT: Final = 1024  # paths in one share
 ROOT_NAME: Final = b"root"  # what "/" is called in a share
-SYSTEM_FOLDERS: Final = (b"/proc", b"/sys", b"/dev")
 HOME_KEY: Final = os.path.join(DIRECTORY, DEVICE_FILE)  # what tells a home from other folders
 HOME_REASON: Final = "it is the home of a Shoal node, with its keys"
 SYSTEM_REASON: Final = "it shows the state of the system, not files"
@@ -94,17 +94,26 @@ def scan(
     return _Scanner(avoid, cancelled or threading.Event()).run(paths)
 
 
+def check_root(path: bytes) -> None:
+    """Check that a path that a person named can be shared at all, as `scan` would; looks at nothing below it.
+
+    Raises: LocalMisuse, StorageFault.
+    """
+    _Scanner((), threading.Event()).check_root(*_resolve(path))
+
+
 class _Scanner:
     def __init__(self, avoid: Sequence[bytes], cancelled: threading.Event) -> None:
         self._result = ScanResult()
         self._cancelled = cancelled
-        self._avoid: dict[tuple[int, int], str] = {}
-        for path, reason in [(p, SYSTEM_REASON) for p in SYSTEM_FOLDERS] + [(p, HOME_REASON) for p in avoid]:
+        self._system = SystemFolders()
+        self._homes: set[tuple[int, int]] = set()
+        for path in avoid:
             try:
                 info = os.stat(path)
             except OSError:
                 continue  # what is not there cannot be shared by accident
-            self._avoid[(info.st_dev, info.st_ino)] = reason
+            self._homes.add((info.st_dev, info.st_ino))
 
     def run(self, paths: Sequence[bytes]) -> ScanResult:
         if not paths or len(paths) > TOP_LIMIT:
@@ -123,29 +132,49 @@ class _Scanner:
         self._result.roots = roots
         return self._result
 
-    def _add_root(self, name: bytes, real: bytes) -> None:
+    def _find_reason(self, info: os.stat_result) -> str | None:
+        """Return why a folder is not shared, or None."""
+        if self._system.has(info):
+            return SYSTEM_REASON
+        return HOME_REASON if (info.st_dev, info.st_ino) in self._homes else None
+
+    def check_root(self, name: bytes, real: bytes) -> os.stat_result:
+        """Return what a top name is, if it can be shared. Raises: LocalMisuse, StorageFault."""
         what = f"{display_path(real)} cannot be shared"
         problem = find_top_problem(name)
         if problem is not None:
             raise LocalMisuse(what, cause=problem, next_step="share what lies in it, or rename it")
         try:
             info = os.stat(real, follow_symlinks=False)
+            reason = self._find_reason(info)
+            if reason is not None:
+                raise LocalMisuse(what, cause=reason, next_step="share another folder", code="no_files")
             if stat.S_ISDIR(info.st_mode):
-                reason = self._avoid.get((info.st_dev, info.st_ino))
-                if reason is not None:
-                    raise LocalMisuse(what, cause=reason, next_step="share another folder")
-                self._add_directory(name, real, None, info, 0, None)
-                return
+                fd = os.open(real, DIRECTORY_FLAGS)
+                try:
+                    if _is_home(fd):
+                        raise LocalMisuse(what, cause=HOME_REASON, next_step="share another folder")
+                    read_rules(fd, name, None)
+                finally:
+                    os.close(fd)
+                return info
             if not stat.S_ISREG(info.st_mode):
                 raise LocalMisuse(what, cause="it is neither a file nor a folder")
             os.close(os.open(real, READ_FLAGS))
+            return info
         except FileNotFoundError as error:
             raise LocalMisuse(
                 what, cause="it does not exist", next_step="check the path", code="not_found"
             ) from error
         except OSError as error:
             raise fault_of_os_error(error, what, display_path(real)) from error
-        self._add_file(name, real, None, info)
+
+    def _add_root(self, name: bytes, real: bytes) -> None:
+        info = self.check_root(name, real)
+        if stat.S_ISDIR(info.st_mode):
+            self._add_directory(name, real, None, info, None)
+        else:
+            self._add_file(name, real, None, info)
 
     def _add_directory(
         self,
@@ -153,7 +182,6 @@ class _Scanner:
         name: bytes,
         parent: int | None,
         info: os.stat_result,
-        depth: int,
         above: IgnoreRules | None,
     ) -> None:
         if self._cancelled.is_set():
@@ -161,25 +189,15 @@ class _Scanner:
         try:
             fd = os.open(name, DIRECTORY_FLAGS, dir_fd=parent)
         except OSError as error:
-            if depth == 0:
-                raise
             self._result.skip(path, reason_of(error))
             return
         try:
             if _is_home(fd):  # of another network, perhaps: its keys must not leave this machine
-                if depth == 0:
-                    raise LocalMisuse(
-                        f"{display_path(path)} cannot be shared",
-                        cause=HOME_REASON,
-                        next_step="share another folder",
-                    )
                 self._result.skip(path, HOME_REASON)
                 return
             try:
                 rules = read_rules(fd, path, above)
             except (LocalMisuse, OSError) as error:
-                if depth == 0:
-                    raise
                 cause = reason_of(error) if isinstance(error, OSError) else error.cause
                 self._result.skip(path, f"what to leave out of it is not known: {cause}")
                 return
@@ -192,7 +210,7 @@ class _Scanner:
                 elif rules is not None and rules.ignores(child_path, stat.S_ISDIR(child_info.st_mode)):
                     self._result.ignored_count += 1
                 elif stat.S_ISDIR(child_info.st_mode):
-                    reason = self._avoid.get((child_info.st_dev, child_info.st_ino))
+                    reason = self._find_reason(child_info)
                     if reason is not None:
                         self._result.skip(child_path, reason)
                     elif child.startswith(PART_PREFIX):
@@ -200,7 +218,7 @@ class _Scanner:
                     elif child == VERSIONS_NAME:
                         self._result.skip(child_path, "it holds what a follow copy replaced")
                     else:
-                        self._add_directory(child_path, child, fd, child_info, depth + 1, rules)
+                        self._add_directory(child_path, child, fd, child_info, rules)
                 elif stat.S_ISREG(child_info.st_mode):
                     self._add_file(child_path, child, fd, child_info)
                 elif stat.S_ISLNK(child_info.st_mode):

@@ -10,6 +10,7 @@ from shoal.apps.files.served import ServedShare
 from shoal.content.link import Link
 from shoal.content.paths import display_path
 from shoal.core.errors import LocalMisuse, Refused, StorageFault
+from shoal.storage.scan import check_root
 from shoal.storage.shares import SHARE_LIMIT
 
 
@@ -47,6 +48,7 @@ def check_paths(context: FilesContext, roots: list[bytes]) -> None:
                 next_step="give that user access to it",
                 code="permission",
             )
+        check_root(path)
     _check_names(roots)
 
 
