@@ -237,6 +237,23 @@ async def test_a_node_that_serves_all_it_may_says_so_before_it_fetches(
         assert (await b.get(first.link, tmp_path / "dest")).state is TransferState.DONE
 
 
+async def test_shared_again_after_unshare_the_link_is_a_new_one_and_the_old_one_opens_nothing(
+    tmp_path: Path,
+) -> None:
+    (tmp_path / "file").write_bytes(b"x")
+    async with files_world(tmp_path) as world:
+        a, b = await world.add(), await world.add()
+        first = await a.share(tmp_path / "file")
+        assert (await a.share(tmp_path / "file")).link == first.link
+        await a.files.unshare(first.share_id)
+        second = await a.share(tmp_path / "file")
+        assert second.share_id != first.share_id
+        assert second.link.read_key != first.link.read_key
+        ended = await b.get(first.link, tmp_path / "old")
+        assert ended.state is TransferState.FAILED
+        assert (await b.get(second.link, tmp_path / "new")).state is TransferState.DONE
+
+
 async def test_unshare_in_the_middle_of_a_get_of_the_same_leaves_it_what_it_needs(tmp_path: Path) -> None:
     tree = make_tree(tmp_path / "tree", 8 * MIB)
     async with files_world(tmp_path) as world:

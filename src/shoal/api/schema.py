@@ -243,10 +243,11 @@ class UnshareRequest(Request, frozen=True, kw_only=True):
 
 
 class Unshared(Struct, frozen=True):
-    """What is no longer served."""
+    """What is no longer served. `own`: this device shared it, and its link ends with it."""
 
     share_id: str
     name: str
+    own: bool = False
 
 
 class GetRequest(Request, frozen=True, kw_only=True):

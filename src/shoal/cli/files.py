@@ -195,7 +195,10 @@ def unshare(
     home: HomeOption = None,
     json: JsonOption = False,
 ) -> None:
-    """Stop serving a share. Files are left alone, and copies that others have stay theirs."""
+    """Stop serving a share, for good: shared again it has a new link.
+
+    Files are left alone, and copies that others have stay theirs.
+    """
     face = make_face(home, json)
     is_text = share.lower().startswith(("shs1", "shl1")) and "/" not in share
     with face.connect() as client:
@@ -206,6 +209,8 @@ def unshare(
                 raise
             done = client.unshare(share)  # no path, but perhaps a name: of what came through a pipe
     face.show(done, [f"no longer shared: {printable(done.name)}"])
+    if done.own:
+        face.tell("Its link ends with it: what is shared again gets a new one.")
 
 
 def _describe(result: s.GetResult, transfer: s.TransferDetail) -> list[str]:

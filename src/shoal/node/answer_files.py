@@ -50,7 +50,7 @@ class FileAnswers:
         """Stop serving one share."""
         await self._parts.files.settle()  # a path that a get has just filled is a share in a moment
         status = await self._parts.files.unshare(self._find_share(request))
-        return s.Unshared(format_share_id(status.share_id), status.name)
+        return s.Unshared(format_share_id(status.share_id), status.name, status.own)
 
     async def get(self, request: s.GetRequest) -> s.TransferDetail:
         """Start a transfer or attach to it."""
