@@ -8,7 +8,7 @@ from shoal.core.chance import Chance
 from shoal.overlay.substrate.config import DetectorConfig
 from shoal.overlay.substrate.detector import HELPED_LIMIT, Detector, Roster, Standing
 from shoal.overlay.substrate.messages import Probe, ProbeAnswer, ProbeFor, ProbeSilence, Update
-from shoal.overlay.substrate.steps import Effect, Found, Send, SetTimer
+from shoal.overlay.substrate.steps import Cancel, Effect, Found, Send, SetTimer
 
 ANN, BEN, EVE = peer(1), peer(2), peer(3)
 
@@ -79,7 +79,11 @@ def test_who_is_asked_to_help_probes_and_passes_the_answer_on() -> None:
     detector.on_probe_answer(0.5, EVE, ProbeAnswer(number, []), out := [])
     assert out == []  # not its answer to give
     detector.on_probe_answer(0.5, BEN, ProbeAnswer(number, []), out := [])
-    assert out == [Send(ANN, ProbeAnswer(77, []))]
+    assert out == [
+        Cancel(("probe silence", number)),
+        Cancel(("probe helped", number)),  # as many timers as probes that are helped with
+        Send(ANN, ProbeAnswer(77, [])),
+    ]
 
 
 def test_help_has_its_limit() -> None:

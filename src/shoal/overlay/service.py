@@ -13,6 +13,7 @@ from shoal.core.clock import Clock
 from shoal.core.errors import LocalMisuse, MalformedMessage, ShoalError, Unavailable
 from shoal.core.observation import Observation, Observer
 from shoal.core.supervisor import Supervisor
+from shoal.core.timers import Timers
 from shoal.identity.ids import short_peer_id
 from shoal.identity.keys import DeviceKeys
 from shoal.identity.record import ADDRESSES_LIMIT
@@ -23,6 +24,7 @@ from shoal.overlay.network_watch import NetworkWatch
 from shoal.overlay.own_record import RecordSigner
 from shoal.overlay.peer_book import find_address
 from shoal.overlay.provision import sign_provision
+from shoal.overlay.search import SEARCHES
 from shoal.overlay.steps import (
     Cancel,
     Connect,
@@ -70,7 +72,7 @@ from shoal.transport.interfaces import POLL_S, choose_addresses, list_interface_
 from shoal.transport.ports import BaseService, ServiceBudget
 from shoal.transport.session import Session
 from shoal.wire.codec import Message
-from shoal.wire.limits import GOSSIP_BYTES
+from shoal.wire.limits import GOSSIP_BYTES, MEMBERS
 from shoal.wire.registry import ServiceNumber
 
 log = logging.getLogger("shoal.overlay")
@@ -78,6 +80,7 @@ log = logging.getLogger("shoal.overlay")
 DIAL_TIMEOUT_S = 5.0  # an address; the next one waits meanwhile. Two slow round trips and a handshake
 SAVE_S = 0.2  # rows of the peer book are collected this long
 CLOSE_SAVE_S = 2.0
+TIMERS = MEMBERS + SEARCHES + 16  # a dial a member, a budget a search, and the machine's own rounds
 WAITING = 4096  # inputs kept until `start` has loaded the book
 RELAYS_S = 0.2  # relays that come and go are collected this long before our record says so
 SUBSTRATE = frozenset(NUMBERS.values())
@@ -191,7 +194,7 @@ class OverlayService(BaseService):
         )
         for topic in (RECORD_TOPIC, PROVISION_TOPIC):
             self._substrate.handle(topic, _Taker(self._machine, self._step, topic))
-        self._timers: dict[Token, asyncio.TimerHandle] = {}  # bounded by members and searches
+        self._timers = Timers[Token](clock.monotonic, lambda token: self._step(Timer(token)), TIMERS)
         self._dials: dict[bytes, asyncio.Task[None]] = {}  # bounded by the machine's DIALS
         self._searches: dict[int, asyncio.Future[Result]] = {}  # bounded by the machine's SEARCHES
         self._next_search = 0
@@ -237,9 +240,7 @@ class OverlayService(BaseService):
             return
         self._substrate.close()
         self._closed = True
-        for timer in self._timers.values():
-            timer.cancel()
-        self._timers.clear()
+        self._timers.close()
         if self._look_soon is not None:
             self._look_soon.cancel()
         for task in list(self._dials.values()):
@@ -426,11 +427,9 @@ class OverlayService(BaseService):
             case Connect(peer, address):
                 self._connect(peer, address)
             case SetTimer(at, token):
-                self._set_timer(at, token)
+                self._timers.set(at, token)
             case Cancel(token):
-                timer = self._timers.pop(token, None)
-                if timer is not None:
-                    timer.cancel()
+                self._timers.cancel(token)
             case Save(row):
                 self._unsaved[row.peer_id] = row
                 self._saving.set()
@@ -455,17 +454,6 @@ class OverlayService(BaseService):
                 self._substrate.on_unreached(peer)
             case Observe(rule, peer, detail):
                 self._observe(Observation(rule, short_peer_id(peer), detail))
-
-    def _set_timer(self, at: float, token: Token) -> None:
-        timer = self._timers.pop(token, None)
-        if timer is not None:
-            timer.cancel()
-        wait_s = max(0.0, at - self._clock.monotonic())
-        self._timers[token] = asyncio.get_running_loop().call_later(wait_s, self._on_timer, token)
-
-    def _on_timer(self, token: Token) -> None:
-        self._timers.pop(token, None)
-        self._step(Timer(token))
 
     # -- dials -----------------------------------------------------------------------------------------
 

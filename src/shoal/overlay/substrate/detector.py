@@ -290,6 +290,7 @@ class Detector:
         helped = self._helped.get(message.number)
         if helped is not None and sender == helped[2]:
             del self._helped[message.number]
+            out += [Cancel(("probe silence", message.number)), Cancel(("probe helped", message.number))]
             out.append(Send(helped[0], ProbeAnswer(helped[1], self._take_updates(helped[0]))))
 
     def on_probe_silence(self, message: ProbeSilence) -> None:

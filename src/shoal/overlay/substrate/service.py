@@ -20,6 +20,7 @@ from shoal.core.chance import Chance
 from shoal.core.clock import Clock
 from shoal.core.errors import LocalMisuse
 from shoal.core.observation import Observation, Observer
+from shoal.core.timers import Timers
 from shoal.identity.ids import short_peer_id
 from shoal.overlay.substrate.config import LIVE, SubstrateConfig
 from shoal.overlay.substrate.detector import Standing
@@ -60,6 +61,7 @@ IDLE_S = 90.0  # architecture.md section 3
 SWEEP_S = 15.0
 LONELY_S = 2.0  # a node without neighbours looks for some this often
 WAITING_MESSAGES = 16  # for one peer that is being dialled; the rest is dropped
+TIMERS = 4 * MEMBERS  # a suspect a member, grafts, probes: the machine's maps are smaller than that
 EVENTS = 4096  # inputs that wait while one is carried out
 FORGED_A_MINUTE = 5.0  # broadcasts of one peer; security.md section 3, bad signatures
 FORGERS = 1024
@@ -154,7 +156,7 @@ class SubstrateService:
         self._handlers: dict[int, TopicHandler] = {}  # by topic
         self._members: frozenset[bytes] = frozenset()
         self._others: list[bytes] = []  # the members without ourselves
-        self._timers: dict[Token, asyncio.TimerHandle] = {}  # bounded by the machine's maps
+        self._timers = Timers[Token](clock.monotonic, lambda token: self._step(Timer(token)), TIMERS)
         self._waiting: dict[bytes, list[Message]] = {}  # peers that are dialled; at most EXTRA_SESSIONS
         self._ends: BoundedMap[bytes, str] = BoundedMap(MEMBERS)  # why the last session went down
         self._forgers: BoundedMap[bytes, TokenBucket] = BoundedMap(FORGERS)
@@ -189,9 +191,7 @@ class SubstrateService:
             for effect in out:
                 self._carry_out(effect)
         self._closed = True
-        for timer in self._timers.values():
-            timer.cancel()
-        self._timers.clear()
+        self._timers.close()
         if self._sweeper is not None:
             self._sweeper.cancel()
 
@@ -334,11 +334,9 @@ class SubstrateService:
             case Disconnect():
                 pass  # the sweep ends its session when nobody uses it
             case SetTimer(at, token):
-                self._set_timer(at, token)
+                self._timers.set(at, token)
             case Cancel(token):
-                timer = self._timers.pop(token, None)
-                if timer is not None:
-                    timer.cancel()
+                self._timers.cancel(token)
             case Deliver(_, topic, payload, _, sender):
                 handler = self._handlers.get(topic)
                 if handler is not None:
@@ -391,17 +389,6 @@ class SubstrateService:
         session = self._sessions.find_session(peer)
         if not bucket.try_take(now) and session is not None:
             session.close("fault")
-
-    def _set_timer(self, at: float, token: Token) -> None:
-        timer = self._timers.pop(token, None)
-        if timer is not None:
-            timer.cancel()
-        wait_s = max(0.0, at - self._clock.monotonic())
-        self._timers[token] = asyncio.get_running_loop().call_later(wait_s, self._on_timer, token)
-
-    def _on_timer(self, token: Token) -> None:
-        self._timers.pop(token, None)
-        self._step(Timer(token))
 
     # -- sessions that nobody uses ---------------------------------------------------------------------
 

@@ -18,6 +18,7 @@ from shoal.core.budget import BoundedMap, TokenBucket
 from shoal.core.errors import MalformedMessage, Refused, RemoteFault, ShoalError, Unavailable
 from shoal.core.observation import Observation, Observer
 from shoal.core.supervisor import Supervisor
+from shoal.core.timers import Timers
 from shoal.core.undo import undone_on_failure
 from shoal.identity.ids import short_peer_id
 from shoal.transport.address import PUNCHED, Address, may_dial
@@ -134,7 +135,7 @@ class ReachService(BaseService):
         self._monotonic = monotonic
         self._observe = observe
         self._plan = UpgradePlan(own_id, rng)
-        self._timers: dict[bytes, asyncio.TimerHandle] = {}  # as many as relayed sessions
+        self._timers = Timers[bytes](monotonic, lambda peer: self._step(Timer(peer)), MEMBERS)
         self._tokens: BoundedMap[bytes, tuple[float, bytes]] = BoundedMap(TOKENS)  # until when, and the proof
         self._punches: BoundedMap[bytes, TokenBucket] = BoundedMap(MEMBERS)
         self._dial_backs: BoundedMap[bytes, TokenBucket] = BoundedMap(MEMBERS)
@@ -156,9 +157,7 @@ class ReachService(BaseService):
     def close(self) -> None:
         """Stop trying and relaying; idempotent."""
         self._closed = True
-        for timer in self._timers.values():
-            timer.cancel()
-        self._timers.clear()
+        self._timers.close()
         if self.relay is not None:
             self.relay.close()
 
@@ -450,20 +449,9 @@ class ReachService(BaseService):
                 except Unavailable:
                     asyncio.get_running_loop().call_soon(self._step, Ended(peer))
             case SetTimer(at, bytes(peer)):
-                self._cancel(peer)
-                wait_s = max(0.0, at - self._monotonic())
-                self._timers[peer] = asyncio.get_running_loop().call_later(wait_s, self._on_timer, peer)
+                self._timers.set(at, peer)
             case Cancel(peer):
-                self._cancel(peer)
-
-    def _cancel(self, peer: bytes) -> None:
-        timer = self._timers.pop(peer, None)
-        if timer is not None:
-            timer.cancel()
-
-    def _on_timer(self, peer: bytes) -> None:
-        self._timers.pop(peer, None)
-        self._step(Timer(peer))
+                self._timers.cancel(peer)
 
     async def _try(self, peer: bytes, punch: bool) -> None:
         """Dial a peer past its relay, at its addresses and then by punching."""
