@@ -9,6 +9,7 @@ from pathlib import Path
 
 import pytest
 from tests.support.files_nodes import FilesNode, FilesWorld, files_world
+from tests.support.liars import release_when
 
 from shoal.apps.files.status import TransferStatus
 from shoal.apps.files.stream_get import StreamEnd
@@ -46,9 +47,13 @@ async def test_a_liar_is_named_and_its_chunks_come_from_elsewhere(tmp_path: Path
     async with files_world(tmp_path) as world:
         a, liar = await two_providers(world, tree, tmp_path)
         share = a.files.shares()[0]
+        (honest,) = make_liar(a.swarm, share.share_id, Lie.SILENT)  # else it may do all of it
         (source,) = make_liar(liar.swarm, share.share_id, lie)
         c = await world.add()
-        done = await c.get(share.link, tmp_path / "dest")
+        done, _ = await asyncio.gather(
+            c.get(share.link, tmp_path / "dest"),
+            release_when(honest, lambda: c.rules.count("wrong_chunk") >= 2),
+        )
         assert_right(done, tree, tmp_path / "dest")
         assert done.result is not None
         assert done.result.blamed == [liar.peer_id]

@@ -248,7 +248,7 @@ async def transport_network() -> AsyncIterator[TransportNetwork]:
                 await node.transport.close()
 
 
-async def wait_until(condition: Callable[[], bool], timeout_s: float = 5.0) -> None:
+async def wait_until(condition: Callable[[], bool], timeout_s: float = 20.0) -> None:
     """Wait for a fact; the only place where these tests sleep."""
     deadline = asyncio.get_running_loop().time() + timeout_s
     while not condition():
