@@ -38,6 +38,32 @@ async def test_memory_is_given_back_after_long_work_only(monkeypatch: pytest.Mon
         context.close()
 
 
+async def test_memory_is_given_back_once_for_many_calls_and_once_after_the_last(
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
+    scheduled: list[Any] = []
+    given_back = threading.Semaphore(0)
+    loop = asyncio.get_running_loop()
+    monkeypatch.setattr("shoal.apps.files.context.return_memory", given_back.release)
+    context = FilesContext(NOBODY, NOBODY, NOBODY, NOBODY, b"", NOBODY, NOBODY, NOBODY)
+    try:
+        monkeypatch.setattr(loop, "call_later", lambda _, callback: scheduled.append(callback))
+        context.choose(background=True).tidy_soon()
+        context.tidy_soon()
+        context.tidy_soon()
+        assert len(scheduled) == 1  # the first call decided when
+        scheduled.pop()()
+        assert len(scheduled) == 1  # the others came after it: what they ended may not have been over
+        scheduled.pop()()
+        assert not scheduled
+        context.tidy_soon()
+        assert len(scheduled) == 1
+        for _ in range(2):
+            assert await asyncio.to_thread(given_back.acquire, timeout=5.0)
+    finally:
+        context.close()
+
+
 async def test_a_context_that_was_closed_has_nothing_to_give_back() -> None:
     context = FilesContext(NOBODY, NOBODY, NOBODY, NOBODY, b"", NOBODY, NOBODY, NOBODY)
     context.close()

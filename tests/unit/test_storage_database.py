@@ -6,6 +6,8 @@ import asyncio
 import os
 import sqlite3
 import stat
+import threading
+import weakref
 from collections.abc import Callable
 from pathlib import Path
 
@@ -287,3 +289,17 @@ def test_a_migration_is_whole_or_not_at_all(tmp_path: Path) -> None:
     migrate(connection, path, (first, "CREATE TABLE c (x);"))
     assert connection.execute("PRAGMA user_version").fetchone()[0] == 2
     connection.close()
+
+
+async def test_what_was_written_is_let_go_of_at_once(tmp_path: Path) -> None:
+    database = await _open(tmp_path)
+    gone = threading.Event()
+
+    def write() -> asyncio.Future[str]:
+        run = _put("large")
+        weakref.finalize(run, gone.set)
+        return database.submit(run)
+
+    assert await write() == "large"
+    assert await asyncio.to_thread(gone.wait, 10.0)  # not only when somebody writes again
+    await database.close()

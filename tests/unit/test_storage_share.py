@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import os
 import random
+import sys
 import threading
 from collections.abc import Callable, Iterator
 from pathlib import Path
@@ -24,6 +25,7 @@ from shoal.content.keys import cut_seed
 from shoal.content.paths import PART_PREFIX
 from shoal.core.errors import LocalMisuse, StorageFault, Unavailable
 from shoal.core.units import MIB
+from shoal.storage.entry_table import TIME_REASON
 from shoal.storage.hashing import hash_share
 from shoal.storage.scan import SYSTEM_REASON, check_root, scan
 from shoal.storage.system_folders import SystemFolders
@@ -184,6 +186,56 @@ def test_a_file_that_changed_once_is_read_again(place: bytes, monkeypatch: pytes
     assert share.skipped == []
     assert share.built.manifest.total_bytes == 280_000
     assert read_chunks(share)[0] == b"b" * 280_000
+
+
+def test_what_is_found_and_hashed_is_no_small_objects(place: bytes) -> None:
+    count, tree = 2000, place + b"/tree"
+    os.mkdir(tree)
+    for number in range(count):
+        with open(tree + b"/%d" % number, "wb") as file:
+            file.write(b"%d" % number)
+    held: list[int] = []
+
+    def look(_size: int, files: int) -> None:
+        if files == count:  # all of them are rows now
+            held.append(sys.getallocatedblocks())
+
+    share_tree(tree)  # what is made once is there
+    before = sys.getallocatedblocks()
+    scanned = scan([tree])
+    held.append(sys.getallocatedblocks())
+    assert len(scanned.entries) == count + 1
+    share_tree(tree, progress=look)
+    assert len(held) == 2
+    assert max(held) - before < count // 2  # it was four for each file that was found, and as many hashed
+
+
+FAR_AWAY_S = 9_300_000_000  # in 2264; nanoseconds of it take 65 bits
+
+
+def test_files_with_times_that_cannot_be_written_down_are_listed(place: bytes) -> None:
+    tree = place + b"/tree"
+    for name in (b"file", b"folder/below", b"later", b"stays"):
+        write_file(tree + b"/" + name, b"x")
+    far = FAR_AWAY_S * 10**9
+    os.utime(tree + b"/folder", ns=(far, far))
+    if os.stat(tree + b"/folder").st_mtime_ns != far:
+        pytest.skip("this filesystem keeps no such times")
+    os.utime(tree + b"/file", ns=(far, far))
+    scanned = scan([tree])
+    assert [s.path for s in scanned.skipped] == [b"tree/file", b"tree/folder"]
+    os.utime(tree + b"/later", ns=(far, far))
+    share = hash_share(
+        scanned,
+        read_key=READ_KEY,
+        content_secret=SECRET,
+        generation=0,
+        space=SPACE,
+        cut_seed=cut_seed(SECRET),
+    )
+    assert list(share.built.manifest.files.paths()) == [b"tree", b"tree/stays"]
+    assert {reason for _, reason in share.skipped} == {TIME_REASON}
+    assert [s.path for s in share.skipped] == [b"tree/file", b"tree/folder", b"tree/later"]
 
 
 def test_nothing_left_is_an_error(place: bytes) -> None:

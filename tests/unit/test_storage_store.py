@@ -242,3 +242,19 @@ async def test_a_closed_store_says_so(tmp_path: Path) -> None:
         assert (await store.use()).chunks == 0
     with pytest.raises(Unavailable):
         await asyncio.to_thread(store.put_blocking, [make_chunk(1, 0)])
+
+
+def test_what_was_put_is_let_go_of_at_once(tmp_path: Path) -> None:
+    gone = threading.Event()
+
+    class Sealed(bytes):
+        def __del__(self) -> None:
+            gone.set()
+
+    def put(store: Store) -> None:
+        chunk = make_chunk(1, 1)
+        store.put_blocking([chunk._replace(sealed=Sealed(chunk.sealed))])
+
+    with opened(tmp_path) as store:
+        put(store)
+        assert gone.wait(10.0)  # not only when somebody puts again

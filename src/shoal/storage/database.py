@@ -252,6 +252,7 @@ class Database:
             while jobs := self._take():
                 self._run_group(connection, jobs)
                 _settle(jobs)
+                jobs = []  # or what the last ones hold would stay in memory until others come
         finally:  # also when a job raised what no job may: nobody waits for ever
             with self._wake:
                 self._closing = True

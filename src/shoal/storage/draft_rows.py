@@ -11,7 +11,7 @@ from collections.abc import Sequence
 
 from shoal.content.draft import DraftChunk, make_gap
 from shoal.content.manifest import KEY_BYTES
-from shoal.storage.scan import ScannedEntry
+from shoal.storage.entry_table import ScannedEntry
 from shoal.storage.section import Section
 
 

@@ -21,9 +21,10 @@ from shoal.content.stream import iter_sections
 from shoal.core.errors import StorageFault, Unavailable
 from shoal.core.thread_priority import lower_thread_priority, yield_cpu
 from shoal.storage.draft_rows import DraftRows
+from shoal.storage.entry_table import EntryTable, ScannedEntry
 from shoal.storage.large_file import SPLIT_BYTES, LargeFile
-from shoal.storage.scan import SKIPPED_LIMIT, ScannedEntry, ScanResult, Skipped
-from shoal.storage.section import FileEnded, HashedEntry, Section
+from shoal.storage.scan import SKIPPED_LIMIT, ScanResult, Skipped
+from shoal.storage.section import FileEnded, Section
 from shoal.storage.section_hasher import SectionHasher, Turns
 from shoal.storage.section_parts import is_known, split_at_changes
 from shoal.storage.tree_handles import TreeHandles
@@ -128,7 +129,15 @@ def hash_share(
     skipped, count = list(scanned.skipped), scanned.skipped_count
     for section in work.sections():
         for entry in section.entries:
-            builder.add_entry(*entry)
+            builder.add_entry(
+                entry.path,
+                entry.kind,
+                entry.mode,
+                entry.mtime_ns,
+                entry.size,
+                entry.extents,
+                entry.target,
+            )
         for row, length in enumerate(section.lengths):
             builder.add_chunk(
                 length, bytes(section.keys[32 * row : 32 * (row + 1)]), section.generations[row]
@@ -246,10 +255,10 @@ class _Work:
             yield self._sections.pop(number)
 
 
-def _split(entries: Sequence[ScannedEntry]) -> Iterator[Sequence[ScannedEntry]]:
+def _split(entries: EntryTable) -> Iterator[Sequence[ScannedEntry]]:
     """Yield runs of entries whose data is one section each; what has no data goes with what follows it."""
     first = 0
-    for section in iter_sections(entry.data_bytes for entry in entries):
+    for section in iter_sections(entries.iter_data_bytes()):
         yield entries[first : section.end]
         first = section.end
     if first < len(entries):
@@ -271,9 +280,7 @@ class _Reuse:
         start = end = -1
         for entry in entries:
             if entry.kind is not EntryKind.FILE:
-                section.entries.append(
-                    HashedEntry(entry.path, entry.kind, entry.mode, entry.mtime_ns, 0, None, entry.target)
-                )
+                section.entries.append(entry)
                 continue
             index = previous.find_file(entry.path)
             if index is None:
@@ -283,14 +290,13 @@ class _Reuse:
             known = previous.entry(index)
             extents = [(offset, length) for offset, length, _ in known.extents]
             section.entries.append(
-                HashedEntry(
+                ScannedEntry(
                     entry.path,
                     entry.kind,
                     entry.mode,
                     entry.mtime_ns,
                     entry.size,
-                    None if extents == [(0, entry.size)] or not entry.size else extents,
-                    b"",
+                    extents=None if extents == [(0, entry.size)] or not entry.size else extents,
                 )
             )
             if known.extents:

@@ -16,9 +16,9 @@ from typing import Final
 
 from shoal.core.undo import undone_on_failure
 from shoal.core.units import MIB
+from shoal.storage.entry_table import ScannedEntry
 from shoal.storage.extents import find_extents
 from shoal.storage.file_data import FileData
-from shoal.storage.scan import ScannedEntry
 from shoal.storage.section import (
     FileEnded,
     Section,

@@ -10,11 +10,9 @@ from __future__ import annotations
 import os
 import stat
 import threading
-from collections.abc import Sequence
+from collections.abc import Iterator, Sequence
 from dataclasses import dataclass, field
 from typing import Final, NamedTuple
-
-import msgspec
 
 from shoal.content.manifest import ENTRY_LIMIT, EntryKind, permissions
 from shoal.content.paths import (
@@ -27,6 +25,7 @@ from shoal.content.paths import (
 )
 from shoal.core.errors import LocalMisuse, Unavailable
 from shoal.identity.keystore import DEVICE_FILE, DIRECTORY
+from shoal.storage.entry_table import TIME_REASON, EntryTable, ScannedEntry, is_time_in_range
 from shoal.storage.extents import Extents, find_extents
 from shoal.storage.faults import fault_of_os_error
 from shoal.storage.ignore import IgnoreRules, read_rules
@@ -41,22 +40,6 @@ HOME_REASON: Final = "it is the home of a Shoal node, with its keys"
 SYSTEM_REASON: Final = "it shows the state of the system, not files"
 
 
-class ScannedEntry(msgspec.Struct, frozen=True, gc=False):
-    """What was found at a share path. `data_bytes` is `size` without holes; `extents` None: all is data.
-
-    There are millions of them at once: a third smaller than tuples, and never looked at by the collector.
-    """
-
-    path: bytes
-    kind: EntryKind
-    mode: int
-    mtime_ns: int
-    size: int = 0
-    data_bytes: int = 0
-    target: bytes = b""
-    extents: Extents | None = None
-
-
 class Skipped(NamedTuple):
     """What is not in the share, or was not written by a getter, and why."""
 
@@ -69,7 +52,7 @@ class ScanResult:
     """Everything that a share will hold, in share order, if it does not change before it is read."""
 
     roots: dict[bytes, bytes] = field(default_factory=dict)  # top name -> absolute path without links
-    entries: list[ScannedEntry] = field(default_factory=list)
+    entries: EntryTable = field(default_factory=EntryTable)
     skipped: list[Skipped] = field(default_factory=list)
     skipped_count: int = 0
     ignored_count: int = 0  # a folder counts once, whatever is in it
@@ -201,7 +184,9 @@ class _Scanner:
                 cause = reason_of(error) if isinstance(error, OSError) else error.cause
                 self._result.skip(path, f"what to leave out of it is not known: {cause}")
                 return
-            self._append(ScannedEntry(path, EntryKind.DIR, permissions(info.st_mode), info.st_mtime_ns))
+            folder = ScannedEntry(path, EntryKind.DIR, permissions(info.st_mode), info.st_mtime_ns)
+            if not self._append(folder):
+                return
             for child, child_info in self._list(path, fd):
                 child_path = path + b"/" + child
                 problem = find_path_problem(child_path)
@@ -228,24 +213,25 @@ class _Scanner:
         finally:
             os.close(fd)
 
-    def _list(self, path: bytes, fd: int) -> list[tuple[bytes, os.stat_result]]:
-        """Return names and stats of a folder's children, sorted by name as bytes."""
-        found: list[tuple[bytes, os.stat_result]] = []
+    def _list(self, path: bytes, fd: int) -> Iterator[tuple[bytes, os.stat_result]]:
+        """Yield names and stats of a folder's children, sorted by name as bytes."""
+        names: list[bytes] = []  # no stats: a folder may have a million children
         try:
             with os.scandir(fd) as children:
-                for child in children:
-                    name = os.fsencode(child.name)
-                    try:
-                        found.append((name, child.stat(follow_symlinks=False)))
-                    except OSError as error:
-                        self._result.skip(path + b"/" + name, reason_of(error))
+                names.extend(os.fsencode(child.name) for child in children)
         except OSError as error:
             self._result.skip(path, reason_of(error))
-        found.sort(key=lambda pair: pair[0])
-        return found
+        names.sort()
+        for name in names:
+            try:
+                info = os.stat(name, dir_fd=fd, follow_symlinks=False)
+            except OSError as error:
+                self._result.skip(path + b"/" + name, reason_of(error))
+                continue
+            yield name, info
 
     def _add_file(self, path: bytes, name: bytes, parent: int | None, info: os.stat_result) -> None:
-        size = data = info.st_size
+        size = info.st_size
         extents: Extents | None = None
         if info.st_blocks * 512 < size:  # perhaps sparse: ask
             try:
@@ -255,8 +241,7 @@ class _Scanner:
                 return
             try:
                 found = find_extents(fd, os.fstat(fd))
-                data = sum(length for _, length in found)
-                extents = found if data != size else None
+                extents = found if sum(length for _, length in found) != size else None
             except OSError as error:
                 self._result.skip(path, reason_of(error))
                 return
@@ -269,7 +254,6 @@ class _Scanner:
                 permissions(info.st_mode),
                 info.st_mtime_ns,
                 size,
-                data,
                 extents=extents,
             )
         )
@@ -284,7 +268,8 @@ class _Scanner:
             ScannedEntry(path, EntryKind.SYMLINK, permissions(info.st_mode), info.st_mtime_ns, target=target)
         )
 
-    def _append(self, entry: ScannedEntry) -> None:
+    def _append(self, entry: ScannedEntry) -> bool:
+        """Take an entry in; False if it had to be skipped."""
         result = self._result
         if len(result.entries) >= ENTRY_LIMIT:
             raise LocalMisuse(
@@ -292,9 +277,13 @@ class _Scanner:
                 cause=f"it holds more than {ENTRY_LIMIT} files and folders",
                 next_step="share its folders one by one",
             )
+        if not is_time_in_range(entry.mtime_ns):
+            result.skip(entry.path, TIME_REASON)
+            return False
         result.entries.append(entry)
         result.total_bytes += entry.size
         result.data_bytes += entry.data_bytes
+        return True
 
 
 def _is_home(folder: int) -> bool:

@@ -4,24 +4,11 @@ from __future__ import annotations
 
 import os
 from array import array
-from typing import NamedTuple
 
 from shoal.content.keys import KEY_BYTES
 from shoal.content.manifest import EntryKind, permissions
+from shoal.storage.entry_table import EntryTable, ScannedEntry
 from shoal.storage.extents import Extents
-from shoal.storage.scan import ScannedEntry
-
-
-class HashedEntry(NamedTuple):
-    """What goes into the manifest for an entry; `extents` None means that all of the file is data."""
-
-    path: bytes
-    kind: EntryKind
-    mode: int
-    mtime_ns: int
-    size: int
-    extents: Extents | None
-    target: bytes
 
 
 class Section:
@@ -34,7 +21,7 @@ class Section:
     __slots__ = ("as_scanned", "entries", "generations", "keys", "lengths", "skipped")
 
     def __init__(self) -> None:
-        self.entries: list[HashedEntry] = []
+        self.entries = EntryTable()
         self.skipped: list[tuple[bytes, str]] = []
         self.lengths = array("I")
         self.keys = bytearray()
@@ -74,16 +61,15 @@ def _is_dense(extents: Extents, size: int) -> bool:
     return not size or (len(extents) == 1 and extents[0] == (0, size))
 
 
-def make_file_entry(path: bytes, info: os.stat_result, extents: Extents) -> HashedEntry:
+def make_file_entry(path: bytes, info: os.stat_result, extents: Extents) -> ScannedEntry:
     """Return the entry of a file that was read as `info` says."""
-    return HashedEntry(
+    return ScannedEntry(
         path,
         EntryKind.FILE,
         permissions(info.st_mode),
         info.st_mtime_ns,
         info.st_size,
-        None if _is_dense(extents, info.st_size) else extents,
-        b"",
+        extents=None if _is_dense(extents, info.st_size) else extents,
     )
 
 

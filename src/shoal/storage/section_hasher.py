@@ -19,12 +19,12 @@ from shoal.content.manifest import EntryKind
 from shoal.content.stream import LARGE_FILE_BYTES
 from shoal.core.errors import Unavailable
 from shoal.core.units import MIB
+from shoal.storage.entry_table import TIME_REASON, ScannedEntry, is_time_in_range
 from shoal.storage.extents import Extents, find_extents
 from shoal.storage.file_data import FileData
-from shoal.storage.scan import ScannedEntry, reason_of
+from shoal.storage.scan import reason_of
 from shoal.storage.section import (
     FileEnded,
-    HashedEntry,
     Section,
     is_as_scanned,
     is_changed,
@@ -86,9 +86,7 @@ class SectionHasher:
         self._filled = 0
         for entry in entries:
             if entry.kind is not EntryKind.FILE:
-                section.entries.append(
-                    HashedEntry(entry.path, entry.kind, entry.mode, entry.mtime_ns, 0, None, entry.target)
-                )
+                section.entries.append(entry)
                 continue
             try:
                 fd = self._handles.open(entry.path)
@@ -111,6 +109,9 @@ class SectionHasher:
             before = os.fstat(fd)
             if not stat.S_ISREG(before.st_mode):
                 self._section.skip(path, CHANGED)
+                return
+            if not is_time_in_range(before.st_mtime_ns):
+                self._section.skip(path, TIME_REASON)
                 return
             extents = find_extents(fd, before)
             if not is_as_scanned(entry, before, extents):

@@ -12,7 +12,7 @@ from typing import Final
 
 from shoal.content.manifest import EntryKind, Manifest
 from shoal.core.units import MIB
-from shoal.storage.scan import ScannedEntry
+from shoal.storage.entry_table import ScannedEntry
 
 FEW_PARTS: Final = 9  # of any section: four files that are new or other ones, each by itself
 PART_BYTES: Final = MIB  # beyond that a part for each: at most about three times as many chunks as without

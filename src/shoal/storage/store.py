@@ -218,8 +218,7 @@ class Store:
         try:
             while puts := self._take():
                 self._put_group(puts)
-                for put in puts:
-                    put.done.set()
+                puts = []  # or the last ones would stay in memory until others come
         finally:  # also when something ends it that no put may raise: nobody waits for ever
             with self._wake:
                 self._closing.set()
@@ -250,6 +249,8 @@ class Store:
         except ShoalError as error:
             for put in puts:
                 put.error = error
+        for put in puts:
+            put.done.set()
 
     def _care(self) -> None:
         """The other thread: collect now and then, scrub all the time, slowly."""

@@ -26,11 +26,19 @@ from shoal.swarm.service import SwarmService
 
 T = TypeVar("T")
 
-LONG_WORK_S = 0.5  # what takes longer leaves much freed memory behind
+LONG_WORK_S = 0.1  # what takes longer leaves much freed memory behind, such as a manifest of 30,000 files
 TIDY_AFTER_S = 2.0  # until then its results are stored, and what was needed for them is dropped
 BACKGROUND_THREADS = 2
 THREADS = 4  # for verifying, finishing; each of them is disk-bound and long
 HASH_THREADS = 16  # to scan and to wait for what hashes: more than a hash room and all looks take
+
+
+@dataclass(slots=True)
+class _Tidying:
+    """Whether memory will be given back soon, and whether somebody asked for it since that was decided."""
+
+    is_due: bool = False
+    is_asked_again: bool = False
 
 
 @dataclass(frozen=True, slots=True)
@@ -61,6 +69,7 @@ class FilesContext:
     )
     hash_room: HashRoom = field(default_factory=HashRoom)
     hash_turns: HashTurns = field(default_factory=HashTurns)
+    _tidying: _Tidying = field(default_factory=_Tidying)
 
     def choose(self, *, background: bool) -> FilesContext:
         """Return this context, or the one whose threads stand back."""
@@ -93,7 +102,7 @@ class FilesContext:
             raise
         finally:
             if loop.time() - began > LONG_WORK_S:
-                loop.call_later(TIDY_AFTER_S, self._tidy)
+                self.tidy_soon()
 
     def listen_to_manifests(self) -> None:
         """Give memory back after manifests were let go of, too; in the loop that the node runs in."""
@@ -101,11 +110,26 @@ class FilesContext:
 
         def tidy_soon() -> None:
             with contextlib.suppress(RuntimeError):  # the loop was closed meanwhile
-                loop.call_soon_threadsafe(loop.call_later, TIDY_AFTER_S, self._tidy)
+                loop.call_soon_threadsafe(self.tidy_soon)
 
         self.manifests.on_let_go = tidy_soon
 
+    def tidy_soon(self) -> None:
+        """Give memory back TIDY_AFTER_S from now, for what ends now. Often called it is done once in that
+        time, and once after the last call. Loop thread only.
+        """
+        tidying = self._tidying
+        if tidying.is_due:
+            tidying.is_asked_again = True
+            return
+        tidying.is_due = True
+        asyncio.get_running_loop().call_later(TIDY_AFTER_S, self._tidy)
+
     def _tidy(self) -> None:
+        tidying = self._tidying
+        again, tidying.is_due, tidying.is_asked_again = tidying.is_asked_again, False, False
+        if again:
+            self.tidy_soon()
         with contextlib.suppress(RuntimeError):  # the pool was closed meanwhile
             self.pool.submit(return_memory)
 

@@ -247,6 +247,7 @@ class PinKeeper:
         def ended(_: asyncio.Task[None]) -> None:
             self._running.pop(number, None)
             pin.signal.touch()
+            self._context.tidy_soon()
 
         task.add_done_callback(ended)
 

@@ -290,6 +290,7 @@ class Transfers:
             await self._enter_failed(record, error)
         finally:
             place.leave()
+            self._context.tidy_soon()  # a get refers to itself, so that its manifest has to be collected
             record.queue()  # unless it ended: another one may come first now
         if get.served is not None:
             await self._keeper.let_go_of_old(get.served)
