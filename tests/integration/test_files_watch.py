@@ -142,3 +142,44 @@ async def test_an_emptied_or_missing_folder_is_not_published_and_comes_back(tmp_
         back = await wait_share(a, share.share_id, lambda s: s.state == "complete", 40.0)
         assert back.version == 1
         assert back.error is None
+
+
+async def test_a_version_that_lost_nearly_all_files_is_held_back_until_that_is_accepted(
+    tmp_path: Path,
+) -> None:
+    tree = tmp_path / "tree"
+    tree.mkdir()
+    for number in range(40):
+        (tree / str(number)).write_bytes(b"%d" % number)
+    async with files_world(tmp_path) as world:
+        a = await world.add()
+        share = await watch(a, tree)
+
+        async def wait_held() -> ShareStatus:
+            return await wait_share(
+                a, share.share_id, lambda s: s.error is not None and s.error.code == "emptied", 40.0
+            )
+
+        (tree / ".shoalignore").write_bytes(b"*\n!.shoalignore\n")
+        held = await wait_held()
+        assert (held.state, held.version) == ("changed", 1)
+        assert held.error is not None
+        assert "--accept-removals" in held.error.next_step
+        await a.files.share([os.fsencode(tree)], watch=True)  # said again by hand, or by a script
+        await a.wait_hashed(share.share_id)
+        assert (await wait_held()).version == 1
+        await world.stop(a)
+        a = await world.add(again=a)
+        assert (await wait_held()).version == 1
+        (tree / ".shoalignore").unlink()
+        back = await wait_share(a, share.share_id, lambda s: s.state == "complete", 40.0)
+        assert (back.files, back.error) == (40, None)
+        for number in range(37):  # three of forty are left
+            (tree / str(number)).unlink()
+        await wait_held()
+        await a.files.share([os.fsencode(tree)], accept_removals=True)
+        less = await a.wait_hashed(share.share_id)
+        assert (less.state, less.files) == ("complete", 3)
+        assert less.version > back.version
+        (tree / "38").unlink()  # and once is not for ever, but of a few files some may go
+        await wait_share(a, share.share_id, lambda s: s.files == 2, 40.0)

@@ -152,14 +152,25 @@ class Client:
         return self.call(ops.PING, s.PeerRequest(peer=peer))
 
     def share(
-        self, *paths: AnyPath, wait: bool = False, watch: bool | None = None, background: bool = False
+        self,
+        *paths: AnyPath,
+        wait: bool = False,
+        watch: bool | None = None,
+        background: bool = False,
+        accept_removals: bool = False,
     ) -> s.Share:
         """Share files and folders; returns at once, or with `wait` when the share is complete.
 
         `watch`: whether changes of the files become versions by themselves; None leaves that as it is. In the
-        `background` reading and sending them gives way to whatever else the node does.
+        `background` reading and sending them gives way to whatever else the node does. `accept_removals`: the
+        next version of a watched share may lack nearly all files of the one before.
         """
-        request = s.ShareRequest(paths=[resolve_path(p) for p in paths], watch=watch, background=background)
+        request = s.ShareRequest(
+            paths=[resolve_path(p) for p in paths],
+            watch=watch,
+            background=background,
+            accept_removals=accept_removals,
+        )
         found = self.call(ops.SHARE, request)
         return self.wait_share(found) if wait else found
 

@@ -174,12 +174,14 @@ class ShareRequest(Request, frozen=True, kw_only=True):
     """Share files and folders as one share. The same paths give the same share again.
 
     `watch`: whether it becomes a new version whenever they change; null leaves that as it is. `background`:
-    reading and sending them gives way to whatever else the node does.
+    reading and sending them gives way to whatever else the node does. `accept_removals`: the next version of
+    a watched share may lack nearly all files of the one before, which is held back otherwise.
     """
 
     paths: list[PathValue]
     watch: bool | None = None
     background: bool = False
+    accept_removals: bool = False
 
 
 class ShareWaitRequest(Request, frozen=True, kw_only=True):

@@ -52,6 +52,15 @@ def share(
         str | None, typer.Option("--name", metavar="N", help="What the file is called that comes by a pipe.")
     ] = None,
     background: BackgroundOption = False,
+    accept_removals: Annotated[
+        bool,
+        typer.Option(
+            "--accept-removals",
+            help="Publish it although nearly all files are gone.",
+            metavar="",
+            show_default=False,
+        ),
+    ] = False,
     home: HomeOption = None,
     json: JsonOption = False,
 ) -> None:
@@ -61,7 +70,9 @@ def share(
     face = make_face(home, json)
     with face.connect() as client:
         piped = share_pipe(face, client, paths, name, watch=watch, background=background)
-        found = piped or client.share(*paths, watch=watch, background=background)
+        found = piped or client.share(
+            *paths, watch=watch, background=background, accept_removals=accept_removals
+        )
         if (wait or copy) and not found.complete:
             from shoal.cli.progress import share_progress
 

@@ -33,7 +33,12 @@ class FileAnswers:
                 code="bad_paths",
             )
         paths = [decode_path(path) for path in request.paths]
-        status = await self._parts.files.share(paths, watch=request.watch, background=request.background)
+        status = await self._parts.files.share(
+            paths,
+            watch=request.watch,
+            background=request.background,
+            accept_removals=request.accept_removals,
+        )
         return s.Share(*share_core(status))
 
     async def share_state(self, request: s.ShareWaitRequest) -> s.ShareDetail:

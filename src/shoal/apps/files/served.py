@@ -62,6 +62,7 @@ class ServedShare:
         self.signal = ChangeSignal()
         self.making = asyncio.Lock()  # one version of it at a time
         self.unsettled = 0  # looks in a row that came while files were written
+        self.accepts_removals = False  # the next version may lack nearly all files of the one before
         self.watch_note = ""  # why changes are not noticed at once
         self.coming_back = asyncio.Lock()
         self._comeback = Comeback(context, row.share_id, self._on_back)

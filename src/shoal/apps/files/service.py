@@ -104,11 +104,17 @@ class Files:
     # Shares
 
     async def share(
-        self, paths: list[bytes], watch: bool | None = None, *, background: bool = False
+        self,
+        paths: list[bytes],
+        watch: bool | None = None,
+        *,
+        background: bool = False,
+        accept_removals: bool = False,
     ) -> ShareStatus:
         """Share absolute paths and return at once; the same paths give the same share, with a new version if
         they changed. `watch`: make versions from now on whenever they change; None leaves that as it is. In
-        the `background` hashing and serving give way to others.
+        the `background` hashing and serving give way to others. `accept_removals`: the next version of a
+        share that is watched may lack nearly all files of the one before.
 
         Raises: LocalMisuse, Refused, StorageFault, Unavailable.
         """
@@ -126,6 +132,7 @@ class Files:
                 self._shares[share.share_id] = share
             elif share.share_id not in self._hashing:
                 share.row = share.row._replace(state=ShareState.HASHING)
+            share.accepts_removals = accept_removals
             await share.set_background(background)
             await share.offer()
             self._start_hashing(share)

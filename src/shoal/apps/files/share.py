@@ -20,11 +20,12 @@ from shoal.apps.files.context import FilesContext, make_row
 from shoal.apps.files.drafting import DraftPublisher
 from shoal.apps.files.hash_room import is_small
 from shoal.apps.files.hash_turns import HashJob
+from shoal.apps.files.removals import check_removals
 from shoal.apps.files.served import ServedShare
 from shoal.content.feed_log import FeedWriter
-from shoal.content.kept_manifest import KeptManifest
 from shoal.content.keys import cut_seed
 from shoal.content.link import Link
+from shoal.content.manifest import Manifest
 from shoal.content.paths import display_path
 from shoal.core.errors import Refused, ShoalError
 from shoal.identity.operations import Role
@@ -110,6 +111,7 @@ class VersionMaker:
         self._share = share
         self._context = share.context
         self._hashed_bytes = 0
+        self._previous: Manifest | None = None  # what the files are compared with
         self._draft: DraftPublisher | None = None
         self._is_undescribed = False  # there is a version, whose description cannot be loaded
 
@@ -124,6 +126,7 @@ class VersionMaker:
             try:
                 await share.update(ShareState.HASHING)
                 hashed = await self._hash()
+                self._check_removals(hashed)
                 await self._publish(hashed)
             except ShoalError as error:
                 await share.load_feed()  # what was not stored was not said
@@ -149,7 +152,7 @@ class VersionMaker:
                     share.unsettled += 1
                     return Look.UNSETTLED
                 share.unsettled = 0
-                _check_not_emptied(hashed, before)
+                self._check_removals(hashed)
                 if hashed.built.root.object_id != share.row.content_id:
                     if before is None:
                         await share.offer()  # it failed before, and was taken back
@@ -159,7 +162,7 @@ class VersionMaker:
                     await share.update(ShareState.COMPLETE)
             except ShoalError as error:
                 await share.load_feed()
-                if str(error) != share.row.error:
+                if share.error is None or str(error) != share.row.error:
                     log.warning("share %s: %s", share.row.name, error)
                     await share.update(ShareState.CHANGED if before else ShareState.FAILED, error)
         return Look.SAME
@@ -171,7 +174,7 @@ class VersionMaker:
         if opening is None:
             raise Refused("The share has no feed", code="corrupt")
         secret = context.network.content_secret(opening.generation)
-        previous = await share.load_served()
+        previous = self._previous = await share.load_served()
         self._is_undescribed = previous is None and share.reader.latest is not None
         background = share.details.background
         here = context.for_hashing(background=background)
@@ -226,6 +229,12 @@ class VersionMaker:
                 if self._draft is not None:
                     await self._draft.stop()
 
+    def _check_removals(self, hashed: HashedShare) -> None:
+        """Raises: Refused (code "emptied") for what is not published by itself."""
+        share, previous = self._share, self._previous
+        if share.details.watch and not share.accepts_removals and previous is not None:
+            check_removals(previous, hashed.built.manifest)
+
     def _stand_back(self, cancelled: threading.Event) -> None:
         """Stand back, in a hashing thread, unless the share was brought to the foreground meanwhile."""
         if self._share.details.background:
@@ -274,14 +283,4 @@ class VersionMaker:
         )
         await share.complete(closing, details)
         share.serve(closing, manifest, hashed.roots)
-
-
-def _check_not_emptied(hashed: HashedShare, before: KeptManifest | None) -> None:
-    """Raises: Refused (code "emptied") for a tree without any file, where there were some."""
-    if before is not None and before.file_count and not hashed.built.manifest.file_count:
-        raise Refused(
-            "No new version was made",
-            cause="all files are gone: the disk may not be there",
-            next_step="share it again by hand if it is meant to be empty",
-            code="emptied",
-        )
+        share.accepts_removals = False
