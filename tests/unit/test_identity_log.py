@@ -35,7 +35,7 @@ from shoal.identity.log import (
     make_genesis,
 )
 from shoal.identity.operations import Admit, Genesis, Operation, Remove, Role, pack_operation, sign_joiner
-from shoal.identity.secrets import DEFAULT_SPACE, SecretKind
+from shoal.identity.secrets import DEFAULT_SPACE
 from shoal.wire.limits import ADMINS, OPERATIONS
 
 OWNER, OTHER_OWNER, ADMIN, OTHER_ADMIN, MEMBER, STORAGE, NEW, STRANGER = (make_keys(n) for n in range(1, 9))
@@ -146,7 +146,6 @@ def test_only_owners_and_admins_begin_an_epoch(log: MembershipLog, author: Role)
     if author <= Role.ADMIN:
         write(log, BY_ROLE[author], epoch(1, secret))
         assert log.state.commitments[secret.key] == secret.commitment
-        assert log.state.find_generation(SecretKind.CONTENT, DEFAULT_SPACE) == 1
         write(log, OWNER, epoch(1, make_secret(8, generation=1)))
         assert log.state.commitments[secret.key] == secret.commitment, "nobody replaces a commitment"
         return
@@ -304,7 +303,6 @@ def test_a_genesis_says_who_owns_what() -> None:
     assert set(state.commitments) == {(1, DEFAULT_SPACE, 0), (2, DEFAULT_SPACE, 0)}
     assert len(state.recovery_commitment) == 32
     assert [m.name for m in state.active_members()] == ["owner"]
-    assert state.find_generation(SecretKind.EPOCH, DEFAULT_SPACE) is None
 
 
 def test_a_state_is_kept_and_an_older_one_stays_as_it_was(log: MembershipLog) -> None:

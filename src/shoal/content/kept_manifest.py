@@ -156,11 +156,6 @@ class KeptManifest:
         return data
 
 
-def get_manifest(manifest: Manifest | KeptManifest) -> Manifest:
-    """Return the manifest itself. Raises: as `KeptManifest.get`."""
-    return manifest.get() if isinstance(manifest, KeptManifest) else manifest
-
-
 def _fault(cause: str) -> StorageFault:
     return StorageFault(
         "A share's description is not complete",

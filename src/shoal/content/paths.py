@@ -6,7 +6,6 @@ kept as they are. Order is by component, so that a directory is followed by all 
 
 from __future__ import annotations
 
-from shoal.core.errors import MalformedMessage
 from shoal.wire.limits import PATH_BYTES
 
 COMPONENT_BYTES = 255  # NAME_MAX of every file system we write to
@@ -47,24 +46,12 @@ def find_top_problem(name: bytes) -> str | None:
     return None
 
 
-def check_path(path: bytes) -> None:
-    """Raises: MalformedMessage if a peer must not send this path."""
-    problem = find_path_problem(path)
-    if problem is not None:
-        raise MalformedMessage(f"a share with the path {display_path(path[:80])}", cause=problem)
-
-
 def order_key(path: bytes) -> bytes:
     """Return what paths of a share are sorted by: `/` below every other byte.
 
     So `a`, `a/b`, `a.txt`: everything below a directory follows it at once. NUL is not in any path.
     """
     return path.replace(b"/", b"\x00")
-
-
-def parent_path(path: bytes) -> bytes:
-    """Return the directory part, empty for a top name."""
-    return path.rpartition(b"/")[0]
 
 
 def top_name(path: bytes) -> bytes:

@@ -36,11 +36,6 @@ def format_network_id(network_id: NetworkId) -> str:
     return _format(Kind.NETWORK, network_id)
 
 
-def parse_network_id(text: str) -> NetworkId:
-    """Read a network id. Raises: LocalMisuse that says what is wrong with the text."""
-    return _parse(Kind.NETWORK, "network id", text)
-
-
 def format_share_id(share_id: ShareId) -> str:
     """Write a share id: `shs1...`."""
     return _format(Kind.SHARE, share_id)
@@ -56,19 +51,9 @@ def format_content_id(content_id: ContentId) -> str:
     return _format(Kind.CONTENT, content_id)
 
 
-def parse_content_id(text: str) -> ContentId:
-    """Read a content id. Raises: LocalMisuse that says what is wrong with the text."""
-    return _parse(Kind.CONTENT, "content id", text)
-
-
 def format_operation_id(entry_id: EntryId) -> str:
     """Write the id of a membership operation: `sho1...`."""
     return _format(Kind.OPERATION, entry_id)
-
-
-def parse_operation_id(text: str) -> EntryId:
-    """Read an operation id. Raises: LocalMisuse that says what is wrong with the text."""
-    return _parse(Kind.OPERATION, "operation id", text)
 
 
 def short_peer_id(peer_id: PeerId) -> str:

@@ -90,8 +90,3 @@ def derive(context: Context, secret: bytes, length: int = SECRET_BYTES) -> bytes
 def commit(secret: bytes) -> bytes:
     """Return the public commitment to a secret; a delivered secret is accepted only against it."""
     return derive(Context.COMMIT, secret)
-
-
-def lookup_key(content_secret: bytes) -> bytes:
-    """Return the key under which the shares of one generation are located."""
-    return derive(Context.LOOKUP, content_secret)

@@ -61,8 +61,3 @@ class MembershipState:
         """Return the members of now, in the order of their ids."""
         active = [member for member in self.members.values() if member.state == "active"]
         return sorted(active, key=lambda member: member.peer_id)
-
-    def find_generation(self, kind: int, space: bytes) -> int | None:
-        """Return the newest committed generation of a secret, or None if there is none."""
-        found = [key[2] for key in self.commitments if key[0] == kind and key[1] == space]
-        return max(found, default=None)

@@ -17,8 +17,7 @@ from __future__ import annotations
 import os
 from dataclasses import dataclass, field
 
-from shoal.core.errors import LocalMisuse, Refused
-from shoal.core.units import format_time
+from shoal.core.errors import LocalMisuse
 from shoal.identity.ids import NetworkId, PeerId
 from shoal.identity.keys import is_valid_peer_id
 from shoal.identity.operations import INVITE_ID_BYTES
@@ -104,16 +103,6 @@ class Ticket:
             raise LocalMisuse("a ticket of another length")
         expires_at = int.from_bytes(payload[64:72], "big")
         return cls(payload[:32], payload[32:64], secret, expires_at, tuple(addresses))
-
-    def check_expiry(self, wall: float) -> None:
-        """Raises: Refused if the ticket has expired by this device's clock (`wall`, seconds since 1970)."""
-        if wall >= self.expires_at:
-            raise Refused(
-                "This ticket has expired",
-                cause=f"it was valid until {format_time(self.expires_at)}, here it is {format_time(wall)}",
-                next_step="ask for a new one (shoal invite), or correct this machine's clock",
-                code="expired",
-            )
 
 
 def make_invite_id(secret: bytes) -> bytes:

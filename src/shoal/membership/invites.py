@@ -20,7 +20,6 @@ from shoal.identity.ticket import ADDRESSES_LIMIT, Ticket, make_invite_id
 from shoal.storage.invites import KEEP_S, OPEN, REVOKED, USED, InviteRow, check_code
 from shoal.storage.invites import Invites as InviteTable
 
-EXPIRES_DEFAULT_S = 24 * 3600.0
 EXPIRES_SHORTEST_S = 1.0
 EXPIRES_LONGEST_S = 30 * 86400.0
 SMALL_NAMEPLATES = 99  # taken first; wild guess: what two people do not mishear

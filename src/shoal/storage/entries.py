@@ -57,11 +57,6 @@ class Entries:
         rows = _rows(entries)
         await self._database.write(lambda connection: _append(connection, rows, own))
 
-    def append_blocking(self, entries: Sequence[StorableEntry], *, own: bool = False) -> None:
-        """`append` for another thread. Raises: as `append`."""
-        rows = _rows(entries)
-        self._database.write_blocking(lambda connection: _append(connection, rows, own))
-
     async def load(self, log: bytes) -> list[bytes]:
         """Return all entries of a log in order of arrival: parents before children.
 

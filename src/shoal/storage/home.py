@@ -106,11 +106,6 @@ class Home:
         return cls(where, lock_fd)
 
     @property
-    def keys_path(self) -> str:
-        """Where identity.keystore keeps the device's keys."""
-        return os.path.join(self.path, "keys")
-
-    @property
     def database_path(self) -> str:
         """The SQLite file."""
         return os.path.join(self.path, "shoal.db")
@@ -124,11 +119,6 @@ class Home:
     def log_dir(self) -> str:
         """The directory of the daemon's log."""
         return os.path.join(self.path, "log")
-
-    @property
-    def config_path(self) -> str:
-        """The user's settings; may be absent."""
-        return os.path.join(self.path, "config.toml")
 
     @property
     def has_lock(self) -> bool:

@@ -188,14 +188,6 @@ class Invites:
 
         return await self._database.write(run)
 
-    async def forget_before(self, wall: float) -> None:
-        """Forget invites that expired before `wall`, whatever became of them."""
-
-        def run(connection: Connection) -> None:
-            connection.execute("DELETE FROM invites WHERE expires_at < ?", (wall,))
-
-        await self._database.write(run)
-
     def _row(self, row: tuple[Any, ...]) -> InviteRow:
         words = self._sealer.open_value(row[9]).decode() if row[9] is not None else ""
         secret = self._sealer.open_value(row[1])

@@ -27,7 +27,6 @@ from shoal.storage.segment_store import SegmentStore
 LIVE_SHARE = 0.5  # a segment is collected when less of it is live: at most one byte copied for one won
 STEP_CHUNKS = 64  # copied, or checked, before others have their turn
 STEP_BYTES = 1 * MIB
-HOLD_ROWS = 1000
 
 
 class Moved(NamedTuple):

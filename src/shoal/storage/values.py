@@ -36,11 +36,3 @@ class Values:
                 raise LocalMisuse("too many named values")
 
         await self._database.write(run)
-
-    async def drop_value(self, name: str) -> None:
-        """Remove a value; nothing happens where there is none."""
-
-        def run(connection: Connection) -> None:
-            connection.execute("DELETE FROM named_values WHERE name = ?", (name,))
-
-        await self._database.write(run)

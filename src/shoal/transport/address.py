@@ -94,12 +94,6 @@ class Address:
         return self.host.lower().rstrip(".") == "localhost" if ip is None else ip.is_loopback
 
     @property
-    def on_link_local(self) -> bool:
-        """Whether it is 169.254/16 or fe80::/10; cloud metadata services live there."""
-        ip = self.ip
-        return ip is not None and ip.is_link_local
-
-    @property
     def budget_group(self) -> str:
         """What address budgets are kept by: an IPv4 address, the /64 of an IPv6 address."""
         ip = self.ip

@@ -17,7 +17,6 @@ SERVICE_TYPE = "_shoal._tcp.local."
 NAME_BYTES = 8  # random, in hex before the type
 VERSION = b"1"
 NONCE_BYTES = 16
-MAC_BYTES = 32
 TEXT_BYTES = 512  # a longer TXT is not ours; version 1 has 107 bytes
 _NAME = re.compile(rf"[0-9a-f]{{{2 * NAME_BYTES}}}\.{re.escape(SERVICE_TYPE)}")
 _NONCE = re.compile(rb"[0-9a-f]{32}")

@@ -19,7 +19,6 @@ from shoal.core.budget import BoundedMap
 from shoal.transport.ports import DOOR_KEYS, MembershipView
 
 NONCE_BYTES = 16
-MAC_BYTES = 32
 _CODE_NAME = re.compile(rb"shoal-join/1\.([1-9][0-9]{0,2})")
 _NAME = re.compile(rb"(shoal|shoal-join)/1\.([0-9a-f]{32})\.([0-9a-f]{64})")
 

@@ -104,10 +104,6 @@ class Transport:
         """Give ways that are no addresses, and sockets with its preamble, to who makes them."""
         self.reach = reach
 
-    def set_observer(self, observe: Observer) -> None:
-        """Send observations elsewhere from now on."""
-        self._observer = observe
-
     async def start(self) -> None:
         """Bind, accept and judge sessions from now on. Raises: ConfigFault when an address cannot be used."""
         self._listener.start()

@@ -8,10 +8,7 @@ from shoal.core.units import KIB, MIB
 MESSAGE_BYTES = 64 * KIB  # payload of one control message
 GOSSIP_BYTES = 16 * KIB  # payload of one message that is passed on
 ENTRY_BYTES = 64 * KIB  # one signed entry, header and signature included
-NESTING = 16
 LIST_ITEMS = 4096
-MAP_ITEMS = 1024
-STRING_BYTES = 4 * KIB
 PATH_BYTES = 4 * KIB  # a path inside a share
 NAME_BYTES = 64  # a device's or a user's name, UTF-8
 
