@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import signal
 import time
 from collections.abc import Callable, Iterator
 from contextlib import ExitStack
@@ -13,6 +14,16 @@ from shoal.testing.processes import CommandFailed, Device
 
 MakeDevice = Callable[..., Device]
 MakeNetwork = Callable[..., list[Device]]
+
+
+@pytest.fixture(autouse=True, scope="session")
+def ctrl_c_ends_commands() -> Iterator[None]:
+    """A shell starts what runs in the background with SIGINT ignored, and each command would inherit that."""
+    before = signal.getsignal(signal.SIGINT)
+    if before == signal.SIG_IGN:
+        signal.signal(signal.SIGINT, signal.default_int_handler)
+    yield
+    signal.signal(signal.SIGINT, before)
 
 
 def wait_until(condition: Callable[[], bool], timeout_s: float = 20.0) -> None:
