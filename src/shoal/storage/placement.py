@@ -1,8 +1,9 @@
 """Placement: gives a complete part tree its final names, modes and times.
 
 Order, so that a crash at any point loses nothing and shows no half-written file: attributes of files, links,
-sync, comparison with what lies there, attributes of folders, renames, sync, attributes that would have been
-in the way (folders that may not be written to). Running it again after a crash ends in the same tree.
+comparison with what lies there, attributes of folders, sync, renames, attributes that would have been in the
+way (folders that may not be written to), sync. Running it again after a crash ends in the same tree; when it
+returns every file and every folder with its names is on the disk.
 """
 
 from __future__ import annotations
@@ -25,7 +26,7 @@ from shoal.storage.tree_handles import DIRECTORY_FLAGS, READ_FLAGS, TreeHandles
 from shoal.storage.tree_reader import is_same_time
 from shoal.storage.versions_folder import VersionsFolder
 
-SYNC_EACH_LIMIT: Final = 32  # with more files than this one sync of the whole file system is faster
+SYNC_EACH_LIMIT: Final = 32  # with more files and folders one sync of the whole file system is faster
 
 
 class Placement:
@@ -48,6 +49,7 @@ class Placement:
         self._base = base
         self._versions = versions
         self._owned = owned
+        self._syncs_each = self._can_sync_each()
         self.skipped: list[Skipped] = []
 
     def run(self, *, overwrite: bool) -> None:
@@ -55,19 +57,40 @@ class Placement:
         self._destination.refuse_changed()
         self._complete()
         self._settle(overwrite=overwrite)
+        self._dress_folders(self._part.handles, free=True)
         if not self._syncs_each:
             with sync_faults():
                 sync_file_system(self._part.fd)
-        self._dress_folders(self._part.handles, free=True)
         self._rename_all(overwrite=overwrite)
         self._remove_gone()
         self._dress_folders(self._destination.handles, free=False)
         self._dress_kept()
-        os.fsync(self._base) if self._syncs_each else sync_file_system(self._base)
+        if self._syncs_each:
+            os.fsync(self._base)
+            self._sync_above()
+        else:
+            sync_file_system(self._base)
 
-    @property
-    def _syncs_each(self) -> bool:
-        return self._chunks.file_count() <= SYNC_EACH_LIMIT
+    def _can_sync_each(self) -> bool:
+        count = self._chunks.file_count()
+        if (
+            self._versions is not None or count > SYNC_EACH_LIMIT
+        ):  # what moves away leaves many folders changed
+            return False
+        folders = self._manifest.iter_kind(EntryKind.DIR)
+        return count + sum(self._chunks.has(index) for index in folders) <= SYNC_EACH_LIMIT
+
+    def _sync_above(self) -> None:
+        """Save the name of DEST, which may be new."""
+        try:
+            above = os.open("..", DIRECTORY_FLAGS, dir_fd=self._base)
+        except PermissionError:  # it may be passed through but not read
+            sync_file_system(self._base)
+            return
+        try:
+            os.fsync(above)
+        finally:
+            os.close(above)
 
     def _complete(self) -> None:
         """Make files, links and what has no data, with their attributes, in the part tree."""
@@ -174,7 +197,7 @@ class Placement:
 
     def _dress_folders(self, handles: TreeHandles, *, free: bool) -> None:
         """Give folders mode and time, deepest first: before the rename those that are renamed as part of a
-        whole and stay writable, after it all others.
+        whole and stay writable, after it all others. Where each is synced, this is what saves their names.
         """
         manifest = self._manifest
         for index in reversed(list(manifest.iter_kind(EntryKind.DIR))):
@@ -190,8 +213,18 @@ class Placement:
             fd = handles.open(entry.path, DIRECTORY_FLAGS)
             try:
                 _dress(fd, entry, forgive=not free)
+                if self._syncs_each:
+                    self._sync_folder(fd, is_before=free)
             finally:
                 os.close(fd)
+
+    def _sync_folder(self, fd: int, *, is_before: bool) -> None:
+        """Save a folder; before the renames a fault means that what was written cannot be trusted."""
+        if not is_before:
+            os.fsync(fd)
+            return
+        with sync_faults():
+            os.fsync(fd)
 
     def _dress_kept(self) -> None:
         """Give files that lay there already the share's mode and time, where we may."""
@@ -204,22 +237,27 @@ class Placement:
             except OSError:
                 continue  # it is served only if it can be read
             try:
-                _dress(fd, manifest.entry(index), forgive=True)
+                if _dress(fd, manifest.entry(index), forgive=True) and self._syncs_each:
+                    os.fsync(fd)
             finally:
                 os.close(fd)
             destination.note(index)
 
 
-def _dress(fd: int, entry: FileEntry, *, forgive: bool) -> None:
+def _dress(fd: int, entry: FileEntry, *, forgive: bool) -> bool:
+    """Give an open file or folder mode and time; return whether it had others."""
     info = os.fstat(fd)
+    is_new = stat.S_IMODE(info.st_mode) != entry.mode
     try:
-        if stat.S_IMODE(info.st_mode) != entry.mode:
+        if is_new:
             os.fchmod(fd, entry.mode)
         if not is_same_time(info.st_mtime_ns, entry.mtime_ns):
             os.utime(fd, ns=(entry.mtime_ns, entry.mtime_ns))
+            is_new = True
     except PermissionError:
         if not forgive:
             raise
+    return is_new
 
 
 assert OWN_FILE & 0o077 == 0
