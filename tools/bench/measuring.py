@@ -16,7 +16,7 @@ from dataclasses import dataclass, field
 from pathlib import Path
 
 from shoal.core.units import KIB, MIB
-from shoal.testing.trees import BLOCK_BYTES
+from shoal.testing.trees import has_same_bytes
 
 CLOCK_TICKS = os.sysconf("SC_CLK_TCK")
 SAMPLE_S = 0.1  # between two readings of memory; one reading takes about a millisecond
@@ -220,18 +220,8 @@ def find_difference(left: Path, right: Path) -> str | None:
     if left.is_dir() != right.is_dir() or not right.exists():
         return f"{right}: missing, or of another kind"
     if not left.is_dir():
-        return None if _same_bytes(left, right) else f"{right}: other bytes"
+        return None if has_same_bytes(left, right) else f"{right}: other bytes"
     names, others = (sorted(n for n in os.listdir(p) if not n.startswith(".")) for p in (left, right))
     if names != others:
         return f"{right}: other names"
     return next((found for name in names if (found := find_difference(left / name, right / name))), None)
-
-
-def _same_bytes(left: Path, right: Path) -> bool:
-    with left.open("rb") as a, right.open("rb") as b:
-        while True:
-            block = a.read(BLOCK_BYTES)
-            if block != b.read(BLOCK_BYTES):
-                return False
-            if not block:
-                return True

@@ -69,10 +69,11 @@ def find_difference(left: Path, right: Path) -> str | None:
         return next((found for name in names if (found := find_difference(left / name, right / name))), None)
     if before.st_mtime_ns != after.st_mtime_ns:
         return f"{right}: other time"
-    return None if _same_bytes(left, right) else f"{right}: other bytes"
+    return None if has_same_bytes(left, right) else f"{right}: other bytes"
 
 
-def _same_bytes(left: Path, right: Path) -> bool:
+def has_same_bytes(left: Path, right: Path) -> bool:
+    """Whether two files hold the same."""
     with left.open("rb") as a, right.open("rb") as b:
         while True:
             block = a.read(BLOCK_BYTES)

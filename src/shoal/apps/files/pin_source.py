@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from shoal.apps.files.target import is_chunk
 from shoal.content.keys import ChunkKeys
 from shoal.content.manifest import Manifest
 from shoal.content.seal import OVERHEAD_BYTES, open_object, seal_object
@@ -54,10 +55,7 @@ class PinTarget:
 
     def is_valid(self, ordinal: int, data: memoryview) -> bool:
         """Whether these bytes are that chunk."""
-        manifest = self._manifest
-        if len(data) != manifest.chunk_length(ordinal):
-            return False
-        return self._keys[manifest.chunk_generation(ordinal)].key(data) == manifest.chunk_key(ordinal)
+        return is_chunk(self._manifest, self._keys, ordinal, data)
 
     def write(self, ordinal: int, data: memoryview) -> None:
         """Seal a valid chunk and keep it. Raises: StorageFault, Unavailable while the node stops."""

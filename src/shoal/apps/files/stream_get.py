@@ -19,6 +19,7 @@ from shoal.apps.files.glance import Glance
 from shoal.apps.files.listing import Lister
 from shoal.apps.files.served import ServedShare
 from shoal.apps.files.share_turn import Claim, ShareTurn
+from shoal.apps.files.target import is_chunk
 from shoal.apps.files.wanted import find_wanted
 from shoal.content.feed import Closing
 from shoal.content.keys import ChunkKeys
@@ -62,10 +63,7 @@ class StreamTarget:
 
     def is_valid(self, ordinal: int, data: memoryview) -> bool:
         """Whether these bytes are that chunk."""
-        manifest = self._manifest
-        if len(data) != manifest.chunk_length(ordinal):
-            return False
-        return self._keys[manifest.chunk_generation(ordinal)].key(data) == manifest.chunk_key(ordinal)
+        return is_chunk(self._manifest, self._keys, ordinal, data)
 
     def write(self, ordinal: int, data: memoryview) -> None:
         """Keep a valid chunk until it is taken."""

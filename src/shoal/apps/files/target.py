@@ -24,6 +24,16 @@ class ChunkWriter(Protocol):
     def write(self, ordinal: int, data: memoryview) -> None: ...
 
 
+def is_chunk(manifest: Manifest, keys: dict[int, ChunkKeys], ordinal: int, data: memoryview) -> bool:
+    """Whether these bytes are that chunk: its length, and its key under the keys of its generation."""
+    if len(data) != manifest.chunk_length(ordinal):
+        return False
+    if len(keys) == 1:  # nearly always: the generation of each chunk need not be looked up
+        (only,) = keys.values()
+        return only.key(data) == manifest.chunk_key(ordinal)
+    return keys[manifest.chunk_generation(ordinal)].key(data) == manifest.chunk_key(ordinal)
+
+
 class VersionTarget:
     """The chunks of one version on their way to part files. Any thread."""
 
@@ -42,7 +52,6 @@ class VersionTarget:
         self.written = bytearray(self.total if limit is None else limit)
         self._manifest = manifest
         self._keys = keys
-        self._only_key = next(iter(keys.values())) if len(keys) == 1 else None
         self._writer = writer
         self._journal = journal
 
@@ -52,11 +61,7 @@ class VersionTarget:
 
     def is_valid(self, ordinal: int, data: memoryview) -> bool:
         """Whether these bytes are that chunk."""
-        manifest = self._manifest
-        if len(data) != manifest.chunk_length(ordinal):
-            return False
-        keys = self._only_key or self._keys[manifest.chunk_generation(ordinal)]
-        return keys.key(data) == manifest.chunk_key(ordinal)
+        return is_chunk(self._manifest, self._keys, ordinal, data)
 
     def write(self, ordinal: int, data: memoryview) -> None:
         """Note the chunk in the journal and write it. Raises: StorageFault."""
