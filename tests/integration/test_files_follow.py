@@ -191,7 +191,7 @@ async def test_news_that_are_none_do_not_keep_a_follow_busy(tmp_path: Path) -> N
             follower.look_again()
             return ""
 
-        follower = Follower(a.files.context, record, run, lambda: 1)
+        follower = Follower(a.files.context, record, run, lambda: 1, lambda: None)
         follower.start()
         await asyncio.sleep(2.0)
         task = follower.cancel()

@@ -15,7 +15,7 @@ from shoal.core.errors import LimitExceeded, LocalMisuse, MalformedMessage, Stor
 from shoal.core.supervisor import Supervisor
 from shoal.identity.keys import DeviceKeys
 from shoal.overlay import service as service_module
-from shoal.overlay.messages import Announce, Query
+from shoal.overlay.messages import Query, Wanted
 from shoal.overlay.service import OverlayService
 from shoal.storage.peers import PeerRow
 from shoal.wire.registry import ServiceNumber
@@ -142,10 +142,11 @@ async def test_keys_are_published_located_and_withdrawn() -> None:
         await two.overlay.publish(KEY)
         result = await three.overlay.locate(KEY, 2.0)
         assert result.hits
-        await asyncio.sleep(0.2)
+        find = three.overlay._machine._index.find
+        await wait_until(lambda: set(find(KEY, 0.0)) == {one.peer_id, two.peer_id})
         assert set((await three.overlay.locate(KEY, 2.0)).hits) == {one.peer_id, two.peer_id}
         await one.overlay.withdraw(KEY)
-        await asyncio.sleep(0.2)
+        await wait_until(lambda: find(KEY, 0.0) == [two.peer_id])
         assert (await three.overlay.locate(KEY, 2.0)).hits == [two.peer_id]
         missing = await three.overlay.locate(b"m" * 32, 5.0)
         assert (missing.hits, missing.asked, missing.answered) == ([], 2, 2)
@@ -250,6 +251,7 @@ async def test_what_a_session_brings_before_the_start_is_not_lost() -> None:
         network.nodes.append(late)
         assert late.overlay._machine.state_of(first.peer_id) == ("connected", "")
         assert late.overlay._machine.addresses(first.peer_id) == first.overlay.own_addresses()
+        await wait_until(lambda: bool(late.overlay._machine._index.find(KEY, 0.0)))
         result = await late.overlay.locate(KEY, 2.0)
         assert (result.hits, result.messages) == ([first.peer_id], 0)
 
@@ -275,8 +277,8 @@ async def test_messages_that_break_a_rule_are_faults() -> None:
         session = one.transport.transport.find_session(two.peer_id)
         assert session is not None
         for message, fault in (
-            (Announce([b"short"]), MalformedMessage),
-            (Announce([KEY] * 257), LimitExceeded),
+            (Wanted([(b"short", 0)]), MalformedMessage),
+            (Wanted([(KEY, 0)] * 257), LimitExceeded),
             (Query(2**32, KEY), MalformedMessage),
         ):
             with pytest.raises(fault):
@@ -284,7 +286,7 @@ async def test_messages_that_break_a_rule_are_faults() -> None:
         with pytest.raises(MalformedMessage):
             await one.overlay.on_request(session, Query(1, KEY))
         # sent for real: the peer is observed, and the session lives while it is not often
-        session.notify(ServiceNumber.OVERLAY, Announce([b"short"]))
+        session.notify(ServiceNumber.OVERLAY, Wanted([(b"short", 0)]))
         await wait_until(lambda: bool(two.transport.seen))
         assert network.is_full()
 

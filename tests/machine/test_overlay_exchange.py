@@ -7,12 +7,14 @@ from tests.support.identity import make_keys
 from tests.support.mesh_world import NETWORK, MeshWorld, Node
 
 from shoal.core.errors import LimitExceeded, MalformedMessage
+from shoal.overlay import provision as provision_module
 from shoal.overlay.exchange import ROUND_MESSAGES, Exchange
-from shoal.overlay.messages import Digest, Provisions, Summary, check
+from shoal.overlay.messages import PROVISION_BYTES, Digest, Provisions, Summary, check
 from shoal.overlay.provision import PAGE_KEYS, PAGES, parse_provision, sign_provision
-from shoal.overlay.provision_store import KEPT, OwnPages, ProvisionStore
+from shoal.overlay.provision_store import KEPT, SMALL_PAGE, OwnPages, ProvisionStore
 from shoal.overlay.steps import (
     Delivered,
+    Publish,
     Received,
     Send,
     SessionUp,
@@ -21,6 +23,7 @@ from shoal.overlay.steps import (
 )
 from shoal.overlay.substrate.plumtree import Verdict
 from shoal.overlay.topics import PROVISION_TOPIC, RECORD_TOPIC
+from shoal.wire.codec import encode
 
 KEY = b"k" * 32
 
@@ -59,14 +62,19 @@ def test_a_new_session_brings_what_the_other_end_has() -> None:
 def test_provisions_of_others_come_with_a_session_and_are_found() -> None:
     world = make_world(3)
     hub, one, two = world.nodes
-    provision = sign_provision(one.keys, NETWORK, 0, 1, (KEY,))
     connect(world, hub, one)
-    found = hub.machine.step(world.now, Received(one.peer_id, Provisions([provision.packed])))
-    assert Spread(PROVISION_TOPIC, provision.packed) in found  # its own device said so
+    world.step(one, Publish(KEY))
+    world.run(2)
+    assert hub.machine._index.find(KEY, world.now) == [one.peer_id]
     connect(world, hub, two)
     world.run(2)
     assert two.machine._index.find(KEY, world.now) == [one.peer_id]
-    newer = sign_provision(one.keys, NETWORK, 0, 2, ())
+    provision = hub.machine._signed._provisions.find(one.peer_id, 0)
+    assert provision is not None
+    later = sign_provision(one.keys, NETWORK, 1, 1, (KEY,))
+    found = hub.machine.step(world.now, Received(one.peer_id, Provisions([later.packed])))
+    assert Spread(PROVISION_TOPIC, later.packed) in found  # its own device said so
+    newer = sign_provision(one.keys, NETWORK, 0, provision.seq + 1, ())
     hub.machine.step(world.now, Delivered(PROVISION_TOPIC, newer.packed))
     assert hub.machine._index.find(KEY, world.now) == []
     assert hub.machine.judge(PROVISION_TOPIC, provision.packed) is Verdict.STALE
@@ -110,12 +118,71 @@ def test_own_pages_change_one_at_a_time_and_are_counted_on_after_a_crash() -> No
     keys = [n.to_bytes(32, "big") for n in range(PAGE_KEYS + 1)]
     for key in keys:
         pages.put(key)
-    assert [(page, len(held)) for page, _, held in pages.take_dirty()] == [(0, PAGE_KEYS), (1, 1)]
+    assert [(page, len(held)) for page, _, held, _ in pages.take_dirty()] == [
+        *((page, SMALL_PAGE) for page in range(PAGE_KEYS // SMALL_PAGE)),
+        (PAGE_KEYS // SMALL_PAGE, 1),
+    ]
     pages.drop(keys[0])
-    [(page, least, held)] = pages.take_dirty()
-    assert (page, least, len(held)) == (0, 0, PAGE_KEYS - 1)
+    [(page, least, held, _)] = pages.take_dirty()
+    assert (page, least, len(held)) == (0, 0, SMALL_PAGE - 1)
     pages.take_over(7, 41)
-    assert pages.take_dirty() == [(7, 42, ())]
+    assert pages.take_dirty() == [(7, 42, (), ())]
+
+
+def test_own_pages_fill_up_and_what_is_beyond_them_is_not_told() -> None:
+    pages = OwnPages()
+    keys = [n.to_bytes(32, "big") for n in range(PAGE_KEYS * PAGES + 1)]
+    told = [pages.put(key) for key in keys]
+    assert told == [True] * (PAGE_KEYS * PAGES) + [False]
+    assert [len(held) for _, _, held, _ in pages.take_dirty()] == [PAGE_KEYS] * PAGES
+
+
+def test_a_feed_that_grows_costs_its_page_and_never_shrinks() -> None:
+    pages = OwnPages()
+    pages.put(KEY)
+    pages.take_dirty()
+    assert not pages.put(KEY)
+    assert pages.put(KEY, 3)
+    assert pages.take_dirty() == [(0, 0, (KEY,), (3,))]
+    assert not pages.put(KEY, 2)
+    assert not pages.put(KEY)
+    assert pages.take_dirty() == []
+
+
+def test_a_page_of_the_most_keys_and_entries_is_within_its_limit() -> None:
+    keys = tuple(n.to_bytes(32, "big") for n in range(PAGE_KEYS))
+    provision = sign_provision(make_keys(1), NETWORK, PAGES - 1, 2**63 - 1, keys, (2**32 - 1,) * PAGE_KEYS)
+    assert len(provision.packed) == 5108 <= PROVISION_BYTES
+    assert provision.heads == dict.fromkeys(keys, 2**32 - 1)
+
+
+def test_entries_that_do_not_fit_their_keys_are_malformed() -> None:
+    for entries in ([1], [1, 2, 3], [-1, 1], [2**32, 1]):
+        fields = provision_module._Fields(make_keys(1).peer_id, 0, 1, [KEY, KEY], entries)
+        body = b"\x01" + encode(fields)
+        signature = make_keys(1).sign(provision_module._signed(NETWORK, body))
+        with pytest.raises(MalformedMessage):
+            parse_provision(body + signature, NETWORK)
+
+
+def test_a_head_is_told_once_for_each_change_and_found_by_an_exchange_if_it_was_missed() -> None:
+    world = make_world(3)
+    hub, one, two = world.nodes
+    connect(world, hub, one)
+    world.step(one, Publish(KEY, 2))
+    world.run(2)
+    assert hub.heads == [(one.peer_id, KEY, 2)]
+    world.step(one, Publish(b"o" * 32))  # another key of the page
+    world.step(one, Publish(KEY, 1))
+    world.run(2)
+    assert hub.heads == [(one.peer_id, KEY, 2)]
+    connect(world, hub, two)
+    world.run(2)
+    assert two.heads == [(one.peer_id, KEY, 2)]
+    world._spread = lambda *_: None  # type: ignore[method-assign, assignment]  # broadcasts are lost
+    world.step(one, Publish(KEY, 5))
+    world.run(200)  # two rounds
+    assert hub.heads[-1] == two.heads[-1] == (one.peer_id, KEY, 5)
 
 
 def test_the_store_of_provisions_is_bounded() -> None:

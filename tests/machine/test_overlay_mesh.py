@@ -1,4 +1,4 @@
-"""The full mesh machine: playbooks (input, expected effects) and whole networks on a virtual clock."""
+"""The mesh machine: playbooks, input and expected effects."""
 
 from __future__ import annotations
 
@@ -6,16 +6,19 @@ import random
 
 import pytest
 from tests.support.identity import make_keys
-from tests.support.mesh_world import NETWORK, MeshWorld, make_record
+from tests.support.mesh_world import NETWORK, make_record
 
 from shoal.core.errors import LocalMisuse
+from shoal.identity.keys import DeviceKeys
 from shoal.overlay.mesh import MeshMachine
-from shoal.overlay.messages import KEYS, Announce, Answer, Query, Records, Retract
+from shoal.overlay.messages import Answer, Digest, Provisions, Query, Records
 from shoal.overlay.provider_index import KEYS_OF_A_PROVIDER, TTL_S
+from shoal.overlay.provision import sign_provision
 from shoal.overlay.steps import (
     Cancel,
     Connect,
     ContactFound,
+    Delivered,
     DialEnded,
     Effect,
     Emit,
@@ -26,8 +29,10 @@ from shoal.overlay.steps import (
     Members,
     NetworkChanged,
     Observe,
+    OwnProvision,
     OwnRecord,
     OwnRecordBehind,
+    PageChanged,
     Publish,
     Received,
     Save,
@@ -35,10 +40,13 @@ from shoal.overlay.steps import (
     SessionDown,
     SessionUp,
     SetTimer,
+    Spread,
     Started,
     Timer,
     Withdraw,
 )
+from shoal.overlay.substrate.plumtree import Verdict
+from shoal.overlay.topics import PROVISION_TOPIC, RECORD_TOPIC
 from shoal.storage.peers import PeerRow
 
 ME, ANN, BOB, EVE = sorted((make_keys(number) for number in range(4)), key=lambda keys: keys.peer_id)
@@ -80,6 +88,12 @@ class Playbook:
             self.do(DialEnded(peer, dials[0].address, "refused"), 0.1)
             count += 1
         return count
+
+
+def provide(book: Playbook, device: DeviceKeys, *keys: bytes, seq: int = 1) -> None:
+    """Let a member say by broadcast what it provides."""
+    provision = sign_provision(device, NETWORK, 0, seq, keys)
+    book.do(Delivered(PROVISION_TOPIC, provision.packed, device.peer_id))
 
 
 # -- dials -------------------------------------------------------------------------------------------------
@@ -151,7 +165,7 @@ def test_a_removed_member_is_forgotten_altogether() -> None:
     book = Playbook(ANN_ID, BOB_ID)
     book.do(ContactFound(ANN_ID, ("192.0.2.7:1",)))
     book.connect(ANN_ID)
-    book.do(Received(ANN_ID, Announce([KEY], True)))
+    provide(book, ANN, KEY)
     book.do(SessionDown(ANN_ID, "removed"))
     assert Forget(ANN_ID) in book.do(Members(frozenset({ME_ID, BOB_ID})))
     assert book.machine.addresses(ANN_ID) == []
@@ -211,50 +225,53 @@ def test_we_never_dial_ourselves() -> None:
 # -- records -----------------------------------------------------------------------------------------------
 
 
-def test_a_new_session_is_told_all_records_ours_first() -> None:
+def test_a_new_session_is_told_our_record_and_its_own_and_compares_the_others() -> None:
     bob = make_record(BOB, 1, "192.0.2.3:1")
     ann = make_record(ANN, 1, "192.0.2.2:1")
     book = Playbook(ANN_ID, BOB_ID, rows=(PeerRow(BOB_ID, bob.packed), PeerRow(ANN_ID, ann.packed)))
     book.connect(ANN_ID)
     # its own record too, so that a device that lost its count can catch up
-    assert book.sent(ANN_ID)[0] == Records([MY_RECORD.packed, ann.packed, bob.packed])
+    first, digest = book.sent(ANN_ID)
+    assert first == Records([MY_RECORD.packed, ann.packed])
+    assert isinstance(digest, Digest)  # ours is the lower id
 
 
-def test_pages_of_records_are_at_most_16_kib() -> None:
-    keys = [make_keys(number) for number in range(200, 300)]
-    long = [f"[2001:db8:1111:2222:3333:4444:5555:{n:x}]:4711" for n in range(1, 9)]
-    rows = tuple(PeerRow(k.peer_id, make_record(k, 1, *long, name="n" * 60).packed) for k in keys)
-    book = Playbook(*(k.peer_id for k in keys), rows=rows)
-    book.connect(keys[0].peer_id)
-    pages = [m for m in book.sent(keys[0].peer_id) if isinstance(m, Records)]
-    assert len(pages) > 2
-    assert sum(len(page.records) for page in pages) == 101
-    assert all(sum(map(len, page.records)) <= 16 * 1024 for page in pages)
-
-
-def test_a_newer_record_is_kept_passed_on_and_dialled() -> None:
+def test_a_newer_record_is_kept_and_dialled_and_spread_if_its_subject_brings_it() -> None:
     book = Playbook(ANN_ID, BOB_ID, EVE_ID)
     book.connect(ANN_ID, BOB_ID)
     record = make_record(EVE, 5, "192.0.2.9:1")
     book.do(Received(ANN_ID, Records([record.packed])))
     assert next(e for e in book.effects if isinstance(e, Save)).row.record == record.packed
     assert book.timer_at("dial", EVE_ID) == 0.0
-    assert book.timer_at("pass on") is not None
-    book.do(Timer(("pass on",)))
-    assert book.sent(BOB_ID) == [Records([record.packed])]
-    assert book.sent(ANN_ID) == []  # it came from there
+    assert not any(isinstance(e, Send | Spread) for e in book.effects)  # it was broadcast when it was new
     older = make_record(EVE, 4, "192.0.2.10:1")
     assert book.do(Received(BOB_ID, Records([older.packed]))) == []
     assert book.do(Received(BOB_ID, Records([record.packed]))) == []
+    mine = make_record(BOB, 5, "192.0.2.9:1")
+    assert Spread(RECORD_TOPIC, mine.packed) in book.do(Received(BOB_ID, Records([mine.packed])))
 
 
-def test_who_has_sent_a_record_meanwhile_is_not_sent_it_back() -> None:
-    book = Playbook(ANN_ID, BOB_ID, EVE_ID)
-    book.connect(ANN_ID, BOB_ID)
+def test_a_broadcast_record_is_judged_kept_and_dialled() -> None:
+    book = Playbook(ANN_ID, EVE_ID)
+    book.do(SessionUp(ANN_ID, over_loopback=True))
+    record = make_record(EVE, 5, "127.0.0.1:4000", "192.0.2.9:1")
+    assert book.machine.judge(RECORD_TOPIC, record.packed) is Verdict.GOOD
+    book.do(Delivered(RECORD_TOPIC, record.packed, ANN_ID))
+    assert book.machine.addresses(EVE_ID) == ["127.0.0.1:4000", "192.0.2.9:1"]
+    assert book.machine.judge(RECORD_TOPIC, record.packed) is Verdict.GOOD  # an exchange was faster
+    older = make_record(EVE, 4, "192.0.2.9:1")
+    assert book.machine.judge(RECORD_TOPIC, older.packed) is Verdict.STALE
+
+
+def test_a_broadcast_record_of_who_is_no_member_yet_waits_and_is_spread_when_it_is() -> None:
+    book = Playbook(ANN_ID)
+    book.connect(ANN_ID)
     record = make_record(EVE, 5, "192.0.2.9:1")
-    book.do(Received(ANN_ID, Records([record.packed])))
-    book.do(Received(BOB_ID, Records([record.packed])))
-    assert book.do(Timer(("pass on",))) == []
+    assert book.machine.judge(RECORD_TOPIC, record.packed) is Verdict.LATER
+    assert book.do(Delivered(RECORD_TOPIC, record.packed, ANN_ID)) == []
+    book.do(Members(frozenset({ME_ID, ANN_ID, EVE_ID})))
+    assert Spread(RECORD_TOPIC, record.packed) in book.effects
+    assert book.machine.addresses(EVE_ID) == ["192.0.2.9:1"]
 
 
 def test_a_loopback_address_counts_only_if_it_came_over_loopback() -> None:
@@ -317,56 +334,65 @@ def test_a_device_that_lost_its_count_is_told_by_its_peers() -> None:
     ahead = make_record(ME, 9, "192.0.2.77:1")
     assert book.do(Received(ANN_ID, Records([ahead.packed]))) == [Emit(OwnRecordBehind(9))]
     record = make_record(ME, 10, "192.0.2.1:4711")
-    book.do(OwnRecord(record))
-    assert book.sent(ANN_ID) == [Records([record.packed])]
+    assert Spread(RECORD_TOPIC, record.packed) in book.do(OwnRecord(record))
     assert book.do(Received(ANN_ID, Records([ahead.packed]))) == []
 
 
 # -- keys --------------------------------------------------------------------------------------------------
 
 
-def test_keys_are_announced_to_who_is_and_who_gets_connected() -> None:
+def test_keys_that_come_and_go_are_signed_on_their_page_and_broadcast() -> None:
     book = Playbook(ANN_ID, BOB_ID)
-    book.connect(ANN_ID)
     book.do(Publish(KEY))
     assert book.timer_at("announce") is not None
     assert book.do(Publish(KEY)) == []
     assert book.do(Publish(OTHER_KEY)) == []  # the timer is set
-    assert book.do(Timer(("announce",))) == [Send(ANN_ID, Announce([KEY, OTHER_KEY]))]
-    book.connect(BOB_ID)
-    assert book.sent(BOB_ID)[-1] == Announce([KEY, OTHER_KEY], True)
-    book.do(Withdraw(KEY))
-    assert book.do(Timer(("announce",))) == [Send(p, Retract([KEY])) for p in sorted((ANN_ID, BOB_ID))]
+    assert book.do(Timer(("announce",))) == [Emit(PageChanged(0, 0, (KEY, OTHER_KEY), (0, 0)))]
+    mine = sign_provision(ME, NETWORK, 0, 7, (KEY, OTHER_KEY))
+    assert book.do(OwnProvision(mine)) == [Spread(PROVISION_TOPIC, mine.packed)]
+    book.do(Withdraw(KEY), 0.1)
+    assert book.timer_at("announce") == pytest.approx(0.9)  # others take so many of one device
+    assert book.do(Timer(("announce",))) == [Emit(PageChanged(0, 8, (OTHER_KEY,), (0,)))]
     assert book.do(Withdraw(KEY)) == []
 
 
-def test_many_keys_go_in_pages_and_more_than_the_limit_is_misuse() -> None:
+def test_more_keys_than_the_limit_are_misuse() -> None:
     book = Playbook(ANN_ID)
     for number in range(KEYS_OF_A_PROVIDER):
         book.do(Publish(number.to_bytes(32, "big")))
     with pytest.raises(LocalMisuse):
         book.do(Publish(KEY))
-    book.connect(ANN_ID)
-    pages = [m for m in book.sent(ANN_ID) if isinstance(m, Announce)]
-    assert [page.first for page in pages] == [True] + [False] * (KEYS_OF_A_PROVIDER // KEYS - 1)
+    pages = [e.event for e in book.do(Timer(("announce",))) if isinstance(e, Emit)]
+    assert sum(len(page.keys) for page in pages if isinstance(page, PageChanged)) == KEYS_OF_A_PROVIDER
 
 
-def test_own_keys_are_announced_again_before_they_expire() -> None:
+def test_own_keys_are_signed_again_before_they_expire() -> None:
     book = Playbook(ANN_ID)
-    wait_s = book.timer_at("refresh")
-    assert wait_s is not None
+    wait_s = next(
+        e.at - book.now for e in book.effects if isinstance(e, SetTimer) and e.token == ("refresh",)
+    )
     assert wait_s < TTL_S / 2
-    book.connect(ANN_ID)
     book.do(Publish(KEY))
+    book.do(Timer(("announce",)))
     book.do(Timer(("refresh",)), wait_s)
-    assert book.sent(ANN_ID) == [Announce([KEY], True)]
     assert book.timer_at("refresh") is not None
+    assert book.timer_at("announce") is not None
+    assert book.do(Timer(("announce",))) == [Emit(PageChanged(0, 0, (KEY,), (0,)))]
+
+
+def test_a_provision_that_we_signed_before_a_crash_is_taken_over() -> None:
+    book = Playbook(ANN_ID)
+    book.connect(ANN_ID)
+    before = sign_provision(ME, NETWORK, 3, 40, (KEY,))
+    book.do(Received(ANN_ID, Provisions([before.packed])))
+    assert book.timer_at("announce") is not None
+    assert book.do(Timer(("announce",))) == [Emit(PageChanged(3, 41, (), ()))]
 
 
 def test_locate_answers_at_once_from_what_was_announced() -> None:
     book = Playbook(ANN_ID, BOB_ID)
     book.connect(ANN_ID, BOB_ID)
-    book.do(Received(BOB_ID, Announce([KEY], True)))
+    provide(book, BOB, KEY)
     book.do(Locate(7, KEY, 5.0))
     [result] = [e.event.result for e in book.effects if isinstance(e, Emit) and isinstance(e.event, Located)]
     assert (result.hits, result.asked, result.answered, result.messages) == ([BOB_ID], 2, 2, 0)
@@ -416,7 +442,7 @@ def test_locate_waits_for_members_that_are_being_dialled() -> None:
     assert book.do(Received(ANN_ID, Answer(7, []))) == []  # bob may come
     book.do(SessionUp(BOB_ID))
     assert Query(7, KEY) in book.sent(BOB_ID)
-    book.do(Received(BOB_ID, Announce([KEY], True)))
+    provide(book, BOB, KEY)
     [result] = [e.event.result for e in book.effects if isinstance(e, Emit) and isinstance(e.event, Located)]
     assert result.hits == [BOB_ID]
 
@@ -435,23 +461,23 @@ def test_queries_are_answered_with_ourselves_and_others_but_not_the_asker() -> N
     book = Playbook(ANN_ID, BOB_ID, EVE_ID)
     book.connect(ANN_ID, BOB_ID)
     book.do(Publish(KEY))
-    for peer in (ANN_ID, BOB_ID):
-        book.do(Received(peer, Announce([KEY], True)))
+    for keys in (ANN, BOB):
+        provide(book, keys, KEY)
     [answer] = book.do(Received(ANN_ID, Query(3, KEY)))
     assert answer == Send(ANN_ID, Answer(3, [ME_ID, BOB_ID]))
     assert book.do(Received(ANN_ID, Query(4, OTHER_KEY))) == [Send(ANN_ID, Answer(4, []))]
 
 
-def test_a_first_announcement_replaces_what_was_announced_before() -> None:
+def test_a_page_replaces_what_it_said_before() -> None:
     book = Playbook(ANN_ID)
     book.connect(ANN_ID)
-    book.do(Received(ANN_ID, Announce([KEY], True)))
-    book.do(Received(ANN_ID, Announce([OTHER_KEY], True)))
+    provide(book, ANN, KEY)
+    provide(book, ANN, OTHER_KEY, seq=2)
     book.do(Locate(1, KEY, 1.0))
     assert not [e for e in book.effects if isinstance(e, Emit)]
     book.do(Locate(2, OTHER_KEY, 1.0))
     assert [e for e in book.effects if isinstance(e, Emit)]
-    book.do(Received(ANN_ID, Retract([OTHER_KEY])))
+    provide(book, ANN, seq=3)
     book.do(Locate(3, OTHER_KEY, 1.0))
     assert not [e for e in book.effects if isinstance(e, Emit)]
 
@@ -459,7 +485,7 @@ def test_a_first_announcement_replaces_what_was_announced_before() -> None:
 def test_announcements_expire() -> None:
     book = Playbook(ANN_ID)
     book.connect(ANN_ID)
-    book.do(Received(ANN_ID, Announce([KEY], True)))
+    provide(book, ANN, KEY)
     book.do(Locate(1, KEY, 1.0), TTL_S + 1)
     assert not [e for e in book.effects if isinstance(e, Emit)]
 
@@ -467,114 +493,3 @@ def test_announcements_expire() -> None:
 def test_an_unknown_timer_is_our_own_mistake() -> None:
     with pytest.raises(LocalMisuse):
         Playbook().do(Timer(("what",)))
-
-
-# -- whole networks ----------------------------------------------------------------------------------------
-
-
-def start_chain(world: MeshWorld) -> None:
-    """Start all nodes; each knows only the address of the one before it, as after a row of joins."""
-    for node in world.nodes:
-        world.start(node)
-    for before, node in zip(world.nodes, world.nodes[1:], strict=False):
-        world.step(node, ContactFound(before.peer_id, (before.address,)))
-
-
-@pytest.mark.parametrize("seed", range(5))
-def test_a_chain_of_joins_becomes_a_full_mesh(seed: int) -> None:
-    world = MeshWorld(12, seed)
-    start_chain(world)
-    assert world.run_until(world.is_full, 30.0) < 10.0
-
-
-@pytest.mark.parametrize("seed", range(5))
-def test_all_restart_elsewhere_except_one_and_find_each_other_through_it(seed: int) -> None:
-    world = MeshWorld(8, seed)
-    start_chain(world)
-    world.run_until(world.is_full, 30.0)
-    world.run(5.0)
-    for node in world.nodes[1:]:
-        world.stop(node)
-    for number, node in enumerate(world.nodes[1:]):
-        world.restart(node, f"198.51.100.{number + 1}:999")
-    assert world.run_until(world.is_full, 60.0) < 20.0
-
-
-@pytest.mark.parametrize("seed", range(5))
-def test_all_move_at_once_but_not_at_the_same_moment(seed: int) -> None:
-    world = MeshWorld(6, seed)
-    start_chain(world)
-    world.run_until(world.is_full, 30.0)
-    for number, node in enumerate(world.nodes):
-        world.move(node, f"198.51.100.{number + 1}:999")
-        world.run(3.0)
-    assert world.run_until(world.is_full, 60.0) < 20.0
-
-
-def test_an_address_where_nothing_answers_delays_but_does_not_stop() -> None:
-    world = MeshWorld(3)
-    start_chain(world)
-    world.run_until(world.is_full, 30.0)
-    dead = world.nodes[2]
-    world.stop(dead)
-    world.unreachable.add(dead.address)
-    world.run(200.0)
-    world.restart(dead, "198.51.100.3:999")
-    assert world.run_until(world.is_full, 60.0) < 10.0  # it dials the others itself
-
-
-def test_a_dead_member_is_dialled_about_once_a_minute() -> None:
-    world = MeshWorld(2)
-    start_chain(world)
-    world.run_until(world.is_full, 30.0)
-    world.run(1.0)
-    world.stop(world.nodes[1])
-    world.run(120.0)
-    world.nodes[0].dialled.clear()
-    world.run(3600.0)
-    assert 60 <= len(world.nodes[0].dialled) <= 125
-
-
-def test_a_crash_that_lost_the_count_of_records_heals() -> None:
-    world = MeshWorld(3)
-    start_chain(world)
-    world.run_until(world.is_full, 30.0)
-    node = world.nodes[0]
-    for _ in range(5):
-        node.seq += 1
-        world.step(node, OwnRecord(make_record(node.keys, node.seq, node.address)))
-    world.run(3.0)
-    world.stop(node)
-    node.seq, node.rows = 0, {node.peer_id: PeerRow(node.peer_id)}  # the book was lost
-    world.restart(node, "198.51.100.1:999")
-    helper = world.nodes[1]
-    world.step(node, ContactFound(helper.peer_id, (helper.address,)))  # LAN discovery
-    world.run_until(world.is_full, 90.0)
-    world.run(3.0)
-    for other in world.nodes[1:]:
-        assert "198.51.100.1:999" in other.machine.addresses(node.peer_id)
-
-
-def test_published_keys_are_found_from_everywhere() -> None:
-    world = MeshWorld(6)
-    start_chain(world)
-    world.run_until(world.is_full, 30.0)
-    for node in world.nodes[:2]:
-        world.step(node, Publish(KEY))
-    world.run(1.0)
-    expected = {node.peer_id for node in world.nodes[:2]}
-    for node in world.nodes[2:]:
-        assert set(world.locate(node, KEY).hits) == expected
-        assert world.locate(node, OTHER_KEY).hits == []
-    assert set(world.locate(world.nodes[0], KEY).hits) == expected - {world.nodes[0].peer_id}
-
-
-def test_a_quiet_network_is_quiet() -> None:
-    world = MeshWorld(10)
-    start_chain(world)
-    world.run_until(world.is_full, 30.0)
-    world.run(10.0)
-    before = sum(node.sent for node in world.nodes)
-    world.run(600.0)
-    assert sum(node.sent for node in world.nodes) == before
-    assert not [seen for node in world.nodes for seen in node.observed]

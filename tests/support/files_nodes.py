@@ -95,6 +95,12 @@ class Directory:
     async def withdraw(self, key: bytes) -> None:
         self._keys.get(key, set()).discard(self._own_id)
 
+    def tell_head(self, key: bytes, entries: int) -> None:
+        self._keys.setdefault(key, set()).add(self._own_id)
+
+    def listen(self, key: bytes, on_head: object, who: str = "") -> None:
+        """Nobody tells heads here: providers' notices do it."""
+
     async def locate(self, key: bytes, budget_s: float) -> SimpleNamespace:
         return SimpleNamespace(hits=sorted(self._keys.get(key, ())))
 

@@ -64,6 +64,7 @@ class LinkService(BaseService):
         self.substrate.handle(topic, handler)
 
     def on_session_up(self, session: Session) -> None:
+        self.members_changed()  # a join may have brought the whole log
         self.substrate.on_session_up(session.peer_id)
 
     def on_session_down(self, session: Session, reason: str) -> None:

@@ -7,6 +7,7 @@ import itertools
 import random
 from collections.abc import Callable
 from dataclasses import dataclass, field
+from functools import partial
 
 from tests.support.identity import make_keys
 
@@ -14,19 +15,24 @@ from shoal.identity.keys import DeviceKeys
 from shoal.identity.record import PeerRecord, sign_record
 from shoal.overlay.mesh import MeshMachine
 from shoal.overlay.messages import check
+from shoal.overlay.provision import sign_provision
 from shoal.overlay.steps import (
     Cancel,
     Connect,
+    Delivered,
     DialEnded,
     Effect,
     Emit,
     Forget,
+    HeadTold,
     Input,
     Locate,
     Located,
     Observe,
+    OwnProvision,
     OwnRecord,
     OwnRecordBehind,
+    PageChanged,
     Received,
     Result,
     Save,
@@ -34,10 +40,12 @@ from shoal.overlay.steps import (
     SessionDown,
     SessionUp,
     SetTimer,
+    Spread,
     Started,
     Timer,
     Token,
 )
+from shoal.overlay.substrate.plumtree import Verdict
 from shoal.storage.peers import PeerRow
 
 NETWORK = b"n" * 32
@@ -68,6 +76,8 @@ class Node:
     observed: list[Observe] = field(default_factory=list)
     dialled: list[tuple[float, str]] = field(default_factory=list)
     sent: int = 0
+    had: set[bytes] = field(default_factory=set)  # broadcasts
+    heads: list[tuple[bytes, bytes, int]] = field(default_factory=list)
 
     @property
     def peer_id(self) -> bytes:
@@ -82,6 +92,7 @@ class MeshWorld:
         self._seed = seed
         self._order = itertools.count()
         self._events: list[tuple[float, int, Callable[[], None]]] = []
+        self.heard = 0  # broadcasts, by all
         self.unreachable: set[str] = set()  # addresses where nothing answers
         self.nodes = [self._make_node(number) for number in range(count)]
         self.members = frozenset(node.peer_id for node in self.nodes)
@@ -189,11 +200,38 @@ class MeshWorld:
                 node.rows.pop(peer, None)
             case Emit(Located(search, result)):
                 node.results[search] = result
+            case Spread(topic, payload):
+                self._spread(node, topic, payload)
+            case Emit(PageChanged(page, least_seq, keys, entries)):
+                seq = max(least_seq, int(self.now * 1000))
+                provision = sign_provision(node.keys, NETWORK, page, seq, keys, entries)
+                self.step(node, OwnProvision(provision))
+            case Emit(HeadTold(peer, key, entries)):
+                node.heads.append((peer, key, entries))
             case Emit(OwnRecordBehind(seq)):
                 node.seq = max(node.seq, seq) + 1
                 self.step(node, OwnRecord(make_record(node.keys, node.seq, node.address)))
             case Observe():
                 node.observed.append(effect)
+
+    def _spread(self, node: Node, topic: int, payload: bytes) -> None:
+        """Broadcast: to everybody whom sessions lead to, a hop a latency, once each, if they find it good."""
+        if payload in node.had:
+            return
+        node.had.add(payload)
+        for peer in sorted(node.sessions):
+            other = self.node_of(peer)
+            self._at(self.now + LATENCY_S, partial(self._hear, node, other, topic, payload))
+
+    def _hear(self, source: Node, node: Node, topic: int, payload: bytes) -> None:
+        if source.peer_id not in node.sessions or payload in node.had or not node.up:
+            return
+        self.heard += 1
+        verdict = node.machine.judge(topic, payload)
+        if verdict is Verdict.GOOD:
+            self._spread(node, topic, payload)
+        if verdict in (Verdict.GOOD, Verdict.LATER):
+            self.step(node, Delivered(topic, payload, source.peer_id))
 
     def _deliver(self, source: Node, target: Node, event: Received) -> None:
         if source.peer_id in target.sessions:

@@ -11,10 +11,12 @@ from typing import Any
 
 from tests.support.identity import admit, found, make_keys, write
 
+from shoal.identity.record import sign_record
 from shoal.overlay.messages import OVERLAY_TABLE, Digest, Provisions, Summary, Wanted
+from shoal.overlay.provision import sign_provision
 from shoal.overlay.substrate import messages as m
 from shoal.overlay.substrate.service import make_identifier
-from shoal.overlay.topics import OPERATION_TOPIC, OPERATION_WORD_TOPIC, RECORD_TOPIC
+from shoal.overlay.topics import OPERATION_TOPIC, OPERATION_WORD_TOPIC, PROVISION_TOPIC, RECORD_TOPIC
 from shoal.wire.codec import Message, encode
 
 FILE = Path(__file__).parents[2] / "spec" / "vectors" / "substrate.json"
@@ -103,7 +105,9 @@ def make_broadcasts() -> list[tuple[int, bytes]]:
     log = found(owner)
     entry = write(log, owner, admit(log, make_keys(2)))
     return [
-        (RECORD_TOPIC, b"a signed record"),
+        (RECORD_TOPIC, sign_record(owner, log.network_id, 1, ["192.0.2.1:4711"], "laptop", 0).packed),
+        (PROVISION_TOPIC, sign_provision(owner, log.network_id, 0, 7, (ANN, BEN), (0, 3)).packed),
+        (PROVISION_TOPIC, sign_provision(owner, log.network_id, 1, 8, (BEN,)).packed),
         (OPERATION_TOPIC, entry.data),
         (OPERATION_WORD_TOPIC, entry.id),
     ]

@@ -10,12 +10,9 @@ import pytest
 
 from shoal.core.errors import LimitExceeded, MalformedMessage
 from shoal.overlay.messages import (
-    KEYS,
     OVERLAY_TABLE,
-    Announce,
     Records,
     check,
-    make_announcements,
     make_record_pages,
 )
 from shoal.wire.codec import Message
@@ -68,11 +65,3 @@ def test_pages_of_records_fit_their_message() -> None:
         assert len(OVERLAY_TABLE.encode(page)[1]) <= GOSSIP_BYTES
     assert make_record_pages([]) == []
     assert make_record_pages([b"x" * 2048]) == [Records([b"x" * 2048])]
-
-
-def test_announcements_fit_their_message_and_the_first_is_marked() -> None:
-    assert make_announcements([]) == [Announce([], True)]
-    keys = [n.to_bytes(32, "big") for n in range(KEYS + 1)]
-    pages = make_announcements(keys)
-    assert [(len(page.keys), page.first) for page in pages] == [(KEYS, True), (1, False)]
-    assert all(len(OVERLAY_TABLE.encode(page)[1]) <= GOSSIP_BYTES for page in pages)

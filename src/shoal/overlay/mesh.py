@@ -1,7 +1,8 @@
-"""Mesh: the locator machine of a small network, in which everybody keeps a session with everybody.
+"""Mesh: the locator machine in which every member knows who provides what.
 
-Pure (core.machine). It decides whom to dial, keeps the peer book up to date by exchanging signed records,
-and knows who provides what, because everybody announces to everybody. Other locators take its place behind
+Pure (core.machine). It decides whom to dial (in a small network all members, in a large one who is wanted),
+and keeps the peer book and the provided keys up to date by broadcasts of signed records and provisions, and
+by exchanges with one session at a time, which bring what those missed. Other locators take its place behind
 the same inputs and effects (overlay.md).
 """
 
@@ -17,17 +18,13 @@ from shoal.overlay import messages as m
 from shoal.overlay.dial_plan import DialPlan
 from shoal.overlay.exchange import Exchange
 from shoal.overlay.messages import (
-    KEYS,
     PROVIDERS,
-    Announce,
     Answer,
     Digest,
     Provisions,
     Query,
     Records,
-    Retract,
     Summary,
-    make_announcements,
     make_record_pages,
 )
 from shoal.overlay.peer_book import PeerBook
@@ -37,13 +34,13 @@ from shoal.overlay.provision_store import OwnPages
 from shoal.overlay.search import Searches
 from shoal.overlay.signed_items import SignedItems
 from shoal.overlay.steps import (
-    Cancel,
     ContactFound,
     Delivered,
     DialEnded,
     Effect,
     Emit,
     Forget,
+    HeadTold,
     Input,
     Locate,
     Members,
@@ -73,12 +70,11 @@ from shoal.overlay.topics import PROVISION_TOPIC, RECORD_TOPIC
 from shoal.overlay.ways import order_ways
 from shoal.storage.peers import PeerRow
 from shoal.transport.address import Address
-from shoal.wire.codec import Message
 
 EXCHANGE_S = 60.0  # between two rounds of anti-entropy; a missed broadcast is at most this late
 REFRESH_S = TTL_S / 3  # own keys are announced again this often; overlay.md, "refresh / expiry"
 ANNOUNCE_S = 0.05  # own keys that come and go are collected this long: a start publishes many at once
-PASS_ON_S = 0.5  # changed records are collected this long before they are passed on; wild guess
+ANNOUNCE_AGAIN_S = 1.0  # and so long after the last time: others take so many broadcasts of one device
 RECORDS_S = 20.0  # changed records taken from one peer, and verified for it; wild guess
 RECORDS_BURST = 12_000.0  # a first exchange may bring everybody (wire.limits.MEMBERS)
 WAKE_SPREAD_S = 1.0  # after a changed network: not all members in one tick
@@ -90,16 +86,15 @@ NO_REDIAL = frozenset({"removed", "left"})  # words of transport; the members' s
 class _Peer:
     """A peer with a session."""
 
-    __slots__ = ("bucket", "over_loopback", "sent")
+    __slots__ = ("bucket", "over_loopback")
 
     def __init__(self, over_loopback: bool, now: float) -> None:
         self.over_loopback = over_loopback
         self.bucket = TokenBucket(RECORDS_S, RECORDS_BURST, now)
-        self.sent: dict[bytes, int] = {}  # subject -> seq that this peer sent us: no need to send it back
 
 
 class MeshMachine:
-    """The full mesh. `rng` is for jitter only; `own_id` is never dialled, asked or located."""
+    """One member's part. `rng` is for jitter only; `own_id` is never dialled, asked or located."""
 
     def __init__(self, own_id: bytes, network_id: bytes, rng: Random) -> None:
         self._own_id = own_id
@@ -109,10 +104,10 @@ class MeshMachine:
         self._members: frozenset[bytes] = frozenset()
         self._book = PeerBook(network_id)
         self._index = ProviderIndex()
-        self._published: dict[bytes, None] = {}  # at most KEYS_OF_A_PROVIDER
-        self._untold: dict[bytes, None] = {}  # keys that came or went; bounded by our own shares
+        self._published: set[bytes] = set()  # at most KEYS_OF_A_PROVIDER
+        self._announcing = False  # soon
+        self._announced_at = float("-inf")
         self._peers: dict[bytes, _Peer] = {}  # as many as sessions
-        self._changed: dict[bytes, bytes] = {}  # subject -> who told us; to be passed on
         self._is_sparse = False  # a large network: members are dialled when they are wanted
         self._plan = DialPlan(own_id, self.addresses, rng)
         self._own_pages = OwnPages()
@@ -201,14 +196,14 @@ class MeshMachine:
                 return self._on_sparse(now, on)
             case Wanted(peer):
                 return self._on_wanted(now, peer)
-            case Delivered(topic, payload):
-                return self._on_delivered(now, topic, payload)
+            case Delivered(topic, payload, sender):
+                return self._on_delivered(now, topic, payload, sender)
             case OwnProvision(provision):
                 self._own_pages.note(provision.page, provision.seq)
                 self._signed.put(provision)
                 return [Spread(PROVISION_TOPIC, provision.packed)]
-            case Publish(key):
-                return self._on_publish(now, key)
+            case Publish(key, entries):
+                return self._on_publish(now, key, entries)
             case Withdraw(key):
                 return self._on_withdraw(now, key)
             case Locate(search, key, budget_s):
@@ -227,7 +222,7 @@ class MeshMachine:
         effects += self._on_own_record(record)
         effects += self._on_members(now, members)
         effects.append(SetTimer(now + self._jittered(REFRESH_S), ("refresh",)))
-        return effects
+        return effects + self._exchange_later(now)
 
     def _on_timer(self, now: float, token: tuple[object, ...]) -> list[Effect]:
         match token:
@@ -239,22 +234,18 @@ class MeshMachine:
             case ("search", int(search)):
                 return self._searches.on_timer(now, search)
             case ("announce",):
-                return self._announce()
-            case ("pass on",):
-                return self._pass_on()
+                return self._announce(now)
             case ("exchange",):
                 peers = sorted(self._peers)
                 begun = self._exchange.begin(self._random.choice(peers)) if peers else []
                 return [*self._exchange_later(now), *begun]
             case ("refresh",):
                 self._index.sweep(now)
-                effects = [SetTimer(now + self._jittered(REFRESH_S), ("refresh",))]
-                if self._is_sparse:
-                    self._own_pages.renew()
-                    return effects + self._announce()
-                for peer in sorted(self._peers):
-                    effects += [Send(peer, page) for page in make_announcements(list(self._published))]
-                return effects
+                self._own_pages.renew()
+                return [
+                    SetTimer(now + self._jittered(REFRESH_S), ("refresh",)),
+                    *self._announce_soon(now),
+                ]
             case _:
                 raise LocalMisuse(f"no timer has the token {token!r}")
 
@@ -270,7 +261,7 @@ class MeshMachine:
         for peer in added:
             early = self._book.take_early(peer)
             if early is not None and self._book.put_record(early, over_loopback=False):
-                effects += self._save(peer)
+                effects += [*self._save(peer), Spread(RECORD_TOPIC, early.packed)]
             if peer != self._own_id and peer not in self._peers and not self._is_sparse:
                 effects += self._plan.add(now, peer)
         return effects + self._searches.look_again(now, self._plan.is_settling())
@@ -278,7 +269,6 @@ class MeshMachine:
     def _forget(self, peer: bytes) -> list[Effect]:
         self._index.drop_provider(peer)
         self._signed.drop(peer)
-        self._changed.pop(peer, None)
         return [Forget(peer)] if self._book.drop(peer) else []
 
     def _on_session_up(self, now: float, peer: bytes, over_loopback: bool) -> list[Effect]:
@@ -287,19 +277,12 @@ class MeshMachine:
         for absent in self._plan.peers():
             if peer in self._book.relays_of(absent):
                 effects += self._plan.offer_way(now, absent, str(Address.via(peer)))
-        if self._is_sparse:
-            mine = [self._book.find(self._own_id), self._book.find(peer)]
-            pages = make_record_pages(c.record.packed for c in mine if c is not None and c.record is not None)
-            effects += [Send(peer, page) for page in pages]
-            if self._own_id < peer:
-                effects += self._exchange.begin(peer)
-            return effects + self._searches.on_session_up(peer)
         # the peer's own record too: after a crash it may not know how far it had counted
-        known = [record for record in self._book.records() if record.peer_id in self._members]
-        known.sort(key=lambda record: record.peer_id != self._own_id)
-        pages = make_record_pages(record.packed for record in known)
+        mine = [self._book.find(self._own_id), self._book.find(peer)]
+        pages = make_record_pages(c.record.packed for c in mine if c is not None and c.record is not None)
         effects += [Send(peer, page) for page in pages]
-        effects += [Send(peer, page) for page in make_announcements(list(self._published))]
+        if self._own_id < peer:
+            effects += self._exchange.begin(peer)
         return effects + self._searches.on_session_up(peer)
 
     def _on_session_down(self, now: float, peer: bytes, reason: str) -> list[Effect]:
@@ -321,14 +304,10 @@ class MeshMachine:
         if on:
             for peer in self._plan.peers():
                 effects += self._plan.drop(peer)
-            self._own_pages.renew()
-            return [*effects, *self._announce(), *self._exchange_later(now)]
-        effects.append(Cancel(("exchange",)))
+            return effects
         for peer in self.others():
             if peer not in self._peers:
                 effects += self._plan.add(now, peer)
-            else:
-                effects += [Send(peer, page) for page in make_announcements(list(self._published))]
         return effects
 
     def _exchange_later(self, now: float) -> list[Effect]:
@@ -381,11 +360,7 @@ class MeshMachine:
     def _on_own_record(self, record: PeerRecord) -> list[Effect]:
         self._own_record = record
         self._book.put_record(record, over_loopback=False)
-        if self._is_sparse:
-            return [Spread(RECORD_TOPIC, record.packed), *self._save(self._own_id)]
-        pages = make_record_pages([record.packed])
-        effects: list[Effect] = [Send(peer, page) for peer in sorted(self._peers) for page in pages]
-        return effects + self._save(self._own_id)
+        return [Spread(RECORD_TOPIC, record.packed), *self._save(self._own_id)]
 
     def _on_message(self, now: float, peer: bytes, message: object) -> list[Effect]:
         match message:
@@ -399,17 +374,6 @@ class MeshMachine:
                 return self._exchange.on_summary(peer, message)
             case m.Wanted():
                 return self._exchange.on_wanted(peer, message)
-            case Announce(keys, first):
-                if first:
-                    self._index.drop_provider(peer)
-                ignored = self._index.announce(peer, keys, now)
-                effects = self._searches.look_again(now, self._plan.is_settling())
-                return (
-                    [*effects, Observe("too_many_keys", peer, f"{ignored} ignored")] if ignored else effects
-                )
-            case Retract(keys):
-                self._index.retract(peer, keys)
-                return []
             case Query(query, key):
                 providers = self._find_providers(now, key)
                 if key in self._published:
@@ -432,8 +396,7 @@ class MeshMachine:
         session = self._peers[peer]
         for packed in records:
             known = self._book.find_subject(packed)
-            if known is not None:  # most of what arrives; no signature has to be checked for it
-                session.sent[known.peer_id] = known.seq
+            if known is not None:  # no signature has to be checked for it
                 continue
             if not session.bucket.try_take(now):
                 effects.append(Observe("too_many_records", peer))
@@ -443,31 +406,26 @@ class MeshMachine:
             except RemoteFault as error:
                 effects.append(Observe("bad_record", peer, str(error)))
                 break
-            effects += self._on_record(now, peer, session, record)
-        if self._changed:
-            effects.append(SetTimer(now + self._jittered(PASS_ON_S), ("pass on",)))
+            is_new, more = self._on_record(now, record, session.over_loopback)
+            effects += more
+            if is_new and record.peer_id == peer:  # it may have no other neighbour yet
+                effects.append(Spread(RECORD_TOPIC, packed))
         return effects
 
-    def _on_record(
-        self, now: float, source: bytes | None, session: _Peer | None, record: PeerRecord
-    ) -> list[Effect]:
-        """Take a verified record out of a session, or without one out of a broadcast."""
+    def _on_record(self, now: float, record: PeerRecord, over_loopback: bool) -> tuple[bool, list[Effect]]:
+        """Take a verified record; return whether it was new, and effects."""
         subject = record.peer_id
         if subject == self._own_id:
             mine = self._own_record
             if mine is not None and (record.seq, record.packed) > (mine.seq, mine.packed):
-                return [Emit(OwnRecordBehind(record.seq))]
-            return []
+                return False, [Emit(OwnRecordBehind(record.seq))]
+            return False, []
         if subject not in self._members:
             self._book.keep_early(record)
-            return []
-        if session is not None:
-            session.sent[subject] = record.seq
+            return False, []
         before, ways = self.direct_addresses(subject), self._ways(subject)
-        if not self._book.put_record(record, session is not None and session.over_loopback):
-            return []
-        if source is not None and (not self._is_sparse or source == subject):
-            self._changed[subject] = source
+        if not self._book.put_record(record, over_loopback):
+            return False, []
         new = [text for text in self.direct_addresses(subject) if text not in before]
         effects = self._save(subject)
         if new:
@@ -475,42 +433,24 @@ class MeshMachine:
         for way in self._ways(subject):
             if way not in ways:
                 effects += self._plan.offer_way(now, subject, way)
-        return effects
-
-    def _pass_on(self) -> list[Effect]:
-        """Send what changed to every session that did not send it to us."""
-        changed, self._changed = self._changed, {}
-        effects: list[Effect] = []
-        if self._is_sparse:  # its subject told us, who may have no other neighbour yet
-            known = [self._book.find(subject) for subject in changed]
-            return [Spread(RECORD_TOPIC, c.record.packed) for c in known if c is not None and c.record]
-        for peer in sorted(self._peers):
-            sent = self._peers[peer].sent
-            packed = []
-            for subject in changed:
-                contact = self._book.find(subject)
-                if subject == peer or contact is None or contact.record is None:
-                    continue
-                if sent.get(subject, -1) < contact.record.seq:
-                    packed.append(contact.record.packed)
-            effects += [Send(peer, page) for page in make_record_pages(packed)]
-        return effects
+        return True, effects
 
     def _save(self, peer: bytes) -> list[Effect]:
         contact = self._book.find(peer)
         return [] if contact is None else [Save(contact.row())]
 
-    # -- what is passed on in a large network ----------------------------------------------------------
+    # -- broadcasts and exchanges ----------------------------------------------------------------------
 
     def judge(self, topic: int, payload: bytes) -> Verdict:
         """Say whether a broadcast record or provision is to be passed on; changes nothing."""
         return self._signed.judge(topic, payload)
 
-    def _on_delivered(self, now: float, topic: int, payload: bytes) -> list[Effect]:
+    def _on_delivered(self, now: float, topic: int, payload: bytes, sender: bytes) -> list[Effect]:
         item = self._signed.parse(topic, payload)
         if isinstance(item, Provision):
             return self._on_provision(now, item)[1]
-        return self._on_record(now, None, None, item)
+        session = self._peers.get(sender)
+        return self._on_record(now, item, session is not None and session.over_loopback)[1]
 
     def _on_provisions(self, now: float, peer: bytes, provisions: list[bytes]) -> list[Effect]:
         effects: list[Effect] = []
@@ -531,52 +471,46 @@ class MeshMachine:
         """Take a verified provision; return whether it was new, and effects."""
         peer = provision.peer_id
         if peer == self._own_id:
-            return False, self._announce() if self._signed.claim(provision) else []
+            return False, self._announce_soon(now) if self._signed.claim(provision) else []
+        told = self._signed.find_heads(peer, provision.page)
         withdrawn = self._signed.put(provision)
         if withdrawn is None:
             return False, []
         self._index.retract(peer, withdrawn)
         ignored = self._index.announce(peer, provision.keys, now)
         effects = self._searches.look_again(now, self._plan.is_settling())
+        heads = [(key, entries) for key, entries in provision.heads.items() if told.get(key) != entries]
+        effects += [Emit(HeadTold(peer, key, entries)) for key, entries in heads]
         if ignored:
             effects.append(Observe("too_many_keys", peer, f"{ignored} ignored"))
         return True, effects
 
     # -- keys ------------------------------------------------------------------------------------------
 
-    def _on_publish(self, now: float, key: bytes) -> list[Effect]:
-        if key in self._published:
-            return []
-        if len(self._published) >= KEYS_OF_A_PROVIDER:
+    def _on_publish(self, now: float, key: bytes, entries: int) -> list[Effect]:
+        if key not in self._published and len(self._published) >= KEYS_OF_A_PROVIDER:
             raise LocalMisuse(f"a node announces at most {KEYS_OF_A_PROVIDER} keys")
-        self._published[key] = None
-        self._own_pages.put(key)
-        return self._tell_soon(now, key)
+        self._published.add(key)
+        return self._announce_soon(now) if self._own_pages.put(key, entries) else []
 
     def _on_withdraw(self, now: float, key: bytes) -> list[Effect]:
         if key not in self._published:
             return []
-        del self._published[key]
+        self._published.remove(key)
         self._own_pages.drop(key)
-        return self._tell_soon(now, key)
+        return self._announce_soon(now)
 
-    def _tell_soon(self, now: float, key: bytes) -> list[Effect]:
-        is_first = not self._untold
-        self._untold[key] = None
-        return [SetTimer(now + ANNOUNCE_S, ("announce",))] if is_first else []
+    def _announce_soon(self, now: float) -> list[Effect]:
+        if self._announcing:
+            return []
+        self._announcing = True
+        return [SetTimer(max(now + ANNOUNCE_S, self._announced_at + ANNOUNCE_AGAIN_S), ("announce",))]
 
-    def _announce(self) -> list[Effect]:
-        """Tell every session which keys came and went since the last time, in few messages."""
-        untold, self._untold = list(self._untold), {}
-        if self._is_sparse:
-            return [Emit(PageChanged(*page)) for page in self._own_pages.take_dirty()]
-        messages: list[Message] = []
-        for kind, keys in (
-            (Announce, [key for key in untold if key in self._published]),
-            (Retract, [key for key in untold if key not in self._published]),
-        ):
-            messages += [kind(keys[at : at + KEYS]) for at in range(0, len(keys), KEYS)]
-        return [Send(peer, message) for peer in sorted(self._peers) for message in messages]
+    def _announce(self, now: float) -> list[Effect]:
+        """Have the pages signed on which keys came and went since the last time."""
+        self._announcing = False
+        self._announced_at = now
+        return [Emit(PageChanged(*page)) for page in self._own_pages.take_dirty()]
 
     def _find_providers(self, now: float, key: bytes) -> list[bytes]:
         """Return the members that announced a key, connected ones first."""

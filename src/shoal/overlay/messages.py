@@ -1,6 +1,6 @@
-"""Messages: what peers of a full mesh say to each other (service OVERLAY). All are notices.
+"""Messages: what members say to each other of records and keys (service OVERLAY). All are notices.
 
-See spec/overlay.md.
+See spec/overlay.md and spec/substrate.md. 4 and 6 are reserved: they told keys to every session.
 """
 
 from __future__ import annotations
@@ -18,7 +18,6 @@ from shoal.wire.registry import MessageTable, ServiceNumber
 KEY_BYTES = 32
 PEER_BYTES = 32
 RECORDS = 64  # in one message
-KEYS = 256  # in one message
 PROVIDERS = 64  # of one key
 PROVISIONS = 16  # in one message
 PROVISION_BYTES = 5 * KIB
@@ -32,26 +31,13 @@ _ITEM_OVERHEAD_BYTES = 3  # MessagePack header of a byte string
 
 
 class Records(Message, frozen=True, array_like=True):
-    """Signed peer records: after a session is up all that the sender knows, in pages; later what changed.
+    """Signed peer records: when a session is up the sender's and the receiver's; others in an exchange.
 
-    The receiver keeps those of active members that are newer than what it has and passes them on. A record
+    The receiver keeps those of active members that are newer than what it has. A record
     that does not verify is the sender's fault; one of a stranger is not, the sender may know more of the log.
     """
 
     records: list[bytes]  # 1-64, each at most 2 KiB
-
-
-class Announce(Message, frozen=True, array_like=True):
-    """The sender provides these keys. With `first` the receiver forgets what the sender announced before."""
-
-    keys: list[bytes]  # at most 256 of 32 bytes
-    first: bool = False
-
-
-class Retract(Message, frozen=True, array_like=True):
-    """The sender no longer provides these keys."""
-
-    keys: list[bytes]  # 1-256 of 32 bytes
 
 
 class Query(Message, frozen=True, array_like=True):
@@ -101,7 +87,7 @@ class Wanted(Message, frozen=True, array_like=True):
 EXCHANGE: dict[int, type[Message]] = {54: Provisions, 56: Digest, 58: Summary, 60: Wanted}
 OVERLAY_TABLE = MessageTable(
     ServiceNumber.OVERLAY,
-    {2: Records, 4: Announce, 6: Retract, 8: Query, 10: Answer, **substrate.NUMBERS, **EXCHANGE},
+    {2: Records, 8: Query, 10: Answer, **substrate.NUMBERS, **EXCHANGE},
 )
 
 
@@ -112,9 +98,6 @@ def check(message: Message) -> None:
             _count("records", records, RECORDS)
             if any(len(record) > RECORD_LIMIT_BYTES for record in records):
                 raise LimitExceeded("a peer record over the limit")
-        case Announce(keys, _) | Retract(keys):
-            _count("keys", keys, KEYS)
-            _lengths("key", keys, KEY_BYTES)
         case Query(query, key):
             _number(query)
             _lengths("key", [key], KEY_BYTES)
@@ -173,12 +156,6 @@ def make_provision_pages(provisions: Iterable[bytes]) -> list[Provisions]:
         pages[-1].append(packed)
         size += more
     return [Provisions(page) for page in pages]
-
-
-def make_announcements(keys: Sequence[bytes]) -> list[Announce]:
-    """Announce all keys anew, also when there are none."""
-    first = Announce(list(keys[:KEYS]), first=True)
-    return [first, *(Announce(list(keys[at : at + KEYS])) for at in range(KEYS, len(keys), KEYS))]
 
 
 def _count(name: str, items: Sequence[bytes], limit: int) -> None:

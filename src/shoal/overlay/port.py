@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from typing import Protocol
 
 from shoal.overlay.steps import PeerStatus, Result
@@ -22,6 +22,17 @@ class OverlayPort(Protocol):
 
     async def withdraw(self, key: bytes) -> None:
         """Say that this node no longer provides a key."""
+        ...
+
+    def tell_head(self, key: bytes, entries: int) -> None:
+        """Say that a feed of this device's own, for which a key stands, has so many entries; publishes it."""
+        ...
+
+    def listen(self, key: bytes, on_head: Callable[[bytes, int], None] | None, who: str = "") -> None:
+        """Call `on_head(peer, entries)` when a member says how long its feed is for which a key stands.
+
+        None ends that; `who` tells listeners of one key apart.
+        """
         ...
 
     async def locate(self, key: bytes, budget_s: float) -> Result:

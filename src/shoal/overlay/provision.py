@@ -2,23 +2,27 @@
 
 offset  size  field, integers big endian
 0       1     version, 1
-1       n     MessagePack array [peer id, page, seq, keys]
+1       n     MessagePack array [peer id, page, seq, keys, entries]
 1+n     64    signature by peer id over "shoal/v1/provision" || NUL || network id || bytes 0 .. n
 
 Of two provisions of one device and page the higher seq counts (at one seq: the greater bytes). A page is
-replaced as a whole: one without keys withdraws them.
+replaced as a whole: one without keys withdraws them. Entries are as many as keys, or none: how long the feed
+is for which a key stands, where it is the device's own; 0 elsewhere.
 """
 
 from __future__ import annotations
 
 from dataclasses import dataclass, field
 
+import msgspec
+
 from shoal.core.errors import LimitExceeded, MalformedMessage
 from shoal.identity.keys import SIGNATURE_BYTES, DeviceKeys, verify
 from shoal.overlay.messages import KEY_BYTES, PEER_BYTES, PROVISION_BYTES
 from shoal.wire.codec import Message, decode, encode
 
-PAGE_KEYS = 128  # of 34 bytes each: 4.4 KiB
+PAGE_KEYS = 128  # of 34 bytes each, and up to 5 of entries: 5,108 bytes with the rest
+ENTRIES = 2**32 - 1
 PAGES = 64  # together as many keys as a provider may have (provider_index.py)
 _VERSION = b"\x01"
 
@@ -28,6 +32,7 @@ class _Fields(Message, frozen=True, array_like=True):
     page: int
     seq: int
     keys: list[bytes]
+    entries: list[int] = msgspec.field(default_factory=list)
 
 
 @dataclass(frozen=True, slots=True)
@@ -39,6 +44,7 @@ class Provision:
     seq: int
     keys: tuple[bytes, ...]
     packed: bytes = field(repr=False)
+    heads: dict[bytes, int] = field(default_factory=dict)  # entries of the device's own feeds, by key
 
     def is_newer(self, other: Provision | None) -> bool:
         """Whether it replaces another one of its device and page."""
@@ -46,10 +52,16 @@ class Provision:
 
 
 def sign_provision(
-    keys: DeviceKeys, network_id: bytes, page: int, seq: int, provided: tuple[bytes, ...]
+    keys: DeviceKeys,
+    network_id: bytes,
+    page: int,
+    seq: int,
+    provided: tuple[bytes, ...],
+    entries: tuple[int, ...] = (),
 ) -> Provision:
-    """Sign one page of what this device provides."""
-    body = _VERSION + encode(_Fields(keys.peer_id, page, seq, list(provided)))
+    """Sign one page of what this device provides. `entries`: as many, or none."""
+    told = list(entries) if any(entries) else []
+    body = _VERSION + encode(_Fields(keys.peer_id, page, seq, list(provided), told))
     return parse_provision(body + keys.sign(_signed(network_id, body)), network_id)
 
 
@@ -70,9 +82,12 @@ def parse_provision(data: bytes, network_id: bytes) -> Provision:
         raise LimitExceeded("a provision of too many keys", cause=f"at most {PAGE_KEYS} are allowed")
     if any(len(key) != KEY_BYTES for key in fields.keys):
         raise MalformedMessage(f"a key of another length than {KEY_BYTES} bytes")
+    if len(fields.entries) not in (0, len(fields.keys)) or any(not 0 <= n <= ENTRIES for n in fields.entries):
+        raise MalformedMessage("not a provision", cause="its entries do not fit its keys")
     if not verify(fields.peer_id, signature, _signed(network_id, body)):
         raise MalformedMessage("a provision that its device did not sign", code="bad_signature")
-    return Provision(fields.peer_id, fields.page, fields.seq, tuple(fields.keys), bytes(data))
+    heads = {key: count for key, count in zip(fields.keys, fields.entries, strict=False) if count}
+    return Provision(fields.peer_id, fields.page, fields.seq, tuple(fields.keys), bytes(data), heads)
 
 
 def _signed(network_id: bytes, body: bytes) -> bytes:

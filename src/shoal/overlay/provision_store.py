@@ -7,30 +7,48 @@ from collections.abc import Iterable
 
 from shoal.overlay.provision import PAGE_KEYS, PAGES, Provision
 
+SMALL_PAGE = 32  # keys: 1.3 KiB
 KEPT = 4096  # pages of all members, some 20 MiB; the one that was replaced longest ago gives way
 
 
 class OwnPages:
-    """Our keys, each on one page, so that a key that comes or goes costs one page."""
+    """Our keys, each on one page, so that a key that comes or goes, or a feed that grows, costs one page.
+
+    Pages are filled to SMALL_PAGE first: what is broadcast for a feed that grows often should be small.
+    """
 
     def __init__(self) -> None:
-        self._pages: list[dict[bytes, None]] = []  # at most PAGES of PAGE_KEYS
+        self._pages: list[dict[bytes, int]] = []  # at most PAGES of PAGE_KEYS: entries by key
         self._page_of: dict[bytes, int] = {}
         self._dirty: dict[int, None] = {}
         self._least: dict[int, int] = {}  # seqs that have been used; at most PAGES
 
-    def put(self, key: bytes) -> None:
-        """Provide a key. What fits no page any more is not told: provider_index.py bounds keys lower."""
-        if key in self._page_of:
-            return
-        page = next((i for i, keys in enumerate(self._pages) if len(keys) < PAGE_KEYS), len(self._pages))
-        if page >= PAGES:
-            return
-        if page == len(self._pages):
-            self._pages.append({})
-        self._pages[page][key] = None
-        self._page_of[key] = page
+    def put(self, key: bytes, entries: int = 0) -> bool:
+        """Provide a key; return whether that is to be told. `entries` of a feed that is ours only grow.
+
+        What fits no page any more is not told: provider_index.py bounds keys lower.
+        """
+        page = self._page_of.get(key)
+        if page is not None and self._pages[page][key] >= entries:
+            return False
+        if page is None:
+            page = self._find_page()
+            if page is None:
+                return False
+            self._page_of[key] = page
+        self._pages[page][key] = entries
         self._dirty[page] = None
+        return True
+
+    def _find_page(self) -> int | None:
+        for limit in (SMALL_PAGE, PAGE_KEYS):
+            for page, keys in enumerate(self._pages):
+                if len(keys) < limit:
+                    return page
+            if len(self._pages) < PAGES:
+                self._pages.append({})
+                return len(self._pages) - 1
+        return None
 
     def drop(self, key: bytes) -> None:
         """Provide a key no more."""
@@ -52,14 +70,14 @@ class OwnPages:
         self.note(page, seq)
         self._dirty[page] = None
 
-    def take_dirty(self) -> list[tuple[int, int, tuple[bytes, ...]]]:
-        """Return the pages to be signed: page, least seq, keys."""
+    def take_dirty(self) -> list[tuple[int, int, tuple[bytes, ...], tuple[int, ...]]]:
+        """Return the pages to be signed: page, least seq, keys, entries."""
         dirty, self._dirty = self._dirty, {}
-        pages = self._pages
-        return [
-            (page, self._least.get(page, 0), tuple(pages[page]) if page < len(pages) else ())
-            for page in sorted(dirty)
-        ]
+        found = []
+        for page in sorted(dirty):
+            keys = self._pages[page] if page < len(self._pages) else {}
+            found.append((page, self._least.get(page, 0), tuple(keys), tuple(keys.values())))
+        return found
 
 
 class ProvisionStore:

@@ -29,11 +29,11 @@ from shoal.overlay.steps import (
     Cancel,
     Connect,
     ContactFound,
-    Delivered,
     DialEnded,
     Effect,
     Emit,
     Forget,
+    HeadTold,
     Input,
     Locate,
     Located,
@@ -63,8 +63,8 @@ from shoal.overlay.steps import (
     Withdraw,
 )
 from shoal.overlay.substrate.messages import NUMBERS
-from shoal.overlay.substrate.plumtree import Verdict
 from shoal.overlay.substrate.service import MESH_MEMBERS, SubstrateService, SubstrateStatus, TopicHandler
+from shoal.overlay.taker import Taker
 from shoal.overlay.topics import PROVISION_TOPIC, RECORD_TOPIC
 from shoal.storage.peers import PeerRow
 from shoal.transport.address import Address
@@ -193,11 +193,12 @@ class OverlayService(BaseService):
             want=self._substrate.want,
         )
         for topic in (RECORD_TOPIC, PROVISION_TOPIC):
-            self._substrate.handle(topic, _Taker(self._machine, self._step, topic))
+            self._substrate.handle(topic, Taker(self._machine, self._step, topic))
         self._timers = Timers[Token](clock.monotonic, lambda token: self._step(Timer(token)), TIMERS)
         self._dials: dict[bytes, asyncio.Task[None]] = {}  # bounded by the machine's DIALS
         self._searches: dict[int, asyncio.Future[Result]] = {}  # bounded by the machine's SEARCHES
         self._next_search = 0
+        self._listeners: dict[tuple[bytes, str], Callable[[bytes, int], None]] = {}  # bounded by own follows
         self._unsaved: dict[bytes, PeerRow | None] = {}  # None: to be dropped. Bounded by MEMBERS
         self._saving = asyncio.Event()
         self._signer = RecordSigner(
@@ -262,6 +263,17 @@ class OverlayService(BaseService):
     async def withdraw(self, key: bytes) -> None:
         """See `OverlayPort.withdraw`."""
         self._step(Withdraw(_checked(key)))
+
+    def tell_head(self, key: bytes, entries: int) -> None:
+        """See `OverlayPort.tell_head`."""
+        self._step(Publish(_checked(key), entries))
+
+    def listen(self, key: bytes, on_head: Callable[[bytes, int], None] | None, who: str = "") -> None:
+        """See `OverlayPort.listen`."""
+        if on_head is None:
+            self._listeners.pop((key, who), None)
+        else:
+            self._listeners[key, who] = on_head
 
     async def locate(self, key: bytes, budget_s: float) -> Result:
         """See `OverlayPort.locate`. Raises: Unavailable when the node is closing."""
@@ -445,10 +457,14 @@ class OverlayService(BaseService):
                 self._step(OwnRecord(self._signer.sign()))
             case Spread(topic, payload):
                 self._substrate.broadcast(topic, payload)
-            case Emit(PageChanged(page, least_seq, keys)):
+            case Emit(PageChanged(page, least_seq, keys, entries)):
                 seq = max(least_seq, int(self._clock.wall() * 1000))
-                provision = sign_provision(self._keys, self._network_id, page, seq, keys)
+                provision = sign_provision(self._keys, self._network_id, page, seq, keys, entries)
                 self._step(OwnProvision(provision))
+            case Emit(HeadTold(peer, key, entries)):
+                for (listened, _), listener in list(self._listeners.items()):
+                    if listened == key:
+                        listener(peer, entries)
             case Emit(Unreached(peer, _)):
                 self._kept_relays.on_unreached(peer)
                 self._substrate.on_unreached(peer)
@@ -541,21 +557,6 @@ class OverlayService(BaseService):
             self._unsaved = {**unsaved, **self._unsaved}
             self._saving.set()
             raise
-
-
-class _Taker:
-    """Judges and takes the broadcasts of one topic of the mesh machine."""
-
-    def __init__(self, machine: MeshMachine, step: Callable[[Input], None], topic: int) -> None:
-        self._machine = machine
-        self._step = step
-        self._topic = topic
-
-    def judge(self, payload: bytes) -> Verdict:
-        return self._machine.judge(self._topic, payload)
-
-    def deliver(self, payload: bytes, sender: bytes) -> None:
-        self._step(Delivered(self._topic, payload))
 
 
 def _checked(key: bytes) -> bytes:

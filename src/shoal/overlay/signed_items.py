@@ -5,7 +5,7 @@ Pure; what a large network passes on by broadcast and compares in its exchanges.
 
 from __future__ import annotations
 
-from collections.abc import Callable
+from collections.abc import Callable, Mapping
 
 from shoal.core.errors import RemoteFault
 from shoal.identity.record import PeerRecord, parse_record
@@ -47,8 +47,8 @@ class SignedItems:
             item = self.parse(topic, payload)
         except RemoteFault:
             return Verdict.FORGED
-        if not self._is_member(item.peer_id):
-            return Verdict.STALE  # we, or who sent it, know less of the log
+        if not self._is_member(item.peer_id):  # we, or who sent it, know less of the log
+            return Verdict.STALE if isinstance(item, Provision) else Verdict.LATER
         if isinstance(item, Provision):
             known = self._provisions.find(item.peer_id, item.page)
             return Verdict.GOOD if item.is_newer(known) or item == known else Verdict.STALE
@@ -60,6 +60,11 @@ class SignedItems:
     def put(self, provision: Provision) -> list[bytes] | None:
         """Keep a member's provision if it is newer; return the keys that it withdraws, or None."""
         return self._provisions.put(provision) if self._is_member(provision.peer_id) else None
+
+    def find_heads(self, peer: bytes, page: int) -> Mapping[bytes, int]:
+        """Return how many entries a member said that its feeds of a page have."""
+        known = self._provisions.find(peer, page)
+        return {} if known is None else known.heads
 
     def claim(self, provision: Provision) -> bool:
         """Look at a provision of our own that others have; return whether it needs a newer one."""

@@ -110,6 +110,7 @@ class Delivered:
 
     topic: int
     payload: bytes
+    sender: bytes = b""  # the neighbour that it came from
 
 
 @dataclass(frozen=True, slots=True)
@@ -121,9 +122,10 @@ class OwnProvision:
 
 @dataclass(frozen=True, slots=True)
 class Publish:
-    """We provide a key from now on."""
+    """We provide a key from now on. `entries`: of the feed that it stands for, if that is ours; only grow."""
 
     key: bytes
+    entries: int = 0
 
 
 @dataclass(frozen=True, slots=True)
@@ -260,13 +262,23 @@ class PageChanged:
     page: int
     least_seq: int
     keys: tuple[bytes, ...]
+    entries: tuple[int, ...] = ()  # of the feeds that the keys stand for, where they are ours
+
+
+@dataclass(frozen=True, slots=True)
+class HeadTold:
+    """A member said how many entries its feed has now for which a key stands."""
+
+    peer: bytes
+    key: bytes
+    entries: int
 
 
 @dataclass(frozen=True, slots=True)
 class Emit:
     """Tell the driver a fact."""
 
-    event: Located | OwnRecordBehind | Unreached | PageChanged
+    event: Located | OwnRecordBehind | Unreached | PageChanged | HeadTold
 
 
 @dataclass(frozen=True, slots=True)

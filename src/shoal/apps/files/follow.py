@@ -1,8 +1,8 @@
 """Follow: keeps a copy of a share at its newest version: a transfer that begins again with every version.
 
-A follow runs its get when a provider tells of another feed entry, when a session comes up, and every CHECK_S
-in any case; then what lies at DEST is compared with the version too, and what a person changed there moves to
-the versions folder. All of it is kept in the transfers table.
+A follow runs its get when the author tells the network of another feed entry, or a provider does, when a
+session comes up, and every CHECK_S in any case; then what lies at DEST is compared with the version too, and
+what a person changed there moves to the versions folder. All of it is kept in the transfers table.
 """
 
 from __future__ import annotations
@@ -13,6 +13,7 @@ import os
 from collections.abc import Awaitable, Callable
 
 from shoal.apps.files.context import FilesContext
+from shoal.apps.files.heads import end_listening, listen_to_head
 from shoal.apps.files.status import FollowState, FollowStatus
 from shoal.apps.files.transfer_state import TransferOptions, TransferRecord
 from shoal.core.errors import ShoalError, StorageFault, Unavailable
@@ -30,7 +31,10 @@ RunGet = Callable[[TransferRecord], Awaitable[str]]  # returns why the feed is r
 
 
 class Follower:
-    """Runs one follow. `known_entries` says how much of the feed is known. Loop thread only."""
+    """Runs one follow. `known_entries` says how much of the feed is known, `find_author` whose it is.
+
+    Loop thread only.
+    """
 
     def __init__(
         self,
@@ -38,11 +42,13 @@ class Follower:
         record: TransferRecord,
         run_get: RunGet,
         known_entries: Callable[[], int],
+        find_author: Callable[[], bytes | None],
     ) -> None:
         self.record = record
         self._context = context
         self._run_get = run_get
         self._known_entries = known_entries
+        self._find_author = find_author
         self._wake = asyncio.Event()
         self._behind_since: float | None = None
         self._task: asyncio.Task[None] | None = None
@@ -50,11 +56,13 @@ class Follower:
     def start(self) -> None:
         """Begin to follow. Raises: Unavailable while the node stops."""
         self._context.swarm.listen(self.record.row.share_id, self._on_news)
+        listen_to_head(self._context, self.record.link, self._find_author, self._on_news)
         self._task = self._context.supervisor.spawn("follow", self._run())
 
     def cancel(self) -> asyncio.Task[None] | None:
         """Stop; returns what is to be waited for."""
         self._context.swarm.listen(self.record.row.share_id, None)
+        end_listening(self._context, self.record.link)
         if self._task is not None:
             self._task.cancel()
         return self._task

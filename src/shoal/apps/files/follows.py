@@ -50,7 +50,12 @@ class Follows:
             share = self._shares.get(share_id)
             return share.reader.next_seq if share is not None else 0
 
-        follower = self._followers[share_id] = Follower(self._context, record, self._run, count_entries)
+        def find_author() -> bytes | None:
+            share = self._shares.get(share_id)
+            return share.reader.author if share is not None else None
+
+        follower = Follower(self._context, record, self._run, count_entries, find_author)
+        self._followers[share_id] = follower
         follower.start()
         return follower
 

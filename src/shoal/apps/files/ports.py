@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from typing import NamedTuple, Protocol
 
 from shoal.identity.keys import DeviceKeys
@@ -71,6 +71,14 @@ class FilesOverlay(Protocol):
 
     async def withdraw(self, key: bytes) -> None:
         """End an announcement; idempotent."""
+        ...
+
+    def tell_head(self, key: bytes, entries: int) -> None:
+        """Announce `key`, and that this device's own feed for which it stands has so many entries."""
+        ...
+
+    def listen(self, key: bytes, on_head: Callable[[bytes, int], None] | None, who: str = "") -> None:
+        """Call `on_head(peer, entries)` when a member says so of its feed; None ends that."""
         ...
 
     async def locate(self, key: bytes, budget_s: float) -> Located:

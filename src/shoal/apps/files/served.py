@@ -213,6 +213,8 @@ class ServedShare:
             there = (1 << total) - 1 if have is None else have
             offer.put_version(OfferedVersion(closing.version, total, self._files, there))
             self.context.swarm.offer(offer)
+            if self.reader.author == self.context.network.own_id:
+                self.context.overlay.tell_head(self.location(), self.reader.next_seq)
         if self._earlier is not None:
             self._earlier.close()
         self._earlier = previous

@@ -62,7 +62,7 @@ SWEEP_S = 15.0
 LONELY_S = 2.0  # a node without neighbours looks for some this often
 WAITING_MESSAGES = 16  # for one peer that is being dialled; the rest is dropped
 TIMERS = 4 * MEMBERS  # a suspect a member, grafts, probes: the machine's maps are smaller than that
-EVENTS = 4096  # inputs that wait while one is carried out
+EVENTS = 4096  # inputs that wait while one is carried out, or for the start
 FORGED_A_MINUTE = 5.0  # broadcasts of one peer; security.md section 3, bad signatures
 FORGERS = 1024
 
@@ -173,12 +173,15 @@ class SubstrateService:
         """Begin with these members."""
         self._set_members(members)
         self._started = True
+        early, self._events = list(self._events), deque(maxlen=EVENTS)
         present = [session.peer_id for session in self._sessions.sessions()]
         if len(members) <= self._mesh_members:
             self._step(UseMesh(tuple(present)))
         else:
             self._set_sparse(True)
             self._step(Started(self._find_contacts()))
+        for event in early:
+            self._step(event)
         self._sweep_later()
 
     def close(self) -> None:
@@ -272,8 +275,11 @@ class SubstrateService:
             self._step(SessionDown(peer, "unreachable"))
 
     def on_message(self, peer: bytes, message: Message) -> None:
-        """Take a message that was checked."""
-        self._step(Received(peer, message))
+        """Take a message that was checked; before `start` it waits."""
+        if not self._started:
+            self._events.append(Received(peer, message))
+        elif peer in self._members:
+            self._step(Received(peer, message))
 
     # -- asked -----------------------------------------------------------------------------------------
 
