@@ -237,10 +237,28 @@ def test_doctor_reports_with_and_without_a_node(device: MakeDevice) -> None:
 def test_config_says_where_values_come_from(device: MakeDevice) -> None:
     anna = device("anna")
     anna.up()
-    anna.run("config", "set", "name", "attic")
-    rows = {r["key"]: (r["value"], r["origin"]) for r in anna.run("config", "show")["settings"]}
-    assert rows["name"] == ("attic", "file")
-    assert rows["lan"] == (True, "default")
+    own = anna.run("status")["name"]
+    done = anna.call("config", "set", "name", "attic")
+    assert done.stdout == "name = attic\n"
+    assert "when a device joins" in done.stderr
+    assert anna.run("config", "set", "log_level", "debug")["counts"] == "next_start"
+    assert "from the next start: shoal down" in anna.call("config", "set", "mesh_members", "20").stderr
+    shown = anna.run("config", "show")
+    assert shown["running"]
+    rows = {r["key"]: (r["value"], r["origin"], r.get("next")) for r in shown["settings"]}
+    assert rows["log_level"] == ("info", "default", "debug")
+    assert rows["mesh_members"] == (30, "default", 20)
+    assert rows["lan"][:2] == (False, "flag")
+    assert rows["listen"][1] == "flag"
+    assert "log_level is debug in the file: from the next start" in anna.call("config", "show").stdout
+    anna.stop()
+    shown = anna.run("config", "show")
+    assert not shown["running"]
+    rows = {r["key"]: (r["value"], r["origin"], r.get("next")) for r in shown["settings"]}
+    assert rows["log_level"] == ("debug", "file", None)
+    assert rows["lan"] == (True, "default", None)
+    assert own != "attic"
+    assert anna.up()["name"] == own
 
 
 def test_status_is_fast(device: MakeDevice) -> None:

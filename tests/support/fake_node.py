@@ -300,6 +300,12 @@ class FakeNode:
             received_bytes=2,
         )
 
+    async def settings(self, request: s.Nothing) -> s.NodeSettings:
+        self._note("settings", request)
+        return s.NodeSettings(
+            [s.Setting("listen", ["127.0.0.1:7000"], "flag"), s.Setting("lan", True, "file")]
+        )
+
     async def diagnose(self, request: s.Nothing) -> s.Report:
         self._note("diagnose", request)
         return s.Report(checks=[s.Check("sessions", "ok", "2 of 2 peers")])

@@ -363,6 +363,10 @@ class Client:
         value = resolve_path(path) if path is not None else None
         return self.call(ops.UNFOLLOW, s.UnfollowRequest(follow=follow, path=value))
 
+    def settings(self) -> list[s.Setting]:
+        """Return the settings that the node was started with."""
+        return self.call(ops.SETTINGS, s.Nothing()).settings
+
     def diagnose(self) -> s.Report:
         """Return what the running node finds about itself."""
         return self.call(ops.DIAGNOSE, s.Nothing())

@@ -64,6 +64,7 @@ class NodeApi(Protocol):
     async def follow(self, request: s.FollowRequest) -> s.Follow: ...
     async def follows(self, request: s.Nothing) -> s.Follows: ...
     async def unfollow(self, request: s.UnfollowRequest) -> s.Follow: ...
+    async def settings(self, request: s.Nothing) -> s.NodeSettings: ...
     async def diagnose(self, request: s.Nothing) -> s.Report: ...
     async def down(self, request: s.Nothing) -> s.Stopping: ...
 
@@ -161,6 +162,13 @@ LIMITS = Operation(
 FOLLOW = Operation("follow", s.FollowRequest, s.Follow, "Keep a copy current.", lambda a, q: a.follow(q))
 FOLLOWS = Operation("follows", s.Nothing, s.Follows, "Copies that follow.", lambda a, q: a.follows(q))
 UNFOLLOW = Operation("unfollow", s.UnfollowRequest, s.Follow, "End a follow.", lambda a, q: a.unfollow(q))
+SETTINGS = Operation(
+    "settings",
+    s.Nothing,
+    s.NodeSettings,
+    "The settings that the node was started with.",
+    lambda a, q: a.settings(q),
+)
 DIAGNOSE = Operation(
     "diagnose", s.Nothing, s.Report, "Findings only the running node has.", lambda a, q: a.diagnose(q)
 )
@@ -205,6 +213,7 @@ OPERATIONS: tuple[Operation[Any, Any], ...] = (
     FOLLOW,
     FOLLOWS,
     UNFOLLOW,
+    SETTINGS,
     DIAGNOSE,
     DOWN,
 )

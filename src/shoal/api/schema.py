@@ -475,6 +475,20 @@ class Report(Struct, frozen=True, kw_only=True):
     lane_buffer_limit_bytes: int = 0
 
 
+class Setting(Struct, frozen=True):
+    """One setting: its value and where that came from, a flag, the environment, the file or the default."""
+
+    key: str
+    value: str | bool | int | list[str]
+    origin: str
+
+
+class NodeSettings(Struct, frozen=True):
+    """All settings that a node was started with."""
+
+    settings: list[Setting]
+
+
 class Stopping(Struct, frozen=True):
     """The node ends within 5 s."""
 

@@ -2,30 +2,46 @@
 
 from __future__ import annotations
 
-from typing import Annotated
+from contextlib import suppress
+from typing import Annotated, Literal
 
 import typer
-from msgspec import Struct, structs
+from msgspec import UNSET, Struct, structs
 
-from shoal.cli.face import HomeOption, JsonOption, columns, make_face, printable
+from shoal.cli.face import Face, HomeOption, JsonOption, columns, make_face, printable
 from shoal.core.errors import ConfigFault, ExitCode, Unavailable
+from shoal.storage.home import has_network
 
 config_app = typer.Typer(help="Show and change settings.", no_args_is_help=True)
 
 
+JOINED_KEYS = ("name", "user")  # others know them from when the device joined
+
+
 class SettingRow(Struct, frozen=True):
-    """One setting: its value and where that came from."""
+    """One setting: its value and where that came from; `next`: what the file says for the next start."""
 
     key: str
     value: object
     origin: str
+    next: object = UNSET
 
 
 class Settings(Struct, frozen=True):
-    """All settings."""
+    """All settings: of the node if it is `running`, else of its next start."""
 
     file: str
     settings: list[SettingRow]
+    running: bool = False
+
+
+class StoredSetting(Struct, frozen=True):
+    """What was written into the file. `counts`: from the next start, or when a device joins: never again."""
+
+    key: str
+    value: object
+    origin: str
+    counts: Literal["next_start", "join"]
 
 
 class SettingsFile(Struct, frozen=True):
@@ -57,16 +73,21 @@ def doctor(home: HomeOption = None, json: JsonOption = False) -> None:
 
 @config_app.command("show")
 def show(home: HomeOption = None, json: JsonOption = False) -> None:
-    """Show every setting, its value and where it came from."""
+    """Show every setting, its value and where it came from: of the running node, if it runs."""
     from shoal.node.config import load_config
 
     face = make_face(home, json)
     config = load_config(face.home)
-    rows = [SettingRow(key, value, config.origins[key]) for key, value in config.settings().items()]
-    face.show(
-        Settings(config.path, rows),
-        columns([[r.key, _format(r.value), r.origin] for r in rows], ["KEY", "VALUE", "FROM"]),
-    )
+    stored = [SettingRow(key, value, config.origins[key]) for key, value in config.settings().items()]
+    rows, running = stored, False
+    with suppress(Unavailable, ConfigFault), face.connect() as client:  # where none runs, the next start's
+        used = {x.key: SettingRow(x.key, x.value, x.origin) for x in client.settings()}
+        rows, running = [_compare(used[x.key], x) for x in stored if x.key in used], True
+    lines = columns([[r.key, _format(r.value), r.origin] for r in rows], ["KEY", "VALUE", "FROM"])
+    for row in rows:
+        if row.next is not UNSET:
+            lines.append(printable(f"{row.key} is {_format(row.next)} in the file: from the next start"))
+    face.show(Settings(config.path, rows, running), lines)
 
 
 @config_app.command("set")
@@ -81,7 +102,16 @@ def set_(
 
     face = make_face(home, json)
     stored = store_setting(face.home, key, value)
-    face.show(SettingRow(key, stored, "file"), [f"{key} = {_format(stored)}"])
+    joined = key in JOINED_KEYS and has_network(face.home)
+    face.show(
+        StoredSetting(key, stored, "file", "join" if joined else "next_start"), [f"{key} = {_format(stored)}"]
+    )
+    if joined:
+        face.tell("It counts when a device joins. This one has: others go on knowing it as before.")
+    elif _runs(face):
+        face.tell("It counts from the next start: shoal down, then shoal up.")
+    else:
+        face.tell("It counts from the next start.")
 
 
 @config_app.command("path")
@@ -92,6 +122,19 @@ def path(home: HomeOption = None, json: JsonOption = False) -> None:
     face = make_face(home, json)
     file = find_config_path(face.home)
     face.show(SettingsFile(file), [file])
+
+
+def _compare(used: SettingRow, stored: SettingRow) -> SettingRow:
+    """Return what a node uses, and what the file says since. Flags and variables come before the file."""
+    changed = used.value != stored.value and used.origin in ("file", "default")
+    return structs.replace(used, next=stored.value) if changed and stored.origin != "environment" else used
+
+
+def _runs(face: Face) -> bool:
+    with suppress(Unavailable, ConfigFault), face.connect() as client:
+        client.status()
+        return True
+    return False
 
 
 def _format(value: object) -> str:

@@ -89,6 +89,12 @@ class Answers(
             return status
         return msgspec.structs.replace(status, recovery_key=self._recovery_key)
 
+    async def settings(self, request: s.Nothing) -> s.NodeSettings:
+        """Say what this node was started with."""
+        config = self._config
+        rows = [s.Setting(key, value, config.origins[key]) for key, value in config.settings().items()]
+        return s.NodeSettings(rows)
+
     async def diagnose(self, request: s.Nothing) -> s.Report:
         """Say what only the running node knows."""
         return await diagnose(self._parts)
