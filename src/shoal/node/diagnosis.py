@@ -134,10 +134,12 @@ def _check_mapping(parts: Parts) -> list[Check]:
     if mapper is None:
         return []
     if mapper.address is not None:
-        return [Check("port mapping", "ok", f"the router leads {mapper.address} here")]
+        return [Check("port mapping", "ok", f"the router leads {mapper.address} here, by {mapper.protocol}")]
     if not mapper.error:
         return [Check("port mapping", "ok", "the router is being asked")]
-    step = "switch UPnP on in the router, or forward the port there by hand"
+    step = "switch UPnP, NAT-PMP or PCP on in the router, or forward the port there by hand"
+    if "another NAT" in mapper.error:
+        step = "ask the provider for a public address, or let the outer router forward the port too"
     return [Check("port mapping", "warn", mapper.error, step)]
 
 

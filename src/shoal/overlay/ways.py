@@ -6,6 +6,7 @@ import ipaddress
 from collections.abc import Iterable, Sequence
 
 from shoal.overlay.peer_book import find_address
+from shoal.transport.reach.standing import is_inner
 
 NEAR_V4 = 16  # bits of an inner address that two machines of one place have in common; wild guess
 NEAR_V6 = 48
@@ -28,7 +29,7 @@ def is_elsewhere(text: str, own: Iterable[str]) -> bool:
     """Whether an address means something in its own network only, and none of `own` is near it."""
     address = find_address(text)
     ip = None if address is None else address.ip
-    if ip is None or ip.is_loopback or not any(ip.version == net.version and ip in net for net in _INNER):
+    if ip is None or ip.is_loopback or not is_inner(str(ip)):
         return False
     bits = NEAR_V4 if ip.version == 4 else NEAR_V6
     near = ipaddress.ip_network((str(ip), bits), strict=False)
@@ -37,9 +38,3 @@ def is_elsewhere(text: str, own: Iterable[str]) -> bool:
         if found is not None and found.ip is not None and found.ip.version == ip.version and found.ip in near:
             return False
     return True
-
-
-_INNER = [
-    ipaddress.ip_network(text)
-    for text in ("10.0.0.0/8", "172.16.0.0/12", "192.168.0.0/16", "100.64.0.0/10", "fc00::/7")
-]

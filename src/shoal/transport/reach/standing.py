@@ -72,7 +72,7 @@ class StandingBook:
     def judge(self, now: float, own_hosts: Iterable[str]) -> Standing:
         """Return what follows. `own_hosts`: the addresses of this machine's interfaces."""
         fresh = [word for _, word in self._words.items() if now - word.at <= FRESH_S]
-        outside = [word for word in fresh if not _is_inner(word.observed)]
+        outside = [word for word in fresh if not is_inner(word.observed)]
         words = outside or fresh  # who is on our side of the NAT knows nothing of it
         reached = [word for word in words if "ok" in word.results.values()]
         addresses = tuple(
@@ -91,7 +91,7 @@ class StandingBook:
         return Standing(state, len(words), len(reached), addresses, observed)
 
 
-def _is_inner(host: str) -> bool:
+def is_inner(host: str) -> bool:
     """Whether an address means something in its own network only; 100.64/10 is inside of a provider's NAT."""
     try:
         ip = ipaddress.ip_address(host.partition("%")[0])
