@@ -8,7 +8,7 @@ from typing import Annotated, Literal
 import typer
 from msgspec import UNSET, Struct, structs
 
-from shoal.cli.face import Face, HomeOption, JsonOption, columns, make_face, printable
+from shoal.cli.face import Face, HomeOption, JsonOption, columns, make_face, printable, wrapped_columns
 from shoal.core.errors import ConfigFault, ExitCode, Unavailable
 from shoal.storage.home import has_network
 
@@ -64,8 +64,12 @@ def doctor(home: HomeOption = None, json: JsonOption = False) -> None:
     except (Unavailable, ConfigFault):
         pass  # no node runs; the local checks have said so
     checks += report.checks
-    lines = columns([[c.state.upper() if c.state != "ok" else "ok", c.name, c.detail] for c in checks])
-    lines += [f"{c.name}: {printable(c.next_step)}" for c in checks if c.state != "ok" and c.next_step]
+    rows = []
+    for check in checks:
+        rows.append([check.state.upper() if check.state != "ok" else "ok", check.name, check.detail])
+        if check.state != "ok" and check.next_step:
+            rows.append(["", "", f"-> {check.next_step}"])
+    lines = wrapped_columns(rows)
     face.show(structs.replace(report, checks=checks), lines)
     if any(c.state == "fail" for c in checks):
         raise typer.Exit(ExitCode.CONFIG)

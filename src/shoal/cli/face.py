@@ -107,6 +107,27 @@ def columns(rows: Sequence[Sequence[str]], headings: Sequence[str] = ()) -> list
     return [line if len(line) <= width else line[: width - 1] + "…" for line in lines]
 
 
+def wrapped_columns(rows: Sequence[Sequence[str]]) -> list[str]:
+    """Lay out rows in aligned columns. On a terminal the last one is wrapped, not cut."""
+    table = [list(map(printable, row)) for row in rows]
+    if not table or not sys.stdout.isatty():
+        return columns(rows)
+    widths = [max(len(row[i]) for row in table) for i in range(len(table[0]) - 1)]
+    indent = sum(widths) + 2 * len(widths)
+    width = max(indent + 20, shutil.get_terminal_size().columns)
+    lines: list[str] = []
+    for row in table:
+        head = "".join(cell.ljust(w) + "  " for cell, w in zip(row, widths, strict=False))
+        lines += textwrap.wrap(
+            row[-1],
+            width,
+            initial_indent=head,
+            subsequent_indent=" " * indent,
+            break_on_hyphens=False,
+        ) or [head.rstrip()]
+    return lines
+
+
 def skipped_lines(paths: Sequence[str], reasons: object) -> list[str]:
     """Return a line for each path that was left out, with the reason where it is known."""
     why = reasons if isinstance(reasons, list) and len(reasons) == len(paths) else [""] * len(paths)
