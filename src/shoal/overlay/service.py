@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import asyncio
 import logging
-from collections.abc import Callable, Iterable, Sequence
+from collections.abc import Callable, Collection, Iterable, Sequence
 from random import Random
 from typing import Protocol
 
@@ -103,6 +103,8 @@ class OverlayTransport(Protocol):
     def sessions(self) -> list[Session]: ...
 
     def probe_sessions(self) -> None: ...
+
+    def close_stranded(self, own_hosts: Collection[str]) -> None: ...
 
 
 class MemberSet(Protocol):
@@ -366,6 +368,9 @@ class OverlayService(BaseService):
     def network_changed(self) -> None:
         """See `OverlayPort.network_changed`."""
         self._refresh_record()
+        hosts = {address.ip for address in list_interface_addresses()}
+        if hosts:  # otherwise the kernel could not be asked
+            self._transport.close_stranded(hosts)
         self._transport.probe_sessions()
         self._step(NetworkChanged())
         self.on_network_changed()

@@ -13,6 +13,7 @@ from typing import cast
 from OpenSSL import SSL
 
 from shoal.core.errors import LimitExceeded, LocalMisuse, Refused, RemoteFault, ShoalError, Unavailable
+from shoal.transport.address import Address
 from shoal.transport.config import AdmissionLimits
 from shoal.transport.knock import KnockRefused, KnockVerdict
 from shoal.transport.tls import ALERT_NO_PROTOCOL, check_handshake
@@ -88,6 +89,12 @@ class TlsChannel(asyncio.Protocol):
         if not self._is_open:
             raise LocalMisuse("the exporter was asked before the handshake had ended")
         return bytes(self._tls.export_keying_material(label, length, context))
+
+    @property
+    def own_host(self) -> str:
+        """Our address on this connection, without scope; empty before it is made."""
+        name = None if self._transport is None else self._transport.get_extra_info("sockname")
+        return "" if not name else Address.from_socket(name).host.partition("%")[0]
 
     @property
     def alpn(self) -> bytes:

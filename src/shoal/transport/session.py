@@ -129,6 +129,11 @@ class Session:
         return "punched" if self.dial_address == PUNCHED else "direct"
 
     @property
+    def own_host(self) -> str:
+        """Our address on the way to the peer, or to the relay."""
+        return self._channel.own_host
+
+    @property
     def over_loopback(self) -> bool:
         """Whether the peer is on this machine."""
         return self.address.is_loopback

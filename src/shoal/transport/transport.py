@@ -9,7 +9,7 @@ from __future__ import annotations
 import asyncio
 import secrets
 import socket
-from collections.abc import Sequence
+from collections.abc import Collection, Sequence
 from random import Random
 
 from shoal.core.budget import BoundedMap, TokenBucket
@@ -144,6 +144,15 @@ class Transport:
         """End every session at once, for instance because membership is blocked."""
         for session in self._all_sessions():
             session.close(reason)
+
+    def close_stranded(self, own_hosts: Collection[str]) -> None:
+        """End the sessions that go out from an address which this machine has no more: nothing comes back.
+
+        `own_hosts`: all that it has, loopback excepted.
+        """
+        for session in self._all_sessions():
+            if session.own_host and not session.over_loopback and session.own_host not in own_hosts:
+                session.close("reset", "network")
 
     def probe_sessions(self) -> None:
         """Ask every peer for a sign of life now: the network changed or the machine slept."""
