@@ -159,3 +159,48 @@ def test_what_is_old_is_forgotten() -> None:
     tree.on_sweep(91.0, out := [])
     assert not tree.has(ID)
     assert not any(isinstance(effect, SetTimer) for effect in out)
+
+
+def test_a_list_of_what_is_cached_is_answered_with_what_it_lacks() -> None:
+    book = make_linked()
+    book.get(peer(1), Gossip(ID, 3, 1, b"hello"))
+    book.get(peer(1), Gossip(OTHER, 3, 1, b"hello"))
+    book.get(peer(2), Cached([OTHER], [3]), wait_s=5.0)
+    assert book.sent(peer(2)) == [IHave([ID], [4])]
+    book.get(peer(2), Cached([OTHER, ID], [3, 3]))
+    assert book.sent(peer(2)) == []
+
+
+def test_what_is_still_on_its_way_to_whom_lists_is_not_told_again() -> None:
+    book = make_linked()
+    book.get(peer(1), Gossip(ID, 3, 1, b"hello"))
+    book.get(peer(2), Cached([OTHER], [3]), wait_s=1.0)
+    assert book.sent(peer(2)) == []
+
+
+def test_who_announces_and_never_delivers_costs_a_moment_and_is_asked_once_for_each_broadcast() -> None:
+    book = make_linked()
+    liar, honest = peer(1), peer(2)
+    for number in range(50):
+        identifier = number.to_bytes(16, "big")
+        book.get(liar, IHave([identifier], [0]))
+        book.get(honest, IHave([identifier], [4]))
+        book.do(Timer(("graft", identifier)), 0.080)
+        assert book.sent(liar) == [Graft(identifier, 0)]
+        book.do(Timer(("graft", identifier)), 0.040)
+        assert book.sent(honest) == [Graft(identifier, 4)]
+        book.get(honest, Gossip(identifier, 5, 1, b"true"), wait_s=0.020)
+        assert len(book.of(Deliver)) == 1
+        assert Cancel(("graft", identifier)) in book.effects
+        assert liar not in book.sent_to(Graft)
+
+
+def test_what_a_liar_alone_announces_is_forgotten_after_it_was_asked() -> None:
+    book = make_linked()
+    for number in range(3000):
+        identifier = number.to_bytes(16, "big")
+        book.get(peer(1), IHave([identifier], [0]))
+        book.do(Timer(("graft", identifier)), 0.080)
+        book.do(Timer(("graft", identifier)), 0.040)
+    assert book.of(Send) == []
+    assert not book.machine.plumtree._missing

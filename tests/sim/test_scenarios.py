@@ -87,6 +87,15 @@ def test_a_failing_run_says_how_to_see_it_again(tmp_path: Path, capsys: pytest.C
         ('nodes = 10\nminutes = 2\n[[fault]]\nkind = "cut"\n', 3, "fault.at_s", "a number"),
         ("nodes = 10\nminutes = 2\n[bounds]\nspeed = { min = 1 }\n", 4, "bounds.speed", "delivered"),
         ("nodes = 10\nminutes = 2\n[bounds]\nparts = 1\n", 4, "bounds.parts", "min = number"),
+        (
+            "nodes = 10\nminutes = 2\n[bounds]\nparts = { min = 2, max = 1 }\n",
+            4,
+            "bounds.parts",
+            "min up to max",
+        ),
+        ("nodes = 10\nminutes = 2\nload = { rate = 1 }\n", 3, "load.rate", "broadcasts_per_minute"),
+        ("nodes = 10\nminutes = 2\n[network.loss]\nx = 1\n", 3, "network.loss", "a number, 0 to 1"),
+        ("nodes = 10\nminutes = 2\nfault = [1]\n", 3, "fault", "[[fault]]"),
         ("nodes = true\nminutes = 2\n", 1, "nodes", "whole number"),
         ("nodes = 10\nminutes = nan\n", 2, "minutes", "0.1 to"),
     ],
@@ -102,13 +111,73 @@ def test_a_wrong_key_is_named_with_its_line_and_what_is_allowed(
     assert allowed in caught.value.next_step
 
 
-@pytest.mark.parametrize("data", [b"nodes = = 3", b"\xff\xfe", b"minutes = 3\n", b"#" * 70_000])
+@pytest.mark.parametrize(
+    "data",
+    [
+        b"nodes = = 3",
+        b"\xff\xfe",
+        b"minutes = 3\n",
+        b"#" * 70_000,
+        b"nodes = 10\nminutes = 1\n",  # without bounds
+        b"a = " + b"[" * 30_000 + b"]" * 30_000,
+    ],
+)
 def test_what_cannot_be_read_at_all_is_refused(data: bytes, tmp_path: Path) -> None:
     path = tmp_path / "wrong.toml"
     path.write_bytes(data)
     with pytest.raises(ConfigFault, match=r"wrong\.toml"):
         read_scenario(str(path))
     assert main(["run", str(path)]) == 3
+
+
+def test_a_wrong_value_or_key_does_not_flood_or_steer_the_terminal(tmp_path: Path) -> None:
+    path = tmp_path / "wrong.toml"
+    for text in ('minutes = "' + "x" * 60_000 + '"\n', '"a\\u001b[31m" = 1\n', "y" * 60_000 + " = 1\n"):
+        path.write_text(text)
+        with pytest.raises(ConfigFault) as caught:
+            read_scenario(str(path))
+        assert len(caught.value.message) < 300 + len(str(path))
+        assert caught.value.message.isprintable()
+
+
+@pytest.mark.parametrize(
+    "arguments",
+    [
+        ["views", "--nodes", "1"],
+        ["views", "--cycles", "nan"],
+        ["views", "--cycles", "many"],
+        ["broadcast", "--messages", "0"],
+        ["broadcast", "--messages", "99999999999"],
+        ["broadcast", "--messages", "9" * 5000],
+        ["broadcast", "--crash", "1"],
+        ["detect", "--nodes", "2"],
+        ["detect", "--anomalous", "-1"],
+        ["idle", "--minutes", "0"],
+        ["calibrate", "--nodes", "2"],
+        ["merge", "--split-s", "-1"],
+        ["run"],
+        [],
+    ],
+    ids=lambda arguments: " ".join(arguments)[:40],
+)
+def test_absurd_numbers_are_refused(arguments: list[str], capsys: pytest.CaptureFixture[str]) -> None:
+    with pytest.raises(SystemExit) as caught:
+        main(arguments)
+    assert caught.value.code == 2
+    assert len(capsys.readouterr().err) < 1000
+
+
+def test_ctrl_c_ends_it_without_a_traceback(
+    monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+) -> None:
+    def interrupt(scenario: Scenario, seed: int) -> dict[str, object]:
+        raise KeyboardInterrupt
+
+    monkeypatch.setattr("shoal.sim.cli.run_scenario", interrupt)
+    assert main(["run", str(SMALL[0]), "--json"]) == 130
+    shown = capsys.readouterr()
+    assert shown.out == ""
+    assert shown.err == "interrupted: nothing was found; the same command begins anew\n"
 
 
 def test_a_file_that_is_not_there_is_named() -> None:

@@ -4,8 +4,10 @@ from __future__ import annotations
 
 import argparse
 import json
+import math
+import re
 import sys
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from typing import Any
 
 from shoal.core.errors import ShoalError
@@ -17,8 +19,12 @@ from shoal.sim.overlay_commands import run_broadcast, run_views
 from shoal.sim.run_command import describe_smallest, run_scenario
 from shoal.sim.scenario import read_scenario
 
-EXIT_OK, EXIT_BOUNDS = 0, 1
+EXIT_OK, EXIT_BOUNDS, EXIT_INTERRUPTED = 0, 1, 130  # 128 and the number of SIGINT, as shells have it
 NODES_LIMIT = 100_000
+MESSAGES_LIMIT = 100_000
+DETECT_NODES = 4  # so that somebody can be asked to probe for another, and somebody is left
+SHOWN = 40  # characters of a wrong value in a message
+CRASH_LIMIT = 0.999
 
 
 def main(arguments: Sequence[str]) -> int:
@@ -30,6 +36,9 @@ def main(arguments: Sequence[str]) -> int:
     except ShoalError as error:
         print(f"{error}\n{error.next_step}".strip(), file=sys.stderr)
         return error.exit_code
+    except KeyboardInterrupt:
+        print("interrupted: nothing was found; the same command begins anew", file=sys.stderr)
+        return EXIT_INTERRUPTED
     if options.json:
         print(json.dumps(result))
     else:
@@ -63,43 +72,47 @@ def _make_parser() -> argparse.ArgumentParser:
     run.set_defaults(run=_run)
 
     views = _add(commands, "views", "what the graph of neighbours looks like")
-    views.add_argument("--nodes", type=_nodes, default=1000)
-    views.add_argument("--cycles", type=_share_of(1e6), default=50.0, help="shuffle periods after the joins")
+    views.add_argument("--nodes", type=_whole(2, NODES_LIMIT), default=1000)
+    views.add_argument("--cycles", type=_number(1e6), default=50.0, help="shuffle periods after the joins")
     views.set_defaults(run=lambda o: run_views(o.nodes, o.cycles, o.seed))
 
     broadcast = _add(commands, "broadcast", "whom broadcasts reach and what they cost")
-    broadcast.add_argument("--nodes", type=_nodes, default=1000)
-    broadcast.add_argument("--messages", type=int, default=10)
-    broadcast.add_argument("--crash", type=_share_of(1.0), default=0.0, help="share of nodes, 0 to 1")
-    broadcast.add_argument("--loss", type=_share_of(1.0), default=0.0, help="share of packets, 0 to 1")
+    broadcast.add_argument("--nodes", type=_whole(2, NODES_LIMIT), default=1000)
+    broadcast.add_argument("--messages", type=_whole(1, MESSAGES_LIMIT), default=10)
+    broadcast.add_argument(
+        "--crash", type=_number(CRASH_LIMIT), default=0.0, help="share of nodes, 0 to 0.999"
+    )
+    broadcast.add_argument("--loss", type=_number(1.0), default=0.0, help="share of packets, 0 to 1")
     broadcast.add_argument("--mode", choices=["plumtree", "eager"], default="plumtree")
     broadcast.set_defaults(run=lambda o: run_broadcast(o.nodes, o.messages, o.crash, o.loss, o.mode, o.seed))
 
     detect = _add(commands, "detect", "how fast SWIM with Lifeguard finds who is gone, and how often it errs")
-    detect.add_argument("--nodes", type=_nodes, default=128)
+    detect.add_argument("--nodes", type=_whole(DETECT_NODES, NODES_LIMIT), default=128)
     detect.add_argument("--plain", action="store_true", help="SWIM without Lifeguard")
-    detect.add_argument("--anomalous", type=int, default=0, help="members that stall again and again")
-    detect.add_argument("--anomaly-s", type=_share_of(3600), default=16.0, help="how long they stall")
-    detect.add_argument("--minutes", type=_share_of(1e4), default=5.0, help="of stalling")
+    detect.add_argument(
+        "--anomalous", type=_whole(0, NODES_LIMIT), default=0, help="members that stall again and again"
+    )
+    detect.add_argument("--anomaly-s", type=_number(3600), default=16.0, help="how long they stall")
+    detect.add_argument("--minutes", type=_number(1e4), default=5.0, help="of stalling")
     detect.set_defaults(
         run=lambda o: run_detect(o.nodes, o.plain, o.anomalous, o.anomaly_s, o.minutes, o.seed)
     )
 
     merge = _add(commands, "merge", "how a network that was cut in two becomes one again")
-    merge.add_argument("--nodes", type=_nodes, default=1000)
-    merge.add_argument("--split-s", type=_share_of(1e6), default=3600.0, help="seconds that it is cut")
+    merge.add_argument("--nodes", type=_whole(2, NODES_LIMIT), default=1000)
+    merge.add_argument("--split-s", type=_number(1e6), default=3600.0, help="seconds that it is cut")
     merge.add_argument(
-        "--watch-periods", type=_share_of(1000), default=3.0, help="after it is one, until links are counted"
+        "--watch-periods", type=_number(1000), default=3.0, help="after it is one, until links are counted"
     )
     merge.set_defaults(run=lambda o: run_merge(o.nodes, o.split_s, o.seed, o.watch_periods))
 
     idle = _add(commands, "idle", "what it costs to belong to a network in which nothing happens")
-    idle.add_argument("--nodes", type=_nodes, default=1000)
-    idle.add_argument("--minutes", type=_share_of(1e4), default=10.0)
+    idle.add_argument("--nodes", type=_whole(2, NODES_LIMIT), default=1000)
+    idle.add_argument("--minutes", type=_number(1e4, least=0.1), default=10.0)
     idle.set_defaults(run=lambda o: run_idle(o.nodes, o.minutes, o.seed))
 
     calibrate = _add(commands, "calibrate", "whether published numbers come out")
-    calibrate.add_argument("--nodes", type=_nodes, default=2000)
+    calibrate.add_argument("--nodes", type=_whole(DETECT_NODES, NODES_LIMIT), default=2000)
     calibrate.set_defaults(run=lambda o: run_calibration(o.nodes, o.seed))
     return parser
 
@@ -111,18 +124,23 @@ def _add(commands: Any, name: str, summary: str) -> argparse.ArgumentParser:
     return parser
 
 
-def _nodes(text: str) -> int:
-    count = int(text)
-    if not 2 <= count <= NODES_LIMIT:
-        raise argparse.ArgumentTypeError(f"2 to {NODES_LIMIT} nodes, not {count}")
-    return count
+def _whole(least: int, most: int) -> Callable[[str], int]:
+    def parse(text: str) -> int:
+        if not re.fullmatch(r"-?[0-9]{1,18}", text) or not least <= int(text) <= most:
+            raise argparse.ArgumentTypeError(f"a whole number, {least} to {most}, not {text[:SHOWN]!r}")
+        return int(text)
+
+    return parse
 
 
-def _share_of(limit: float) -> Any:
+def _number(most: float, least: float = 0.0) -> Callable[[str], float]:
     def parse(text: str) -> float:
-        value = float(text)
-        if not 0 <= value <= limit:
-            raise argparse.ArgumentTypeError(f"0 to {limit:g}, not {value:g}")
+        try:
+            value = float(text)
+        except ValueError:
+            value = math.nan
+        if not least <= value <= most:
+            raise argparse.ArgumentTypeError(f"{least:g} to {most:g}, not {text[:SHOWN]!r}")
         return value
 
     return parse

@@ -13,6 +13,7 @@ from shoal.core.errors import ConfigFault
 SCENARIO_BYTES = 65_536
 FAULTS = 64
 NODES = 100_000
+SHOWN = 60  # characters of a wrong value or key in a message
 
 FAULT_KINDS = ("clog", "crash", "cut", "flap", "jump", "kill", "one_way", "restart", "stall")
 LIAR_KINDS = ("beacons", "eclipse", "forge", "hops", "mixed", "rejoin", "silent", "storm")
@@ -72,6 +73,7 @@ class Scenario:
     p80_h: float = 8.0
     permanent: float = 0.1  # of those who leave: a newcomer takes the place
     away_minutes: float = 20.0  # on average, until one who left is back
+    churn_diurnal: float = 0.0  # how far both swing in a day: shorter there and longer away, and the reverse
     liars: float = 0.0
     liar_kind: str = "mixed"
     faults: tuple[Fault, ...] = ()
@@ -116,6 +118,7 @@ _TABLES: dict[str, dict[str, _Key]] = {
         "p80_h": _Key(float, 0, 100_000),
         "permanent": _Key(float, 0, 1),
         "away_minutes": _Key(float, 0.1, 100_000),
+        "diurnal": _Key(float, 0, 0.95, target="churn_diurnal"),
     },
     "liars": {
         "share": _Key(float, 0, 0.9, target="liars"),
@@ -149,7 +152,7 @@ def read_scenario(path: str) -> Scenario:
         found = tomllib.loads(text)
     except UnicodeDecodeError as error:
         raise ConfigFault(f"{path}: not UTF-8", cause=str(error), next_step="save it as UTF-8") from error
-    except tomllib.TOMLDecodeError as error:
+    except (tomllib.TOMLDecodeError, RecursionError) as error:
         raise ConfigFault(f"{path}: not TOML", cause=str(error), next_step="see docs/sim.md") from error
     return _Reader(path, text).read(found)
 
@@ -175,6 +178,11 @@ class _Reader:
         for key in ("nodes", "minutes"):
             if key not in self.fields:
                 raise ConfigFault(f"{self.path}: {key} is missing", next_step=f"allowed: {_TOP[key].allowed}")
+        if not self.fields.get("bounds"):
+            raise ConfigFault(
+                f"{self.path}: bounds are missing: a run without them shows nothing",
+                next_step="add [bounds]; values: " + ", ".join(VALUES),
+            )
         return Scenario(**self.fields)
 
     def _read_table(self, name: str, value: Any) -> None:
@@ -190,6 +198,8 @@ class _Reader:
             self._refuse("fault", "", 0, "not a list of tables", [f"up to {FAULTS} times [[fault]]"])
         faults = []
         for place, item in enumerate(value):
+            if not isinstance(item, dict):
+                self._refuse("fault", "", 0, "not a list of tables", [f"up to {FAULTS} times [[fault]]"])
             known: dict[str, Any] = {}
             for key, one in item.items():
                 if key not in _FAULT:
@@ -211,6 +221,8 @@ class _Reader:
             if not isinstance(item, dict) or not item or not set(item) <= set(_BOUND):
                 self._refuse(name, "bounds", 0, "not a bound", ["{ min = number, max = number }"])
             ends = {key: self._check(name, one, _BOUND[key], "bounds", 0) for key, one in item.items()}
+            if len(ends) == 2 and ends["min"] > ends["max"]:
+                self._refuse(name, "bounds", 0, "min is above max", ["min up to max"])
             bounds.append(Bound(name, ends.get("min"), ends.get("max")))
         self.fields["bounds"] = tuple(bounds)
 
@@ -228,11 +240,13 @@ class _Reader:
                 and rule.low <= value <= rule.high
             )
         if not good:
-            self._refuse(key, table, place, f"{value!r} is not allowed", [rule.allowed])
+            shown = repr(value) if len(repr(value)) <= SHOWN else repr(value)[:SHOWN] + "..."
+            self._refuse(key, table, place, f"{shown} is not allowed", [rule.allowed])
         return float(value) if rule.kind is float else value
 
     def _refuse(self, key: str, table: str, place: int, why: str, allowed: list[str]) -> None:
-        name = f"{table}.{key}" if table else key
+        word = key if key.isprintable() and len(key) <= SHOWN else ascii(key)[:SHOWN]
+        name = f"{table}.{word}" if table else word
         line = _find_line(self.text, table, place, key)
         raise ConfigFault(
             f"{self.path}, line {line}: {name}: {why}", next_step="allowed: " + ", ".join(allowed)
@@ -249,12 +263,14 @@ def _find_line(text: str, table: str, place: int, key: str) -> int:
             count += current == table
             if current == table and count == place:
                 best = number
-            if not table and current == key:
+            if current in (f"{table}.{key}", "" if table else key):
                 return number
             continue
         found = re.match(rf"\s*\"?{re.escape(key)}\"?\s*[=.]", line)
         if found and current == table and (table != "fault" or count == place):
             return number
+        if table and not current and re.match(rf"\s*{table}\s*[=.]", line):
+            best = number  # load = { rate = 2 }
     return best
 
 

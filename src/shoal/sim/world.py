@@ -140,11 +140,15 @@ class World:
         if rate_s <= 0:
             return
         now_us = self.network.kernel.now_us
-        phase = 2 * math.pi * (now_us - self.begin_us) / SECOND_US / DAY_S
-        rate_s *= 1 + self.scenario.diurnal * math.sin(phase)
+        rate_s *= self._find_swing(self.scenario.diurnal)
         at_us = now_us + int(self._load.exponential(1 / max(rate_s, 1e-6)) * SECOND_US)
         if at_us + WINDOW_S * SECOND_US < self.end_us:
             self.network.kernel.plan(at_us, self._broadcast)
+
+    def _find_swing(self, share: float) -> float:
+        """Return 1, moved by as much as the time of day moves it."""
+        phase = 2 * math.pi * (self.network.kernel.now_us - self.begin_us) / SECOND_US / DAY_S
+        return 1 + share * math.sin(phase)
 
     def _broadcast(self, first: None, second: None) -> None:
         self._plan_broadcast()
@@ -207,6 +211,7 @@ class World:
         scenario, chance = self.scenario, self._churn
         sigma = math.log(max(1.001, scenario.p80_h / scenario.median_h)) / 0.8416  # normal quantile of 80 %
         session_s = 3600 * scenario.median_h * math.exp(sigma * chance.normal())
+        session_s /= self._find_swing(scenario.churn_diurnal)
         self._plan_at(session_s, self._end_session, index)
 
     def _plan_at(self, wait_s: float, action: Callable[[int, None], None], index: int) -> None:
@@ -218,6 +223,7 @@ class World:
         chance = self._churn
         self.leave(index, "reset" if chance.fraction() < 0.5 else "idle")
         away_s = chance.exponential(60 * self.scenario.away_minutes)
+        away_s *= self._find_swing(self.scenario.churn_diurnal)
         who = index
         if chance.fraction() < self.scenario.permanent and self._spare:
             who = self._spare.pop()

@@ -42,6 +42,7 @@ class BroadcastConfig:
     sources: int = 8  # of one missing message: the active view and some
     repair_s: float = 10.0  # between two lists of what is cached, to one neighbour: three before it is gone
     repair_ids: int = 64  # in one list, newest first
+    under_way_s: float = 2.0  # a list that lacks something younger says nothing: it is on its way there
     eager_only: bool = False  # flood, for comparison: nobody is pruned
 
 

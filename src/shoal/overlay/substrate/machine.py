@@ -211,7 +211,7 @@ _Handler = Callable[[SubstrateMachine, float, bytes, Any, list[Effect]], None]
 _ON_MESSAGE: dict[type, _Handler] = {
     Gossip: SubstrateMachine.on_gossip,
     IHave: lambda node, now, peer, message, out: node.plumtree.on_i_have(now, peer, message, out),
-    Cached: lambda node, now, peer, message, out: node.plumtree.on_i_have(now, peer, message, out),
+    Cached: lambda node, now, peer, message, out: node.plumtree.on_cached(now, peer, message, out),
     Graft: lambda node, now, peer, message, out: node.plumtree.on_graft(peer, message, out),
     Prune: lambda node, now, peer, message, out: node.plumtree.on_prune(peer),
     Join: lambda node, now, peer, message, out: node.views.on_join(now, peer, out),

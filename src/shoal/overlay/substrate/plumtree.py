@@ -183,6 +183,22 @@ class Plumtree:
             elif len(sources) < self._config.sources:
                 sources.append((sender, hops))
 
+    def on_cached(self, now: float, sender: bytes, message: Cached, out: list[Effect]) -> None:
+        """Ask for what is missing here, and tell what is missing there: push and pull.
+
+        With pushes alone a node waits until one of its neighbours happens to choose it; this way its own next
+        list brings what it has missed.
+        """
+        self.on_i_have(now, sender, message, out)
+        theirs = frozenset(message.identifiers)
+        newest = islice(reversed(self._cache.values()), self._config.repair_ids)
+        limit = now + self._config.cache_s - self._config.under_way_s
+        missing = [one for until, one in newest if now < until <= limit and one.identifier not in theirs]
+        if missing:
+            out.append(
+                Send(sender, IHave([one.identifier for one in missing], [one.hops for one in missing]))
+            )
+
     def on_graft_timer(self, now: float, identifier: bytes, out: list[Effect]) -> None:
         """It did not come: ask the next one who has it."""
         sources = self._missing.get(identifier)
