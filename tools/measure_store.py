@@ -1,14 +1,17 @@
 """Measure of the store: put and get in a store of many small chunks, and reads while it is collected.
 
     .venv/bin/python -m tools.measure_store [--chunks 1000000] [--home DIR]
+    .venv/bin/python -m tools.measure_store --fill DIR      fill only: minutes, which need no quiet machine
+    .venv/bin/python -m tools.measure_store --filled DIR    measure that one, and delete it
 
 Times are of one call each, without fsync: the home is on /dev/shm where there is one. The bars are those of
 issue 3: put and get p99 with a million chunks within 2 x of an empty store's; read p99 while three quarters
 are collected within 3 x.
 
-Beside them stand two rows that say what of a get is the machine's: a plain pread of records of the full
-store, and a get of chunks whose records were touched by such a pread right before, as those of the empty
-store are by being few.
+Beside them stand rows that say what of a get is the machine's: a plain pread of records of the full store; a
+get of chunks whose records were touched by such a pread right before; and a get of the same chunks again, so
+that both the record and the page of the index are memory that was just used, in both stores. The last one is
+what the size of a store costs by its code; the others are what the size of memory costs.
 """
 
 from __future__ import annotations
@@ -69,6 +72,18 @@ def time_reads(store: Store, numbers: list[int]) -> list[float]:
     return times
 
 
+def time_again(store: Store, numbers: list[int]) -> list[float]:
+    """Read each chunk twice; return the seconds of the second time."""
+    keys = [make_chunk(number).object_id[:KEY_BYTES] for number in numbers]
+    times = []
+    for key in keys:
+        store.read(key)
+        began = time.perf_counter()
+        store.read(key)
+        times.append(time.perf_counter() - began)
+    return times
+
+
 class Records:
     """Where the records of a store lie, read without the store."""
 
@@ -109,8 +124,8 @@ def report(name: str, times: list[float]) -> dict[str, float]:
 
 
 def open_store(home: str) -> tuple[Database, Store]:
-    """Open a store in a new folder; nothing is fsynced."""
-    os.mkdir(home)
+    """Open a store, a new one where there is none; nothing is fsynced."""
+    os.makedirs(home, exist_ok=True)
     database = Database(os.path.join(home, "shoal.db"))
     database.open_blocking()
     store = Store(database, os.path.join(home, "store"), durable=False)
@@ -118,26 +133,43 @@ def open_store(home: str) -> tuple[Database, Store]:
     return database, store
 
 
-def measure(home: str, chunks: int, seed: int) -> dict[str, object]:
-    """Fill one store, time it beside an empty one, release three quarters, collect while reading."""
-    rng = random.Random(seed)
+def fill(home: str, chunks: int) -> None:
+    """Fill a store with chunks."""
     database, store = open_store(os.path.join(home, "full"))
-    small_database, small = open_store(os.path.join(home, "empty"))
-    result: dict[str, object] = {"chunks": chunks, "seed": seed}
     began = time.perf_counter()
     filled = 0
     while filled < chunks:
         count = min(FILL, chunks - filled)
         store.put_blocking([make_chunk(number) for number in range(filled, filled + count)])
         filled += count
-    result["fill_s"] = round(time.perf_counter() - began, 1)
+    print(f"filled with {filled} chunks in {time.perf_counter() - began:.0f} s")
+    store.close_blocking()
+    database.close_blocking()
+
+
+def measure(home: str, seed: int) -> dict[str, object]:
+    """Time a full store beside an empty one, release three quarters, collect while reading."""
+    rng = random.Random(seed)
+    database, store = open_store(os.path.join(home, "full"))
+    small_database, small = open_store(os.path.join(home, "empty"))
+    filled = store.segments.use().chunks
+    result: dict[str, object] = {"chunks": filled, "seed": seed}
     index = os.stat(database.path).st_size
-    print(f"filled with {filled} chunks in {result['fill_s']} s; index: {index / filled:.0f} bytes each")
+    print(f"{filled} chunks; index: {index / filled:.0f} bytes each")
     result["index_bytes_a_chunk"] = round(index / filled, 1)
     few = 0
     times: dict[str, list[float]] = {
         name: []
-        for name in ("put, empty", "put, full", "get, empty", "get, full", "pread, full", "touched, full")
+        for name in (
+            "put, empty",
+            "put, full",
+            "get, empty",
+            "get, full",
+            "pread, full",
+            "touched, full",
+            "again, empty",
+            "again, full",
+        )
     }
     for _ in range(SAMPLES // BLOCK):  # by turns: what else the machine does hits both
         times["put, empty"] += time_puts(small, few, BLOCK)
@@ -151,6 +183,8 @@ def measure(home: str, chunks: int, seed: int) -> dict[str, object]:
         numbers = [rng.randrange(filled) for _ in range(BLOCK)]
         times["pread, full"] += records.time_preads(numbers)
         times["touched, full"] += time_reads(store, numbers)
+        times["again, full"] += time_again(store, [rng.randrange(filled) for _ in range(BLOCK)])
+        times["again, empty"] += time_again(small, [rng.randrange(few) for _ in range(BLOCK)])
     records.close()
     for name, found in times.items():
         result[name.replace(", ", "_")] = report(name, found)
@@ -192,6 +226,7 @@ def measure(home: str, chunks: int, seed: int) -> dict[str, object]:
         "put": ratio(result, "put_full", "put_empty"),
         "get": ratio(result, "get_full", "get_empty"),
         "get_touched": ratio(result, "touched_full", "get_empty"),
+        "get_again": ratio(result, "again_full", "again_empty"),
         "get_collecting": ratio(result, "get_collecting", "get_quiet"),
     }
     print("p99 ratios: " + ", ".join(f"{name} {value:.2f}" for name, value in ratios.items()))
@@ -216,11 +251,18 @@ def main() -> None:
     parser.add_argument("--seed", type=int, default=1)
     parser.add_argument("--home", help="an existing folder for the store; default: on /dev/shm")
     parser.add_argument("--json", action="store_true", help="print the figures as JSON at the end")
+    parser.add_argument("--fill", metavar="DIR", help="only fill a store in a new folder")
+    parser.add_argument("--filled", metavar="DIR", help="measure such a one, and delete it")
     given = parser.parse_args()
+    if given.fill:
+        fill(given.fill, given.chunks)
+        return
     base = given.home or ("/dev/shm" if os.path.isdir("/dev/shm") else None)
-    home = tempfile.mkdtemp(prefix="shoal-store-", dir=base)
+    home = given.filled or tempfile.mkdtemp(prefix="shoal-store-", dir=base)
     try:
-        result = measure(home, given.chunks, given.seed)
+        if not given.filled:
+            fill(home, given.chunks)
+        result = measure(home, given.seed)
     finally:
         shutil.rmtree(home, ignore_errors=True)
     if given.json:

@@ -303,3 +303,45 @@ async def test_what_was_written_is_let_go_of_at_once(tmp_path: Path) -> None:
     assert await write() == "large"
     assert await asyncio.to_thread(gone.wait, 10.0)  # not only when somebody writes again
     await database.close()
+
+
+WAL_HEADER_BYTES = 32
+FRAME_BYTES = 24 + 4096
+
+
+def lose_unsynced(wal: bytes, at_the_fault: bytes, synced_bytes: int) -> bytes:
+    """Return what a disk has of a -wal file: what an fsync failed for only if it was written again."""
+    kept = bytearray(wal)
+    assert (synced_bytes - WAL_HEADER_BYTES) % FRAME_BYTES == 0
+    for start in range(synced_bytes, len(at_the_fault), FRAME_BYTES):
+        frame = slice(start, start + FRAME_BYTES)
+        if wal[frame] == at_the_fault[frame]:
+            kept[frame] = bytes(len(wal[frame]))
+    return bytes(kept)
+
+
+async def test_what_is_acknowledged_after_a_failed_fsync_does_not_lean_on_what_it_lost(
+    tmp_path: Path,
+) -> None:
+    disk = FailingDisk()
+    database = await _open(tmp_path, disk)
+    wal = tmp_path / "shoal.db-wal"
+    await database.write(_put("before"))
+    synced_bytes = wal.stat().st_size
+    await database.write(_put("early"), durable=False)
+    disk.fault = "sync"
+    with pytest.raises(StorageFault):
+        await database.write(_put("refused"))
+    at_the_fault = wal.read_bytes()  # the kernel calls all of its pages clean now, whatever the disk has
+    with pytest.raises(StorageFault):  # and as long as nobody can write them again nothing is promised
+        await database.write(_put("refused too"), durable=False)
+    disk.fault = None
+    await database.write(_put("promised"))
+    after = tmp_path / "after"
+    after.mkdir()
+    (after / "shoal.db").write_bytes((tmp_path / "shoal.db").read_bytes())
+    (after / "shoal.db-wal").write_bytes(lose_unsynced(wal.read_bytes(), at_the_fault, synced_bytes))
+    await database.close()
+    again = await _open(after)
+    assert await again.read(_names) == ["before", "early", "promised"]
+    await again.close()

@@ -40,6 +40,8 @@ READERS = 2
 CLOSE_TIMEOUT_S = 3.0  # SIGTERM has to end a node within 5 s
 WAL_BYTES = 64 * 1024 * 1024  # what a checkpoint leaves of the -wal file
 
+_FSYNC_ERRORS = (1034, 1290)  # SQLITE_IOERR_FSYNC, SQLITE_IOERR_DIR_FSYNC
+
 # What a job may raise by a mistake of its own or on purpose; it fails that job and nothing else.
 _JOB_ERRORS = (
     sqlite3.Error,
@@ -93,6 +95,7 @@ class Database:
         self._thread: threading.Thread | None = None
         self._closing = False
         self._synchronous = ""
+        self._is_doubtful = False  # an fsync of the -wal file failed: what of it the disk has nobody knows
         self._readers: ThreadPoolExecutor | None = None
         self._reader_local = threading.local()
         self._reader_connections: list[Connection] = []
@@ -289,6 +292,8 @@ class Database:
         """Run jobs, commit. Returns the fault that undid all of them; else each job has value or error."""
         synchronous = "FULL" if any(job.durable for job in jobs) else "NORMAL"
         try:
+            if self._is_doubtful:
+                self._begin_log_anew(connection)
             if synchronous != self._synchronous:
                 connection.execute(f"PRAGMA synchronous={synchronous}")
                 self._synchronous = synchronous
@@ -302,10 +307,30 @@ class Database:
                     connection.execute("ROLLBACK")
                 except sqlite3.Error as second:
                     log.warning("rolling back %s: %s", ascii_path(self.path), second)
+            if getattr(error, "sqlite_errorcode", None) in _FSYNC_ERRORS:
+                self._is_doubtful = True
             return fault_of_sqlite(error, "The change was not saved", self.path)
         self.commits += 1
         self.writes += len(jobs)
         return None
+
+    def _begin_log_anew(self, connection: Connection) -> None:
+        """Move what is committed into the database file, and empty the -wal file.
+
+        After a failed fsync the kernel calls pages clean that the disk does not have. A commit behind them is
+        fsynced, acknowledged, and lost with the first power cut: recovery ends at the first frame that
+        is not whole. Until it is all written once more, which this does, nothing is acknowledged.
+        Raises: sqlite3.Error.
+        """
+        connection.execute("PRAGMA synchronous=FULL")
+        self._synchronous = "FULL"
+        is_busy = connection.execute("PRAGMA wal_checkpoint(TRUNCATE)").fetchone()[0]
+        if is_busy:
+            raise sqlite3.OperationalError(
+                "what an fsync failed for is not written again yet: readers need it"
+            )
+        self._is_doubtful = False
+        log.warning("%s: an fsync had failed; what it was for is written again", ascii_path(self.path))
 
     def _run_job(self, connection: Connection, job: _Job[Any]) -> None:
         connection.execute("SAVEPOINT job")

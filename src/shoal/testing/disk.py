@@ -17,14 +17,18 @@ from typing import Any
 
 _SQLITE_FULL = 13
 _SQLITE_IOERR_WRITE = 778
+_SQLITE_IOERR_FSYNC = 1034
+_CODES = {"full": _SQLITE_FULL, "io": _SQLITE_IOERR_WRITE, "sync": _SQLITE_IOERR_FSYNC}
+_SYNCING = ("COMMIT", "PRAGMA WAL_CHECKPOINT")
 _WRITING = ("INSERT", "UPDATE", "DELETE", "CREATE", "COMMIT")
 
 
 class FailingDisk:
     """The `connect` of a Database whose disk fails while `fault` says so.
 
-    `fault` is None (healthy), "full" or "io". As SQLite does, a failing statement undoes its transaction.
-    `failures` counts. With `gate` cleared commits wait, as on a very slow disk; set by default.
+    `fault` is None (healthy), "full", "io", or "sync": then only what fsyncs fails, commits and checkpoints.
+    As SQLite does, a failing statement undoes its transaction. `failures` counts. With `gate` cleared commits
+    wait, as on a very slow disk; set by default.
     """
 
     def __init__(self) -> None:
@@ -58,14 +62,15 @@ class FailingDisk:
 
     def check(self, connection: sqlite3.Connection, sql: str) -> None:
         """Fail a writing statement while the disk is broken."""
-        if self.fault is None or not sql.lstrip().upper().startswith(_WRITING):
+        words = _SYNCING if self.fault == "sync" else _WRITING
+        if self.fault is None or not sql.lstrip().upper().startswith(words):
             return
         self.failures += 1
         if connection.in_transaction:
             connection.rollback()
-        full = self.fault == "full"
-        error = sqlite3.OperationalError("database or disk is full" if full else "disk I/O error")
-        error.sqlite_errorcode = _SQLITE_FULL if full else _SQLITE_IOERR_WRITE
+        text = "database or disk is full" if self.fault == "full" else "disk I/O error"
+        error = sqlite3.OperationalError(text)
+        error.sqlite_errorcode = _CODES[self.fault]
         raise error
 
 
