@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import asyncio
+import errno
 import json
 import os
 import threading
@@ -17,6 +18,7 @@ from tests.support.store_vectors import PATH, make_vectors
 
 from shoal.core.errors import StorageFault, Unavailable
 from shoal.storage.database import Database
+from shoal.storage.segment_disk import SegmentDirectory
 from shoal.storage.segment_format import (
     KEY_BYTES,
     is_file_header,
@@ -258,3 +260,47 @@ def test_what_was_put_is_let_go_of_at_once(tmp_path: Path) -> None:
     with opened(tmp_path) as store:
         put(store)
         assert gone.wait(10.0)  # not only when somebody puts again
+
+
+def test_a_file_that_is_deleted_while_it_is_opened_is_not_kept_open(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    directory = SegmentDirectory(str(tmp_path))
+    (tmp_path / "00000001.seg").write_bytes(b"record")
+    real_open, opened_fds = os.open, []
+
+    def open_slowly(path: str, flags: int) -> int:
+        opened_fds.append(real_open(path, flags))
+        directory.unlink("00000001.seg")  # as a collection does
+        return opened_fds[-1]
+
+    monkeypatch.setattr("shoal.storage.segment_disk.os.open", open_slowly)
+    assert directory.read("00000001.seg", 0, 6) == b"record"
+    assert len(opened_fds) == 1
+    with pytest.raises(OSError):  # its space is free
+        os.fstat(opened_fds[0])
+    directory.close()
+
+
+def test_a_segment_that_cannot_be_collected_does_not_keep_others_from_it(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    with opened(tmp_path, segment_bytes=20_000) as store:
+        store.put_blocking([make_chunk(1 if n % 10 == 0 else 2, n) for n in range(19)])
+        store.put_blocking([make_chunk(1 if n % 10 == 0 else 2, n) for n in range(20, 39)])
+        store.put_blocking([make_chunk(1, 100)])
+        assert len(list((tmp_path / "store").iterdir())) == 3
+        store.release_blocking(2)
+        real_pread = os.pread
+        bad = os.stat(tmp_path / "store" / "00000001.seg").st_ino
+
+        def pread(fd: int, size: int, offset: int) -> bytes:
+            if size > 48 and os.fstat(fd).st_ino == bad:
+                raise OSError(errno.EACCES, "Permission denied")
+            return real_pread(fd, size, offset)
+
+        monkeypatch.setattr("shoal.storage.segment_disk.os.pread", pread)
+        with pytest.raises(StorageFault, match="not read"):
+            store.collect_blocking()
+        assert sorted(path.name for path in (tmp_path / "store").iterdir())[0] == "00000001.seg"
+        assert not (tmp_path / "store" / "00000002.seg").exists()

@@ -80,6 +80,9 @@ class SegmentDirectory:
         self.path = path
         self._lock = threading.Lock()
         self._handles: dict[str, _Handle] = {}
+        self._forgotten = (
+            0  # how often a name has got another meaning; a file opened meanwhile may be the old one
+        )
 
     def prepare(self) -> None:
         """Make the directory, durably. Raises: OSError."""
@@ -160,10 +163,13 @@ class SegmentDirectory:
             if handle is not None:
                 handle.users += 1
                 return handle
+            forgotten = self._forgotten
         fd = os.open(self._join(name), os.O_RDWR | os.O_NOFOLLOW | os.O_CLOEXEC)
         evicted: list[_Handle] = []
         with self._lock:
             handle = self._handles.get(name)
+            if forgotten != self._forgotten:  # not kept: a deleted file would take its space for ever
+                return _Handle(fd)
             if handle is None:
                 handle = self._handles[name] = _Handle(fd)
                 fd = -1
@@ -185,6 +191,7 @@ class SegmentDirectory:
 
     def _forget(self, name: str) -> None:
         with self._lock:
+            self._forgotten += 1
             handle = self._handles.pop(name, None)
         if handle is not None:
             self._release(handle)

@@ -173,19 +173,29 @@ class Store:
     ) -> Collection:
         """Give space back; `everything`: also of segments that are hardly dead, and the one in use.
 
-        Readers are never stopped, puts wait for a step at most. Raises: StorageFault.
+        Readers are never stopped, puts wait for a step at most. Raises: StorageFault, after the others, for a
+        segment that could not be collected.
         """
         segments = moved = freed = 0
+        fault: StorageFault | None = None
         with self._caring:
             if everything:
                 self._collector.close_written()
             for row in self._collector.candidates(0.98 if everything else 0.5):
-                for step in self._paced(self._collector.collect(row), rest):
-                    moved += step.size_bytes
-                    freed += step.freed_bytes
-                    if self._closing.is_set() or (cancelled is not None and cancelled.is_set()):
-                        return Collection(segments, moved, freed)
+                try:
+                    for step in self._paced(self._collector.collect(row), rest):
+                        moved += step.size_bytes
+                        freed += step.freed_bytes
+                        if self._closing.is_set() or (cancelled is not None and cancelled.is_set()):
+                            return Collection(segments, moved, freed)
+                except (
+                    StorageFault
+                ) as error:  # the deadest comes first each time: it must not stand in the way
+                    fault = fault or error
+                    continue
                 segments += 1
+        if fault is not None:
+            raise fault
         return Collection(segments, moved, freed)
 
     def verify_blocking(
