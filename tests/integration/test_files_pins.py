@@ -10,12 +10,16 @@ from pathlib import Path
 
 import pytest
 from tests.support.files_nodes import FilesNode, files_world
+from tests.support.transport_nodes import wait_until
 
+from shoal.apps.files import pins
 from shoal.apps.files.pins import PinStatus
 from shoal.content.link import Link
 from shoal.core.errors import LocalMisuse, Refused
 from shoal.core.units import MIB
+from shoal.storage.segment_index import find_between
 from shoal.storage.transfers import TransferState
+from shoal.testing.liar import Lie, make_liar
 from shoal.testing.trees import find_difference, write_seeded_tree
 
 SEED = 20261122
@@ -126,6 +130,33 @@ async def test_what_rots_is_fetched_again_and_never_served(tmp_path: Path) -> No
         done = await cem.get(share.link, tmp_path / "cem")
         assert done.state is TransferState.DONE, done.error
         assert find_difference(tree, tmp_path / "cem" / "tree") is None
+
+
+async def test_what_is_lost_while_the_pin_is_repaired_is_repaired_too(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(pins, "REPAIR_S", 1e9)  # nobody looks but when something is lost
+    tree = make_tree(tmp_path / "tree")
+    async with files_world(tmp_path) as world:
+        ada, ben = await world.add(), await world.add()
+        share = await ada.share(tree)
+        kept = await pin(ben, share.link)
+        (held,) = make_liar(ada.swarm, share.share_id, Lie.SILENT)
+        ids = await asyncio.to_thread(find_places, ben)
+        await asyncio.to_thread(ben.store.segments.lose, ids[:1])
+        await wait_until(lambda: held.told == 1)
+        await asyncio.to_thread(ben.store.segments.lose, ids[1:2])
+        await asyncio.sleep(1.0)  # the pins are looked at meanwhile; the one that is repaired is passed over
+        held.release()
+        async with asyncio.timeout(30):
+            while (await ben.store.use()).lost:
+                await asyncio.sleep(0.05)
+        assert (await ben.pins.wait(kept.number, None, 0.0)).state == "complete"
+
+
+def find_places(node: FilesNode) -> list[tuple[bytes, int]]:
+    """Return the chunks in a node's store, as (key, place)."""
+    return node.store.segments.index.read(lambda connection: find_between(connection, 1, 0))
 
 
 async def test_a_quota_refuses_before_anything_is_fetched(tmp_path: Path) -> None:

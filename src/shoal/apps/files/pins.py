@@ -86,6 +86,7 @@ class PinKeeper:
         self._again_at: dict[int, float] = {}
         self._watch: asyncio.Task[None] | None = None
         self._lost = asyncio.Event()
+        self._passed_over: set[int] = set()  # pins that ran when something was lost
 
     async def start(self) -> None:
         """Serve what is complete, go on with the rest. Raises: StorageFault."""
@@ -246,6 +247,9 @@ class PinKeeper:
 
         def ended(_: asyncio.Task[None]) -> None:
             self._running.pop(number, None)
+            if number in self._passed_over:
+                self._passed_over.discard(number)
+                self._lost.set()
             pin.signal.touch()
             self._context.tidy_soon()
 
@@ -392,7 +396,10 @@ class PinKeeper:
     async def _repair(self) -> None:
         """Fetch again what the store lost of complete pins."""
         for pin in list(self._pins.values()):
-            if not pin.is_complete or pin.manifest is None or pin.row.number in self._running:
+            if pin.row.number in self._running:
+                self._passed_over.add(pin.row.number)
+                continue
+            if not pin.is_complete or pin.manifest is None:
                 continue
             await pin.look()
             if len(pin.done) < pin.manifest.chunk_count:
