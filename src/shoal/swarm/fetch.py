@@ -462,16 +462,13 @@ class ShareFetch:
         if provider is None:
             return
         ordinals: list[int] = []
-        fresh: list[int] = []
         size = 0
         end: EndReport | None = None
         for report in receiver.take():
             match report:
                 case ChunkReport(ordinal, size_bytes, valid=True, missing=False):
                     ordinals.append(ordinal)
-                    if not report.duplicate:
-                        fresh.append(ordinal)
-                        size += size_bytes
+                    size += size_bytes
                 case ChunkReport(ordinal, missing=True):
                     provider.why = "a part of it changed or is gone there"
                     if len(provider.lacks) < LACKS_KEPT:
@@ -483,10 +480,9 @@ class ShareFetch:
                     provider.on_object(number, data)
                 case EndReport():
                     end = report
-        if fresh:
-            provider.received_bytes += size
-            self._owner.on_chunks(provider.peer, fresh, size)
         if ordinals:
+            provider.received_bytes += size
+            self._owner.on_chunks(provider.peer, ordinals, size)
             self._step(ChunksDone(provider.peer, tuple(ordinals)))
         if end is not None:
             add_seconds(self._stages, receiver.stage_seconds())

@@ -23,7 +23,7 @@ class FetchOwner(Protocol):
         ...
 
     def on_chunks(self, peer: bytes, ordinals: list[int], size_bytes: int) -> None:
-        """Note that chunks from a peer are written."""
+        """Note that chunks from a peer are written; another one may have brought them before."""
         ...
 
     def on_blamed(self, peer: bytes) -> None:

@@ -187,13 +187,14 @@ class PartFiles:
         assert manifest is not None
         assert ledger is not None
         # in the end game two lanes may bring one chunk: fetched twice, done once
-        record.done_bytes += sum(manifest.chunk_length(o) for o in ordinals if not ledger.has(o))
+        again = {ordinal for ordinal in ordinals if ledger.has(ordinal)}
+        record.done_bytes += sum(manifest.chunk_length(o) for o in ordinals if o not in again)
         record.fetched_bytes += size_bytes
         record.providers[peer] = record.providers.get(peer, 0) + size_bytes
         if self._lost:
-            again = self._lost.intersection(ordinals)
+            again |= self._lost.intersection(ordinals)
             self._lost -= again
-            record.refetched_bytes += sum(manifest.chunk_length(o) for o in again)
+        record.refetched_bytes += sum(map(manifest.chunk_length, again))
         ledger.mark(
             ordinals,
             size_bytes,

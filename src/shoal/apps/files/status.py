@@ -45,9 +45,10 @@ class ShareStatus:
 
 @dataclass(frozen=True, slots=True)
 class GetResult:
-    """What a finished transfer did. `fetched_bytes` came over the network in all its runs; of them
-    `refetched_bytes` had been received before a crash; `reused_bytes` were on this disk already. Description
-    (feed and manifest) is counted apart, in `manifest_bytes`.
+    """What a finished transfer did. `fetched_bytes` of content came over the network in all its runs, by
+    giver in `providers`; `refetched_bytes` of them had come before: before a crash, or from another provider
+    that was asked for the same at the end. `reused_bytes` were on this disk already. Description (feed and
+    manifest) is counted apart, in `manifest_bytes`.
     """
 
     files: int
