@@ -60,7 +60,7 @@ def _find_rows(nodes: int, seed: int) -> Iterator[Row]:
 def _find_view_rows(nodes: int, seed: int) -> Iterator[Row]:
     paper = "HyParView Table 1"
     found = run_views(nodes, CYCLES, seed)
-    path, hops = (6.385, 9.0) if nodes == PUBLISHED_NODES else _measure_regular(nodes, seed)
+    path, hops = (6.385, 9.0) if nodes == PUBLISHED_NODES else measure_regular(nodes, DEGREE, seed)
     yield _about("views: mean path", found["mean_path"], path, 0.01, paper)
     yield Row("views: clustering", found["clustering"], 0.0, 0.0015 * PUBLISHED_NODES / nodes, paper)
     yield Row("views: symmetric links", found["symmetric"], 1.0, 1.0, paper)
@@ -99,10 +99,10 @@ def _about(name: str, value: float, expected: float, tolerance: float, source: s
     return Row(name, value, expected * (1 - tolerance), expected * (1 + tolerance), source)
 
 
-def _measure_regular(nodes: int, seed: int) -> tuple[float, float]:
-    """Return mean path and hops to the last node of a random graph with DEGREE links a node."""
+def measure_regular(nodes: int, degree: int, seed: int) -> tuple[float, float]:
+    """Return mean path and hops to the last node of a random graph with `degree` links a node."""
     chance = Chance(seed, 2, GRAPH)
-    ends = [node for node in range(nodes) for _ in range(DEGREE)]
+    ends = [node for node in range(nodes) for _ in range(degree)]
     chance.shuffle(ends)
     links: list[list[int]] = [[] for _ in range(nodes)]
     for one, other in zip(ends[::2], ends[1::2], strict=False):

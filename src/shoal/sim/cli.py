@@ -74,7 +74,8 @@ def _make_parser() -> argparse.ArgumentParser:
     views = _add(commands, "views", "what the graph of neighbours looks like")
     views.add_argument("--nodes", type=_whole(2, NODES_LIMIT), default=1000)
     views.add_argument("--cycles", type=_number(1e6), default=50.0, help="shuffle periods after the joins")
-    views.set_defaults(run=lambda o: run_views(o.nodes, o.cycles, o.seed))
+    views.add_argument("--active", type=_whole(2, 30), default=5, help="neighbours a node wants")
+    views.set_defaults(run=lambda o: run_views(o.nodes, o.cycles, o.seed, o.active))
 
     broadcast = _add(commands, "broadcast", "whom broadcasts reach and what they cost")
     broadcast.add_argument("--nodes", type=_whole(2, NODES_LIMIT), default=1000)

@@ -2,10 +2,12 @@
 
 from __future__ import annotations
 
+import math
+from dataclasses import replace
 from typing import Any
 
 from shoal.core.chance import Chance
-from shoal.overlay.substrate.config import BroadcastConfig, MergeConfig, SubstrateConfig
+from shoal.overlay.substrate.config import BroadcastConfig, MergeConfig, SubstrateConfig, ViewsConfig
 from shoal.overlay.substrate.machine import SubstrateMachine
 from shoal.overlay.substrate.messages import Gossip, Graft, IHave, Prune
 from shoal.overlay.substrate.steps import Broadcast, Deliver, Send
@@ -21,11 +23,12 @@ INTERVAL_S = 5.0  # between two broadcasts
 TOPIC = 1
 PAYLOAD = b"x" * 100
 HEAL_CYCLES = 10  # at most waited for one component
+VIEWS = ViewsConfig()
 
 
-def run_views(nodes: int, cycles: float, seed: int) -> dict[str, Any]:
+def run_views(nodes: int, cycles: float, seed: int, active: int = VIEWS.active) -> dict[str, Any]:
     """Let `nodes` join one by one, shuffle for some cycles, and describe the graph of active views."""
-    config = _make_paper_config(BroadcastConfig())
+    config = replace(_make_paper_config(BroadcastConfig()), views=ViewsConfig(active=active))
     network = make_network(seed, nodes, config, SteadyLatency())
     grow(network, nodes)
     run_cycles(network, cycles, config.views.shuffle_s)
@@ -37,11 +40,18 @@ def run_views(nodes: int, cycles: float, seed: int) -> dict[str, Any]:
         "mean_path": paths.mean,
         "clustering": measure_clustering(links, alive),
         "symmetric": measure_symmetry(links),
+        "degree_deviation": _find_deviation([len(view) for view in links]),
         "full": sum(len(view) >= places for view in links) / nodes,
         "max_hops": paths.hops,
         "reached": paths.reached,
         "steps": network.steps,
     }
+
+
+def _find_deviation(values: list[int]) -> float:
+    """Return the standard deviation."""
+    mean = sum(values) / len(values)
+    return math.sqrt(sum((value - mean) ** 2 for value in values) / len(values))
 
 
 def _make_paper_config(broadcast: BroadcastConfig) -> SubstrateConfig:
