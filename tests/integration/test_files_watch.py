@@ -12,6 +12,8 @@ from tests.support.files_nodes import FilesNode, files_world
 
 from shoal.apps.files import watch_pace
 from shoal.apps.files.status import ShareStatus
+from shoal.content import feed_log
+from shoal.storage.database import Connection
 from shoal.storage.transfers import TransferState
 from shoal.testing.trees import find_difference
 
@@ -183,3 +185,28 @@ async def test_a_version_that_lost_nearly_all_files_is_held_back_until_that_is_a
         assert less.version > back.version
         (tree / "38").unlink()  # and once is not for ever, but of a few files some may go
         await wait_share(a, share.share_id, lambda s: s.files == 2, 40.0)
+
+
+async def test_a_full_feed_is_said_and_nothing_is_stored_for_it(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    tree = make_tree(tmp_path / "tree")
+    async with files_world(tmp_path) as world:
+        a = await world.add()
+        share = await watch(a, tree)
+
+        def count(connection: Connection) -> int:
+            return int(connection.execute("SELECT count(*) FROM objects").fetchone()[0])
+
+        before, looked = await a.stores.database.read(count), tree.stat()
+        reader = a.files._shares[share.share_id].reader
+        monkeypatch.setattr(feed_log, "ENTRY_LIMIT", reader.next_seq)
+        for number in range(3):
+            (tree / f"new {number}").write_bytes(b"new")
+            refused = await wait_share(a, share.share_id, lambda s: s.state == "changed")
+            assert "cannot have another version" in str(refused.error)
+            assert refused.version == 1
+            (tree / f"new {number}").unlink()
+            os.utime(tree, ns=(looked.st_atime_ns, looked.st_mtime_ns))  # as the version says
+            await wait_share(a, share.share_id, lambda s: s.state == "complete")
+        assert await a.stores.database.read(count) == before

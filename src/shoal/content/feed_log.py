@@ -7,6 +7,7 @@ from collections.abc import Callable, Sequence
 from dataclasses import dataclass, field
 from typing import Final
 
+from shoal.content.closings import Closings
 from shoal.content.feed import (
     NONCE_BYTES,
     REFERENCES_PER_ENTRY,
@@ -30,7 +31,7 @@ from shoal.core.errors import LimitExceeded, LocalMisuse, MalformedMessage, Remo
 from shoal.identity.entry import ZERO_ID, Domain, Entry, EntryFlags, pack_header, parse_entry, sign_entry
 from shoal.identity.keys import DeviceKeys
 
-ENTRY_LIMIT: Final = 65_536  # entries of one feed; 32 bytes each are kept
+ENTRY_LIMIT: Final = 65_536  # entries of one feed; 136 bytes each are kept at most
 ANNOUNCED_LIMIT: Final = 65_536  # segments announced for one version; more are ignored, the root has them all
 DRAFTS_KEPT: Final = 4  # drafts that a reader remembers: of one that was begun the chunks may be used later
 
@@ -66,7 +67,7 @@ class FeedReader:
         self.read_key = read_key
         self.opening: Opening | None = None
         self.author: bytes | None = None
-        self.closings: list[Closing] = []
+        self.closings = Closings()
         self.announced: list[SegmentReference] = []  # of the version after the last closed one
         self.draft: AnnouncedDraft | None = None  # of that version, the last one that was begun
         self.closed_at = 0  # display time of the last closing entry, seconds since 1970
@@ -86,17 +87,17 @@ class FeedReader:
     @property
     def latest(self) -> Closing | None:
         """The last closed version, None before the first is complete."""
-        return self.closings[-1] if self.closings else None
+        return self.find_version(len(self.closings))
 
     def find_closing(self, content_id: bytes | None = None) -> Closing | None:
         """Return the version that a link means: the one with `content_id`, or without it the latest."""
         if content_id is None:
             return self.latest
-        return next((c for c in reversed(self.closings) if c.content_id == content_id), None)
+        return self.closings.find(content_id)
 
     def find_version(self, version: int) -> Closing | None:
         """Return a closed version by its number."""
-        return self.closings[version - 1] if 0 < version <= len(self.closings) else None
+        return self.closings.get(version) if 0 < version <= len(self.closings) else None
 
     def find_draft(self, number: int) -> AnnouncedDraft | None:
         """Return one of the last drafts by its number, whether its version is closed by now or not."""
@@ -252,14 +253,18 @@ class FeedWriter:
             time,
         )
 
-    def _append(self, payload: FeedPayload, time: int) -> Entry:
-        reader = self.reader
-        if reader.next_seq >= ENTRY_LIMIT:
+    def check_room(self) -> None:
+        """See that one more entry fits, before anything is stored for it. Raises: LocalMisuse."""
+        if self.reader.next_seq >= ENTRY_LIMIT:
             raise LocalMisuse(
                 "The share cannot have another version",
                 cause=f"its feed has {ENTRY_LIMIT} entries",
                 next_step="unshare it and share it again",
             )
+
+    def _append(self, payload: FeedPayload, time: int) -> Entry:
+        reader = self.reader
+        self.check_room()
         plaintext = encode_payload(payload)
         header = pack_header(
             Domain.FEED,

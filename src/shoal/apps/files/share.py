@@ -254,6 +254,9 @@ class VersionMaker:
         await share.settle_feed()
         latest = share.reader.latest
         is_new = latest is None or latest.content_id != built.root.object_id
+        writer = FeedWriter(self._context.network.keys, share.reader)
+        if is_new:
+            writer.check_room()  # of a watched share the segments of each look would stay otherwise
         if self._is_undescribed:
             await stores.objects.drop_share(share.share_id)  # what is damaged would stay as it is
         if is_new or self._is_undescribed:
@@ -261,7 +264,6 @@ class VersionMaker:
             await stores.objects.put(share.share_id, pairs)
         if is_new:
             time = int(self._context.clock.wall())
-            writer = FeedWriter(self._context.network.keys, share.reader)
             entry = writer.close_version(
                 content_id=built.root.object_id,
                 root_key=built.root.key,
