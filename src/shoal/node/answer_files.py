@@ -49,6 +49,7 @@ class FileAnswers:
 
     async def shares(self, request: s.Nothing) -> s.Shares:
         """List what is served."""
+        await self._parts.files.look_at_files()
         return s.Shares([_share_detail(status) for status in self._parts.files.shares()])
 
     async def unshare(self, request: s.UnshareRequest) -> s.Unshared:

@@ -12,6 +12,7 @@ from functools import partial
 from shoal.apps.files.checks import check_get, check_paths
 from shoal.apps.files.context import FilesContext
 from shoal.apps.files.courtesy import Courtesy
+from shoal.apps.files.file_looks import FileLooks
 from shoal.apps.files.follows import Follows
 from shoal.apps.files.keeping import let_go_of_old
 from shoal.apps.files.listing import LIST_LIMIT, Lister, Listing
@@ -64,6 +65,7 @@ class Files:
         )
         self._background_hash_slots = asyncio.Semaphore(BACKGROUND_HASHINGS)
         self._watches = Watches(self._look)
+        self._file_looks = FileLooks(self._context, self._shares)
         self._lister = Lister(self._context)
         self._spool = Spool(home)
         self._sharing = asyncio.Lock()
@@ -77,6 +79,7 @@ class Files:
             share = self._shares[share_row.share_id] = ServedShare(self._context, share_row)
             share.is_back = False
         self._context.supervisor.spawn("shares", self._bring_back())
+        self._context.supervisor.spawn("file looks", self._file_looks.run())
         self._context.supervisor.spawn("spool", self._sweep_spool())
         for record in list(self.gets.records.values()):
             if record.options.follow is not None:
@@ -162,6 +165,12 @@ class Files:
     def shares(self) -> list[ShareStatus]:
         """Return everything that this node serves or prepares, oldest first."""
         return [share.status() for share in self._shares.values()]
+
+    async def look_at_files(self) -> None:
+        """Compare the files of own shares with what was hashed, for at most half a second; what is found is
+        their state then. Safe to cancel.
+        """
+        await self._file_looks.look_now()
 
     def find_share(self, share_id: bytes) -> ShareStatus | None:
         """Return a share, or None."""
