@@ -31,6 +31,9 @@ class Handler:
     def judge(self, payload: bytes) -> Verdict:
         return Verdict.GOOD if payload.startswith(b"good") else Verdict.FORGED
 
+    def find_author(self, payload: bytes) -> bytes | None:
+        return payload[8:40] if payload.startswith(b"good by ") else None
+
     def deliver(self, payload: bytes, sender: bytes) -> None:
         self.taken.append(payload)
 
@@ -208,6 +211,26 @@ async def test_forged_broadcasts_are_not_passed_on_and_cost_their_sender() -> No
         await wait_until(lambda: session.closed, 15.0)
         assert others[0].handler.taken == others[1].handler.taken == []
         assert "forged_broadcast" in [o.rule for o in others[0].transport.seen]
+
+
+async def test_a_storm_of_one_author_ends_at_its_neighbours_and_others_are_heard(
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
+    monkeypatch.setattr(substrate, "AUTHOR_BURST", 10.0)
+    monkeypatch.setattr(substrate, "AUTHOR_S", 0.001)
+    async with open_network() as network:
+        await network.grow(3)
+        await wait_until(lambda: all(len(node.links) == 2 for node in network.nodes), 15.0)
+        liar, *others = network.nodes
+        for number in range(150):
+            liar.overlay.broadcast(TOPIC, b"good by " + b"liar" * 8 + bytes([number]))
+        liar.overlay.broadcast(TOPIC, b"good by " + b"anna" * 8)
+        await wait_until(lambda: all(b"good by " + b"anna" * 8 in o.handler.taken for o in others), 15.0)
+        for other in others:
+            assert sum(payload[8:12] == b"liar" for payload in other.handler.taken) == 10
+        seen = [observed.rule for other in others for observed in other.transport.seen]
+        assert "too_many_broadcasts" in seen
+        assert all(len(node.links) == 2 for node in network.nodes)  # nobody is blamed for passing on
 
 
 async def test_who_pushes_itself_in_evicts_one_link_in_ten_seconds() -> None:

@@ -130,6 +130,105 @@ def test_what_is_to_be_judged_later_is_delivered_only_and_spread_when_it_is_broa
     assert out == [Send(peer(1), Prune())]
 
 
+def make_words(first: int, count: int) -> IHave:
+    return IHave([number.to_bytes(16, "big") for number in range(first, first + count)], [1] * count)
+
+
+def ask_all(tree: Plumtree, now: float) -> list[Effect]:
+    """Let every graft timer run out until nobody is asked any more; return the effects."""
+    out: list[Effect] = []
+    while tree._missing:
+        for identifier in list(tree._missing):
+            tree.on_graft_timer(now, identifier, out)
+    return out
+
+
+def test_who_announces_and_never_delivers_is_asked_for_little_and_then_not_heard_for_a_while() -> None:
+    config = BroadcastConfig()
+    tree = Plumtree(config)
+    liar, honest = peer(1), peer(2)
+    asked, seen = 0, []
+    for second in range(120):
+        out: list[Effect] = []
+        for words in range(15):  # what a session allows
+            tree.on_i_have(float(second), liar, make_words((second * 15 + words) * 64, 64), out)
+        out += ask_all(tree, second + 0.1)
+        asked += sum(isinstance(effect, Send) for effect in out)
+        seen += [effect for effect in out if isinstance(effect, Observe)]
+        # in the middle of it somebody else's word counts, and its broadcast comes
+        told = b"honest" + second.to_bytes(10, "big")
+        tree.on_i_have(float(second), honest, IHave([told], [1]), [])
+        assert Send(honest, Graft(told, 1)) in ask_all(tree, second + 0.1)
+        tree.on_gossip(second + 0.2, honest, Gossip(told, 2, 1, b""), out := [])
+        assert any(isinstance(effect, Deliver) for effect in out)
+        assert len(tree._promises._asked) <= config.owed
+    assert asked <= 2 * config.owed  # of 115,200 announced
+    assert [effect.peer for effect in seen] == [liar, liar]  # once a time that it is not heard
+    assert {effect.rule for effect in seen} == {"announced_not_delivered"}
+
+
+def test_who_says_the_same_again_and_again_takes_nobody_else_s_place() -> None:
+    book = make_linked()
+    for _ in range(20):
+        book.get(peer(1), IHave([ID], [1]))
+    book.get(peer(2), IHave([ID], [1]))
+    book.do(Timer(("graft", ID)), 0.080)
+    assert book.sent_to(Graft) == [peer(1)]
+    book.do(Timer(("graft", ID)), 0.040)
+    assert book.sent_to(Graft) == [peer(2)]
+
+
+def test_a_promise_is_kept_by_whoever_brings_the_broadcast_and_void_without_a_link() -> None:
+    tree = Plumtree(BroadcastConfig(broken=0))
+    for number in (1, 2):
+        tree.on_link_up(0.0, peer(number), [])
+    tree.on_i_have(0.0, peer(1), IHave([ID], [1]), [])
+    tree.on_graft_timer(0.1, ID, [])
+    tree.on_gossip(0.2, peer(2), Gossip(ID, 1, 1, b""), [])
+    tree.on_i_have(0.2, peer(1), IHave([OTHER], [1]), [])
+    tree.on_graft_timer(0.3, OTHER, [])
+    tree.on_link_down(peer(1))
+    tree.on_i_have(10.0, peer(2), IHave([b"n" * 16], [1]), out := [])
+    assert not any(isinstance(effect, Observe) for effect in out)
+    assert tree._promises._owed == {}
+    tree.on_graft_timer(10.1, b"n" * 16, [])
+    tree.on_i_have(20.0, peer(1), IHave([b"m" * 16], [1]), out := [])
+    assert Observe("announced_not_delivered", peer(2)) in out
+    tree.on_i_have(20.0, peer(2), IHave([b"o" * 16], [1]), out := [])
+    assert out == []  # for a minute
+    tree.on_i_have(81.0, peer(2), IHave([b"p" * 16], [1]), out := [])
+    assert any(isinstance(effect, SetTimer) for effect in out)
+
+
+def test_liars_without_end_are_remembered_up_to_a_bound() -> None:
+    config = BroadcastConfig(tellers=8)
+    tree = Plumtree(config)
+    for number in range(200):
+        tree.on_i_have(number * 10.0, peer(number), make_words(number * 64, 64), [])
+        ask_all(tree, number * 10.0 + 0.1)
+        promises = tree._promises
+        assert len(promises._unheard) <= 8
+        assert len(promises._broken) <= 8
+        assert len(promises._asked) <= config.owed
+
+
+def test_a_question_is_answered_once_and_again_after_the_link_was_lost() -> None:
+    tree = Plumtree(BroadcastConfig())
+    tree.on_link_up(0.0, peer(1), [])
+    tree.on_link_up(0.0, peer(2), [])
+    tree.on_gossip(0.0, peer(1), Gossip(ID, 1, 1, b"x" * 16_000), [])
+    out: list[Effect] = []
+    for _ in range(100):
+        tree.on_graft(peer(2), Graft(ID, 1), out)
+    assert len(out) == 1
+    tree.on_link_down(peer(2))
+    tree.on_link_up(1.0, peer(2), [])
+    tree.on_graft(peer(2), Graft(ID, 1), out := [])
+    assert len(out) == 1
+    tree.on_sweep(31.0, [])
+    assert tree._answered == {}
+
+
 def test_a_storm_of_words_and_broadcasts_stays_within_the_caps() -> None:
     config = BroadcastConfig(cache_messages=20, cache_bytes=1000, ids=50, missing=30, sources=3)
     tree, chance = Plumtree(config), Chance(1)

@@ -16,6 +16,7 @@ from shoal.api import schema as s
 from shoal.api.paths import BytesPath
 from shoal.cli.face import columns, printable
 from shoal.cli.main import main
+from shoal.cli.people import _describe_state
 from shoal.core.errors import ShoalError
 
 
@@ -264,6 +265,22 @@ def test_printable_shows_any_bytes() -> None:
 
 def test_columns_align() -> None:
     assert columns([["a", "bb"], ["ccc", "d"]], ["X", "Y"]) == ["X    Y", "a    bb", "ccc  d"]
+
+
+def test_a_long_first_column_gives_way_before_the_last_is_cut(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr("sys.stdout.isatty", lambda: True)
+    monkeypatch.setattr("shutil.get_terminal_size", lambda: os.terminal_size((24, 20)))
+    rows = [["a-very-long-name-of-it", "192.0.2.1:4"], ["b", "192.0.2.2:4"]]
+    assert columns(rows, gives_way=0) == ["a-very-lon…  192.0.2.1:4", "b            192.0.2.2:4"]
+    monkeypatch.setattr("shutil.get_terminal_size", lambda: os.terminal_size((12, 20)))
+    assert columns(rows, gives_way=0) == ["a-very-…  1…", "b         1…"]
+
+
+def test_neighbours_are_named_where_not_everybody_is_one() -> None:
+    near = s.Peer("shp1" + "a" * 60, "anna", "connected", ["192.0.2.1:1"], 1.0, neighbour=True)
+    gone = s.Peer("shp1" + "b" * 60, "bert", "offline", [], None, reason="shutdown")
+    assert [_describe_state(peer, True) for peer in (near, gone)] == ["neighbour", "offline (shutdown)"]
+    assert _describe_state(near, False) == "connected"
 
 
 def test_background_is_asked_for(node: FakeNode, capsys: Captured) -> None:

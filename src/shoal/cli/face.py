@@ -23,6 +23,7 @@ from shoal.core.errors import LocalMisuse, ShoalError
 if TYPE_CHECKING:
     from shoal.api.client import Client
 
+SHORT = 8  # characters of a column that gives way are always shown
 STDIN_LIMIT_BYTES = 64 * 1024  # a link or a ticket is read from there; wild guess
 ID_SHOWN = 12  # characters of an id: enough for people to tell it from others, and for the node to find it
 UNKNOWN_CODE_NEXT_STEP = "run the command again; shoal doctor looks for causes"
@@ -94,17 +95,31 @@ def printable(text: str) -> str:
     return "".join(c if c.isprintable() else c.encode("unicode_escape").decode() for c in safe)
 
 
-def columns(rows: Sequence[Sequence[str]], headings: Sequence[str] = ()) -> list[str]:
-    """Lay out rows in aligned columns. On a terminal the last column is cut to fit."""
+def columns(
+    rows: Sequence[Sequence[str]], headings: Sequence[str] = (), gives_way: int | None = None
+) -> list[str]:
+    """Lay out rows in aligned columns. On a terminal the column that `gives_way` is cut to fit, as far as
+    SHORT, and then the last one.
+    """
     table = [list(map(printable, row)) for row in ([headings, *rows] if headings else rows)]
     if not table:
         return []
     widths = [max(len(row[i]) for row in table) for i in range(len(table[0]))]
+    if gives_way is not None and sys.stdout.isatty():
+        excess = sum(widths) + 2 * (len(widths) - 1) - shutil.get_terminal_size().columns
+        room = max(min(SHORT, widths[gives_way]), widths[gives_way] - max(0, excess))
+        for row in table:
+            row[gives_way] = _cut(row[gives_way], room)
+        widths[gives_way] = room
     lines = ["  ".join(cell.ljust(w) for cell, w in zip(row, widths, strict=True)).rstrip() for row in table]
     if not sys.stdout.isatty():
         return lines
     width = shutil.get_terminal_size().columns
-    return [line if len(line) <= width else line[: width - 1] + "…" for line in lines]
+    return [_cut(line, width) for line in lines]
+
+
+def _cut(text: str, width: int) -> str:
+    return text if len(text) <= width else text[: width - 1] + "…"
 
 
 def wrapped_columns(rows: Sequence[Sequence[str]]) -> list[str]:

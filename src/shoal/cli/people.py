@@ -110,22 +110,26 @@ def peers(home: HomeOption = None, json: JsonOption = False) -> None:
     face = make_face(home, json)
     with face.connect() as client:
         found = client.call(ops.PEERS, s.Nothing())
+    # in a small network everybody is
+    tells_neighbours = any(peer.state == "connected" and not peer.neighbour for peer in found.peers)
     rows = [
         [
             peer.name,
-            _describe_state(peer),
+            _describe_state(peer, tells_neighbours),
             f"{peer.rtt_ms:.1f} ms" if peer.rtt_ms is not None else "-",
             short_id(peer.peer_id),
             _describe_way(peer),
         ]
         for peer in found.peers
     ]
-    lines = columns(rows, ["NAME", "STATE", "RTT", "PEER", "ADDRESS"])
+    lines = columns(rows, ["NAME", "STATE", "RTT", "PEER", "ADDRESS"], gives_way=0)
     face.show(found, lines if rows else ["no other members yet; let one in with: shoal invite"])
 
 
-def _describe_state(peer: s.Peer) -> str:
-    """Say how it is with a peer, and why its session ended."""
+def _describe_state(peer: s.Peer, tells_neighbours: bool) -> str:
+    """Say how it is with a peer, whether broadcasts go to it, and why its session ended."""
+    if tells_neighbours and peer.neighbour:
+        return "neighbour"
     if isinstance(peer.reason, str):
         return f"{peer.state} ({printable(peer.reason)})"
     return peer.state

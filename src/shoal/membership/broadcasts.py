@@ -81,6 +81,10 @@ class _Operations:
             case rejected:
                 return Verdict.STALE if rejected.code == "full" else Verdict.FORGED
 
+    def find_author(self, payload: bytes) -> bytes | None:
+        """None: the log has a place for so many operations of one device."""
+        return None
+
     def deliver(self, payload: bytes, sender: bytes) -> None:
         """Give it to the log."""
         self._network.step(Heard(sender, payload))
@@ -97,6 +101,10 @@ class _Words:
         if len(payload) != ID_BYTES:
             return Verdict.FORGED
         return Verdict.STALE if payload in self._network.log else Verdict.LATER
+
+    def find_author(self, payload: bytes) -> bytes | None:
+        """None: see `_Operations.find_author`."""
+        return None
 
     def deliver(self, payload: bytes, sender: bytes) -> None:
         """Pull it from the sender."""

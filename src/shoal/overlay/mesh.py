@@ -74,7 +74,7 @@ from shoal.transport.address import Address
 EXCHANGE_S = 60.0  # between two rounds of anti-entropy; a missed broadcast is at most this late
 REFRESH_S = TTL_S / 3  # own keys are announced again this often; overlay.md, "refresh / expiry"
 ANNOUNCE_S = 0.05  # own keys that come and go are collected this long: a start publishes many at once
-ANNOUNCE_AGAIN_S = 1.0  # and so long after the last time: others take so many broadcasts of one device
+ANNOUNCE_AGAIN_S = 2.0  # and so long after the last time: others take so many broadcasts of one device
 RECORDS_S = 20.0  # changed records taken from one peer, and verified for it; wild guess
 RECORDS_BURST = 12_000.0  # a first exchange may bring everybody (wire.limits.MEMBERS)
 WAKE_SPREAD_S = 1.0  # after a changed network: not all members in one tick
@@ -444,6 +444,10 @@ class MeshMachine:
     def judge(self, topic: int, payload: bytes) -> Verdict:
         """Say whether a broadcast record or provision is to be passed on; changes nothing."""
         return self._signed.judge(topic, payload)
+
+    def find_author(self, topic: int, payload: bytes) -> bytes | None:
+        """Return who signed a broadcast that was found good."""
+        return self._signed.find_author(topic, payload)
 
     def _on_delivered(self, now: float, topic: int, payload: bytes, sender: bytes) -> list[Effect]:
         item = self._signed.parse(topic, payload)

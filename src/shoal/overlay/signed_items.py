@@ -34,12 +34,23 @@ class SignedItems:
         self._own_pages = own_pages
         self._is_member = is_member
         self._provisions = ProvisionStore()
+        self._judged: tuple[bytes, PeerRecord | Provision] | None = None  # the last broadcast: it comes again
 
     def parse(self, topic: int, payload: bytes) -> PeerRecord | Provision:
         """Return what is in a broadcast, its signature checked. Raises: MalformedMessage, LimitExceeded."""
+        if self._judged is not None and self._judged[0] == payload:
+            return self._judged[1]
+        item: PeerRecord | Provision
         if topic == PROVISION_TOPIC:
-            return parse_provision(payload, self._network_id)
-        return self._book.find_subject(payload) or parse_record(payload, self._network_id)
+            item = parse_provision(payload, self._network_id)
+        else:
+            item = self._book.find_subject(payload) or parse_record(payload, self._network_id)
+        self._judged = (payload, item)
+        return item
+
+    def find_author(self, topic: int, payload: bytes) -> bytes:
+        """Return who signed a broadcast that was found good."""
+        return self.parse(topic, payload).peer_id
 
     def judge(self, topic: int, payload: bytes) -> Verdict:
         """Say whether a broadcast is to be passed on; changes nothing."""

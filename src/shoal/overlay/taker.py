@@ -21,6 +21,10 @@ class Taker:
         """By the item's own signature, and whether something newer of its signer is here."""
         return self._machine.judge(self._topic, payload)
 
+    def find_author(self, payload: bytes) -> bytes | None:
+        """Who signed it."""
+        return self._machine.find_author(self._topic, payload)
+
     def deliver(self, payload: bytes, sender: bytes) -> None:
         """Give it to the machine."""
         self._step(Delivered(self._topic, payload, sender))

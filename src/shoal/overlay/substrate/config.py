@@ -40,6 +40,14 @@ class BroadcastConfig:
     ids: int = 65_536
     missing: int = 4096  # messages that were heard of and have not come
     sources: int = 8  # of one missing message: the active view and some
+    # words are cheap and unsigned: a neighbour is asked for so many broadcasts until some have come, from
+    # anybody; who breaks more than so many such promises in a minute is not listened to for one. A list of 64
+    # cost 64 questions before; 16 still mend a gap of a second at the rate that a session allows (15/s)
+    owed: int = 16
+    promise_s: float = 5.0  # two slow round trips; wild guess
+    broken: int = 5  # security.md section 4, D19
+    unheard_s: float = 60.0
+    tellers: int = 256  # neighbours of whom that is remembered: no more than a mesh can have
     repair_s: float = 10.0  # between two lists of what is cached, to one neighbour: three before it is gone
     repair_ids: int = 64  # in one list, newest first
     under_way_s: float = 2.0  # a list that lacks something younger says nothing: it is on its way there

@@ -15,6 +15,7 @@ from itertools import islice
 from shoal.core.chance import Chance
 from shoal.overlay.substrate.config import BroadcastConfig
 from shoal.overlay.substrate.messages import Cached, Gossip, Graft, IHave, Prune
+from shoal.overlay.substrate.promises import Promises
 from shoal.overlay.substrate.steps import Cancel, Deliver, Effect, Observe, Send, SetTimer
 
 SWEEP = ("sweep",)
@@ -40,12 +41,14 @@ class Plumtree:
     """The broadcasts of one node. Every method appends what the driver must do to `out`."""
 
     __slots__ = (
+        "_answered",
         "_cache",
         "_cached_bytes",
         "_config",
         "_ids",
         "_judge",
         "_missing",
+        "_promises",
         "_repairing",
         "_sweeping",
         "eager",
@@ -60,6 +63,8 @@ class Plumtree:
         self._cached_bytes = 0
         self._ids: OrderedDict[bytes, float] = OrderedDict()  # until when; at most config.ids
         self._missing: dict[bytes, list[tuple[bytes, int]]] = {}  # who has it; at most config.missing
+        self._promises = Promises(config)
+        self._answered: dict[bytes, list[bytes]] = {}  # who was sent a cached one because it asked; in _cache
         self._repairing = False
         self._sweeping = False
         self.eager: list[bytes] = []  # neighbours that get payloads
@@ -82,6 +87,10 @@ class Plumtree:
         for view in (self.eager, self.lazy):
             if peer in view:
                 view.remove(peer)
+        self._promises.drop(peer)
+        for answered in self._answered.values():
+            if peer in answered:
+                answered.remove(peer)
         for sources in self._missing.values():
             sources[:] = [source for source in sources if source[0] != peer]
 
@@ -125,6 +134,7 @@ class Plumtree:
         hops = message.hops
         out.append(Deliver(identifier, message.topic, message.payload, hops, sender))
         if verdict is Verdict.LATER:
+            self._promises.keep(identifier)
             return  # who else has it is still asked: this sender may lie
         self._make_eager(sender)
         sources = self._found(identifier, out)
@@ -141,6 +151,7 @@ class Plumtree:
 
     def _found(self, identifier: bytes, out: list[Effect]) -> list[tuple[bytes, int]] | None:
         """A broadcast is here: ask nobody for it any more. Return who has it too, if anybody said so."""
+        self._promises.keep(identifier)
         sources = self._missing.pop(identifier, None)
         if sources is not None:
             out.append(Cancel(("graft", identifier)))
@@ -171,6 +182,10 @@ class Plumtree:
 
     def on_i_have(self, now: float, sender: bytes, message: IHave | Cached, out: list[Effect]) -> None:
         """Wait a moment for what the sender has; then ask for it."""
+        for peer in self._promises.expire(now):
+            out.append(Observe("announced_not_delivered", peer))
+        if not self._promises.is_heard(now, sender):
+            return
         for identifier, hops in zip(message.identifiers, message.hops, strict=True):
             if identifier in self._ids:
                 continue
@@ -180,7 +195,7 @@ class Plumtree:
                     return
                 self._missing[identifier] = [(sender, hops)]
                 out.append(SetTimer(now + self._config.graft_s, ("graft", identifier)))
-            elif len(sources) < self._config.sources:
+            elif len(sources) < self._config.sources and all(sender != peer for peer, _ in sources):
                 sources.append((sender, hops))
 
     def on_cached(self, now: float, sender: bytes, message: Cached, out: list[Effect]) -> None:
@@ -204,19 +219,26 @@ class Plumtree:
         sources = self._missing.get(identifier)
         if sources is None:
             return
-        if not sources:
+        at = next((at for at, (peer, _) in enumerate(sources) if self._promises.may_ask(peer)), None)
+        if at is None:
             del self._missing[identifier]  # anti-entropy brings it
             return
-        peer, hops = sources.pop(0)
+        peer, hops = sources[at]
+        del sources[: at + 1]
+        self._promises.ask(now, identifier, peer)
         self._make_eager(peer)
         out.append(Send(peer, Graft(identifier, hops)))
         out.append(SetTimer(now + self._config.graft_again_s, ("graft", identifier)))
 
     def on_graft(self, sender: bytes, message: Graft, out: list[Effect]) -> None:
-        """Send payloads to the sender from now on, and the one it misses."""
+        """Send payloads to the sender from now on, and the one it misses, once."""
         self._make_eager(sender)
         cached = self._cache.get(message.identifier)
-        if cached is not None:
+        if cached is None:
+            return
+        answered = self._answered.setdefault(message.identifier, [])
+        if sender not in answered:  # a question is a hundredth of its answer
+            answered.append(sender)
             out.append(Send(sender, cached[1]))
 
     def on_prune(self, sender: bytes) -> None:
@@ -266,7 +288,8 @@ class Plumtree:
             out.append(SetTimer(now + self._config.cache_s, SWEEP))
 
     def _uncache(self) -> None:
-        _, (_, message) = self._cache.popitem(last=False)
+        identifier, (_, message) = self._cache.popitem(last=False)
+        self._answered.pop(identifier, None)
         self._cached_bytes -= len(message.payload)
 
     def on_sweep(self, now: float, out: list[Effect]) -> None:

@@ -65,6 +65,11 @@ TIMERS = 4 * MEMBERS  # a suspect a member, grafts, probes: the machine's maps a
 EVENTS = 4096  # inputs that wait while one is carried out, or for the start
 FORGED_A_MINUTE = 5.0  # broadcasts of one peer; security.md section 3, bad signatures
 FORGERS = 1024
+FORGED = "forged_broadcast"  # rule of plumtree.py
+# broadcasts that are passed on of one author and topic: all its pages of keys twice, then one in two seconds
+AUTHOR_S = 0.5
+AUTHOR_BURST = 128.0
+AUTHORS = 4096
 
 # what transport says of a session's end -> what the machine is told
 REASONS = {
@@ -82,6 +87,10 @@ class TopicHandler(Protocol):
 
     def judge(self, payload: bytes) -> Verdict:
         """Say whether it is to be passed on, by its own signature; changes nothing."""
+        ...
+
+    def find_author(self, payload: bytes) -> bytes | None:
+        """Return who made a payload that was found good; None if something else bounds what they make."""
         ...
 
     def deliver(self, payload: bytes, sender: bytes) -> None:
@@ -160,6 +169,7 @@ class SubstrateService:
         self._waiting: dict[bytes, list[Message]] = {}  # peers that are dialled; at most EXTRA_SESSIONS
         self._ends: BoundedMap[bytes, str] = BoundedMap(MEMBERS)  # why the last session went down
         self._forgers: BoundedMap[bytes, TokenBucket] = BoundedMap(FORGERS)
+        self._authors: BoundedMap[tuple[int, bytes], TokenBucket] = BoundedMap(AUTHORS)
         self._events: deque[Input] = deque(maxlen=EVENTS)
         self._swept_at = 0.0
         self._sweeper: asyncio.TimerHandle | None = None
@@ -351,7 +361,8 @@ class SubstrateService:
                 self._on_found(peer, standing)
             case Observe(rule, peer, detail):
                 self._observe(Observation(rule, short_peer_id(peer), detail))
-                self._strike(peer)
+                if rule == FORGED:
+                    self._strike(peer)
 
     def _send(self, peer: bytes, message: Message) -> None:
         session = self._sessions.find_session(peer)
@@ -384,7 +395,28 @@ class SubstrateService:
         if message.identifier != make_identifier(message.topic, message.payload):
             return Verdict.FORGED
         handler = self._handlers.get(message.topic)
-        return Verdict.STALE if handler is None else handler.judge(message.payload)
+        if handler is None:
+            return Verdict.STALE
+        verdict = handler.judge(message.payload)
+        return verdict if verdict is not Verdict.GOOD else self._judge_rate(handler, message)
+
+    def _judge_rate(self, handler: TopicHandler, message: Gossip) -> Verdict:
+        """Pass on no more than so many broadcasts of one author: nobody else can tell a storm from news.
+
+        Its neighbours do, so the storm ends there, and the session's budgets are left to everybody else.
+        """
+        author = handler.find_author(message.payload)
+        if author is None:
+            return Verdict.GOOD
+        now = self._clock.monotonic()
+        bucket = self._authors.find((message.topic, author))
+        if bucket is None:
+            bucket = TokenBucket(AUTHOR_S, AUTHOR_BURST, now)
+            self._authors.put((message.topic, author), bucket)
+        if bucket.try_take(now):
+            return Verdict.GOOD
+        self._observe(Observation("too_many_broadcasts", short_peer_id(author), f"topic {message.topic}"))
+        return Verdict.STALE
 
     def _strike(self, peer: bytes) -> None:
         now = self._clock.monotonic()
