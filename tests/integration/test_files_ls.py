@@ -7,16 +7,19 @@ import dataclasses
 import os
 import random
 import time
+from contextlib import AsyncExitStack
 from pathlib import Path
 
 import pytest
 from tests.support.files_nodes import FilesWorld, files_world
 from tests.support.transport_nodes import wait_until
 
+from shoal.apps.files.hash_room import SMALL
 from shoal.content.link import Link
 from shoal.core.errors import LocalMisuse, Refused, ShoalError, Unavailable
 from shoal.core.units import MIB
 from shoal.identity.operations import Role
+from shoal.storage.scan import ScanResult
 from shoal.storage.transfers import TransferState
 
 
@@ -162,7 +165,13 @@ async def test_the_sharer_is_not_ready(tmp_path: Path, monkeypatch: pytest.Monke
     tree = make_tree(tmp_path / "photos")
     async with files_world(tmp_path) as world:
         a, b = await world.add(), await world.add()
-        async with a.files._hash_slots:  # nothing is hashed meanwhile
+
+        async def find_nothing() -> ScanResult:
+            return ScanResult()
+
+        async with AsyncExitStack() as held:
+            for _ in range(SMALL):  # nothing is hashed meanwhile
+                await held.enter_async_context(a.files.context.hash_room.enter(find_nothing))
             status = await a.files.share([os.fsencode(tree)])
             with pytest.raises(Unavailable) as caught:
                 await b.files.ls(status.link)
