@@ -8,6 +8,8 @@ import os
 from shoal.api.schema import Check, Reach, Report
 from shoal.core.units import format_duration, format_rate, format_size
 from shoal.node.parts import Parts
+from shoal.transport.interfaces import list_interface_addresses
+from shoal.transport.reach.standing import UNDIALLED
 
 LAG_WARN_S = 0.25  # security.md, D26
 LAG_PROBE_S = 0.05
@@ -21,6 +23,7 @@ async def diagnose(parts: Parts) -> Report:
         _check_clock(parts),
         _check_listening(parts),
         _check_reach(parts),
+        _check_ipv6(parts),
         *_check_mapping(parts),
         *_check_relay(parts),
         _check_services(parts),
@@ -123,10 +126,27 @@ def _check_reach(parts: Parts) -> Check:
         text += f" ({reach.reached_by} of {reach.asked} peers got through)"
     if reach.observed and reach.state != "public":
         text += f"; they see {', '.join(reach.observed[:3])}"
-    relays = sum(session.relay is not None for session in parts.transport.sessions())
-    if relays:
-        text += f"; {relays} sessions are relayed"
-    return Check("reachable", "warn" if reach.next_step else "ok", text, reach.next_step)
+    relayed = sum(session.relay is not None for session in parts.transport.sessions())
+    if relayed:
+        text += f"; {relayed} of {len(parts.transport.sessions())} sessions are relayed"
+    step = reach.next_step
+    if reach.state in UNDIALLED and not parts.overlay.find_relays():
+        text += "; there is no session with a relay"
+        step += "; or run shoal up --relay on a member that others can dial"
+    return Check("reachable", "warn" if step else "ok", text, step)
+
+
+def _check_ipv6(parts: Parts) -> Check:
+    """Say whether others could come over IPv6; whether a firewall lets them only `reachable` can tell."""
+    sixes = [a.ip for a in list_interface_addresses() if a.literal.version == 6 and a.literal.is_global]
+    listens = any(a.ip is not None and a.ip.version == 6 for a in parts.transport.listen_addresses)
+    if not sixes:
+        return Check("ipv6", "ok", "this machine has no public IPv6 address: others come over IPv4")
+    if not listens:
+        port = next((a.port for a in parts.transport.listen_addresses), 0)
+        step = f"shoal config set listen 0.0.0.0:{port},[::]:{port}"
+        return Check("ipv6", "warn", f"this machine has {sixes[0]}, but the node listens on IPv4 only", step)
+    return Check("ipv6", "ok", f"others can try {sixes[0]}")
 
 
 def _check_mapping(parts: Parts) -> list[Check]:

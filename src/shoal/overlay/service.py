@@ -348,6 +348,10 @@ class OverlayService(BaseService):
         found = map(find_address, self._machine.direct_addresses(peer_id))
         return [address for address in found if address is not None]
 
+    def find_relays(self) -> list[bytes]:
+        """Return the relays over which this node can be reached now."""
+        return self._kept_relays.find_relays()
+
     def set_needs_relay(self, needs_relay: Callable[[], bool]) -> None:
         """Give whether nobody outside can dial this node: in a large network it keeps relays then."""
         self._kept_relays.needs_relay = needs_relay

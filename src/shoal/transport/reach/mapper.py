@@ -144,9 +144,12 @@ class Mapper:
         try:
             return await self._ask_upnp(port)
         except Unavailable as error:
-            if error.code == "no_router" and first.code in ("refused", "inner"):
+            if error.code != "no_router":
+                raise
+            if first.code in ("refused", "inner"):
                 raise first from error
-            raise
+            cause = f"no router answered by PCP, NAT-PMP or UPnP: {first.cause}"
+            raise Unavailable("No port was opened", cause=cause, code="no_router") from error
 
     async def _ask_upnp(self, port: int) -> Mapped:
         answer = await _ask_router(port)
