@@ -189,6 +189,22 @@ async def test_worn_sessions_are_replaced_make_before_break():
         assert old.close_reason == "replaced"
 
 
+async def test_after_an_address_that_is_silent_the_next_way_is_tried_at_once():
+    """A firewall that drops: the dial of the first address is over when `replace` says so."""
+    async with transport_network() as network:
+        a, b = await network.add(), await network.add()
+        old = await a.dial(b)
+        silent = socket.socket()
+        silent.bind(("127.0.0.1", 0))
+        silent.listen()
+        with pytest.raises(Unavailable, match="did not become"):
+            await a.transport.replace(b.peer_id, Address("127.0.0.1", silent.getsockname()[1]), 0.2)
+        new = await a.transport.replace(b.peer_id, b.address)
+        assert new is not old
+        assert a.transport.find_session(b.peer_id) is new
+        silent.close()
+
+
 async def test_dead_peer_is_noticed_and_a_stall_of_our_own_loop_is_not_a_death():
     async with transport_network() as network:
         a, b = await network.add(), await network.add()

@@ -220,6 +220,8 @@ class Transport:
                 return await asyncio.shield(attempt.result)
         except TimeoutError as error:
             attempt.cancel()
+            if attempt.task is not None:
+                await asyncio.wait([attempt.task])  # or the next way would find this dial going on
             cause = f"it had {timeout_s:g} s"
             raise Unavailable(f"{address} did not become a session", cause=cause, code="timeout") from error
 
