@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import math
 import os
 import threading
 import time
@@ -11,11 +12,14 @@ import pytest
 
 from shoal.core.errors import ShoalError, Unavailable
 from shoal.core.units import KIB, MIB
+from shoal.swarm.pacer import BURST_S
 from shoal.swarm.throttle import Throttle
 from shoal.testing.lanes import make_lane_pair
 from shoal.transport.lane import Lane
 
 MB = 1_000_000
+WINDOW_S = 1.0  # a rate is measured over
+WINDOWS = 20  # in which it has to be reached
 A, B = b"a" * 32, b"b" * 32
 
 
@@ -71,6 +75,22 @@ def rate(lanes: list[Lane], seconds: float) -> float:
     return (sum(lane.moved_bytes for lane in lanes) - before) / (time.monotonic() - began)
 
 
+def wait_rate(lanes: list[Lane], low: float, high: float = math.inf) -> None:
+    """Wait until the lanes move more than `low`, which beside other work may not be so in every window; they
+    must never move `high`.
+    """
+    seen: list[float] = []
+    while not seen or seen[-1] <= low:
+        assert len(seen) < WINDOWS, seen
+        seen.append(rate(lanes, WINDOW_S))
+        assert seen[-1] < high, seen
+
+
+def wait_limited(lanes: list[Lane], limit_bytes_s: float) -> None:
+    """Wait until the lanes move what they may; what they missed before is caught up for BURST_S at most."""
+    wait_rate(lanes, 0.85 * limit_bytes_s, (1.15 + BURST_S / WINDOW_S) * limit_bytes_s)
+
+
 @pytest.mark.parametrize("end", ["sender", "receiver"])
 def test_a_limit_holds_over_all_lanes_and_changes_at_once(flows: list[Flow], end: str) -> None:
     throttle = Throttle(time.monotonic)
@@ -82,15 +102,14 @@ def test_a_limit_holds_over_all_lanes_and_changes_at_once(flows: list[Flow], end
     for flow in flows:
         flow.start()
     time.sleep(0.4)
-    assert rate(lanes, 1.0) == pytest.approx(8 * MB, rel=0.1)
+    wait_limited(lanes, 8 * MB)
     assert throttle.share_bytes_s(A) == pytest.approx(8 * MB / 3)
     assert throttle.moved_bytes == pytest.approx(sum(lane.moved_bytes for lane in lanes), rel=0.05)
     throttle.set_limits(1.0 * MB, {})
     time.sleep(0.3)
-    assert rate(lanes, 1.0) == pytest.approx(MB, rel=0.2)
+    wait_limited(lanes, MB)
     throttle.set_limits(None, {})
-    time.sleep(0.3)
-    assert rate(lanes, 0.3) > 30 * MB
+    wait_rate(lanes, 30 * MB)
 
 
 def test_a_limit_of_a_peer_is_its_own(flows: list[Flow]) -> None:
@@ -102,9 +121,8 @@ def test_a_limit_of_a_peer_is_its_own(flows: list[Flow]) -> None:
     for flow in flows:
         flow.start()
     time.sleep(0.3)
-    before = flows[1].sender.moved_bytes
-    assert rate([flows[0].sender], 0.7) == pytest.approx(2 * MB, rel=0.15)
-    assert flows[1].sender.moved_bytes - before > 20 * MB
+    wait_limited([flows[0].sender], 2 * MB)
+    wait_rate([flows[1].sender], 25 * MB)
 
 
 def test_background_yields_and_comes_back(flows: list[Flow]) -> None:
@@ -113,15 +131,13 @@ def test_background_yields_and_comes_back(flows: list[Flow]) -> None:
     throttle.join(flows[0].sender, A)
     throttle.join(flows[1].sender, B, background=True)
     back = flows[1].start().sender
-    time.sleep(0.2)
-    assert rate([back], 0.3) > 20 * MB
+    wait_rate([back], 20 * MB)
     flows[0].start()
     time.sleep(0.3)
-    assert rate([back], 0.7) < 100 * KIB
+    assert any(rate([back], WINDOW_S) < 100 * KIB for _ in range(WINDOWS))  # the other one may lack a core
     assert throttle.share_bytes_s(B, background=True) is not None
     flows[0].close()
-    time.sleep(0.9)
-    assert rate([back], 0.3) > 20 * MB
+    wait_rate([back], 20 * MB)
 
 
 @pytest.mark.parametrize("end", ["sender", "receiver"])
@@ -136,9 +152,9 @@ def test_closing_a_lane_wakes_its_thread_and_leaves_the_others(flows: list[Flow]
     time.sleep(0.3)
     began = time.monotonic()
     flows[0].close()
-    assert time.monotonic() - began < 0.5
+    assert time.monotonic() - began < 2.0  # `close` waits for its threads
     assert [e.code for e in flows[0].errors if isinstance(e, Unavailable)]
-    assert rate([lanes[1]], 0.7) == pytest.approx(100_000, rel=0.4)
+    wait_limited([lanes[1]], 100_000)
     with pytest.raises(Unavailable):
         lanes[0].send(1)
 
