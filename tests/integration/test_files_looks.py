@@ -65,7 +65,7 @@ async def test_deleted_and_changed_files_are_told_when_shares_are_asked_for(
         found = await look(a, share, has_fault)
         assert found.complete
         assert found.error is not None
-        assert "of 5 files 2 gone and 1 changed" in found.error.message
+        assert "2 gone, 1 changed of 5" in found.error.message
         assert found.error.cause == "tree/1: it is gone"
         assert "share it again" in found.error.next_step
         await world.stop(a)  # it is known after a restart, too

@@ -249,7 +249,7 @@ def test_transfers_say_from_whom_and_why_not(node: FakeNode, capsys: Captured) -
 def test_shares_say_why_not(node: FakeNode, capsys: Captured) -> None:
     node.error = s.ErrorBody("misuse", "/x cannot be shared", "it is neither a file nor a folder", "")
     assert main(["shares"]) == 0
-    assert ": /x cannot be shared: it is neither a file nor a folder" in capsys.readouterr().out
+    assert "  /x cannot be shared: it is neither a file nor a folder" in capsys.readouterr().out
 
 
 def test_names_of_others_cannot_move_the_cursor(node: FakeNode, capsys: Captured) -> None:
@@ -313,3 +313,16 @@ def test_an_error_that_nobody_reads_is_its_exit_code(tmp_path: Path, word: str, 
     code, told = _run_unread(stream, word, *options, home=tmp_path)
     assert (code, told) == (main([word, "--home", str(tmp_path)]), "")
     assert code != 0
+
+
+def test_shares_by_state_or_kind(node: FakeNode, capsys: Captured) -> None:
+    assert main(["shares", "--state", "own"]) == 0
+    out, err = capsys.readouterr()
+    assert "photos" in out
+    assert err == "1 of 1 share\n"
+    assert main(["shares", "--state", "changed"]) == 0
+    out, err = capsys.readouterr()
+    assert out == "nothing is shared\n"
+    assert err == "0 of 1 share\n"
+    assert main(["shares", "--state", "odd"]) == 2
+    assert "watched" in capsys.readouterr().err

@@ -8,7 +8,7 @@ from typing import Annotated, Literal
 import typer
 from msgspec import UNSET, Struct, structs
 
-from shoal.cli.face import Face, HomeOption, JsonOption, columns, make_face, printable, wrapped_columns
+from shoal.cli.face import Face, HomeOption, JsonOption, make_face, printable, wrapped_columns
 from shoal.core.errors import ConfigFault, ExitCode, Unavailable
 from shoal.storage.home import has_network
 
@@ -87,7 +87,7 @@ def show(home: HomeOption = None, json: JsonOption = False) -> None:
     with suppress(Unavailable, ConfigFault), face.connect() as client:  # where none runs, the next start's
         used = {x.key: SettingRow(x.key, x.value, x.origin) for x in client.settings()}
         rows, running = [_compare(used[x.key], x) for x in stored if x.key in used], True
-    lines = columns([[r.key, _format(r.value), r.origin] for r in rows], ["KEY", "VALUE", "FROM"])
+    lines = wrapped_columns([["KEY", "FROM", "VALUE"], *([r.key, r.origin, _format(r.value)] for r in rows)])
     for row in rows:
         if row.next is not UNSET:
             lines.append(printable(f"{row.key} is {_format(row.next)} in the file: from the next start"))
@@ -144,4 +144,4 @@ def _runs(face: Face) -> bool:
 def _format(value: object) -> str:
     if isinstance(value, bool):
         return "true" if value else "false"
-    return (", ".join(map(str, value)) or "-") if isinstance(value, list | tuple) else str(value)
+    return (", ".join(map(str, value)) if isinstance(value, list | tuple) else str(value)) or "-"

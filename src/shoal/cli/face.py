@@ -96,10 +96,14 @@ def printable(text: str) -> str:
 
 
 def columns(
-    rows: Sequence[Sequence[str]], headings: Sequence[str] = (), gives_way: int | None = None
+    rows: Sequence[Sequence[str]],
+    headings: Sequence[str] = (),
+    gives_way: int | None = None,
+    *,
+    keep_end: bool = False,
 ) -> list[str]:
     """Lay out rows in aligned columns. On a terminal the column that `gives_way` is cut to fit, as far as
-    SHORT, and then the last one.
+    SHORT, and then the last one; with `keep_end` its end stays: of paths that says most.
     """
     table = [list(map(printable, row)) for row in ([headings, *rows] if headings else rows)]
     if not table:
@@ -115,6 +119,9 @@ def columns(
     if not sys.stdout.isatty():
         return lines
     width = shutil.get_terminal_size().columns
+    start = sum(widths[:-1]) + 2 * (len(widths) - 1)
+    if keep_end and start + 1 < width:
+        return [x if len(x) <= width else f"{x[:start]}…{x[start - width + 1 :]}" for x in lines]
     return [_cut(line, width) for line in lines]
 
 
@@ -154,7 +161,12 @@ def skipped_lines(paths: Sequence[str], reasons: object) -> list[str]:
 
 def count_files(count: int) -> str:
     """Return `1 file`, `2 files`."""
-    return "1 file" if count == 1 else f"{count} files"
+    return count_of(count, "file")
+
+
+def count_of(count: int, noun: str) -> str:
+    """Return `1 chunk`, `2 chunks`."""
+    return f"{count} {noun}" if count == 1 else f"{count} {noun}s"
 
 
 def read_argument(given: str | None, name: str) -> str:

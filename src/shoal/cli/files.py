@@ -15,6 +15,7 @@ from shoal.cli.face import (
     HomeOption,
     JsonOption,
     count_files,
+    count_of,
     make_face,
     printable,
     read_argument,
@@ -172,6 +173,10 @@ def shares(
             autocompletion=complete.shares,
         ),
     ] = None,
+    state: Annotated[
+        str | None,
+        typer.Option("--state", metavar="WORD", help="Those in a state or of a kind: changed, watched..."),
+    ] = None,
     links: Annotated[
         bool, typer.Option("--links", help="Their links, one a line.", metavar="", show_default=False)
     ] = False,
@@ -185,6 +190,7 @@ def shares(
     with face.connect() as client:
         found = client.call(ops.SHARES, s.Nothing())
     chosen = share_view.choose(found.shares, share) if share is not None else found.shares
+    chosen = share_view.pick(chosen, state)
     if links:
         lines = share_view.links(chosen)
     elif share is not None:
@@ -192,6 +198,8 @@ def shares(
     else:
         lines = share_view.table(face, chosen)
     face.show(s.Shares(chosen), lines)
+    if state is not None:
+        face.tell(f"{len(chosen)} of {count_of(len(found.shares), 'share')}")
 
 
 def unshare(

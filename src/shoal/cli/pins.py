@@ -10,7 +10,16 @@ from shoal.api import operations as ops
 from shoal.api import pin_schema as p
 from shoal.api import schema as s
 from shoal.cli import complete
-from shoal.cli.face import ID_SHOWN, HomeOption, JsonOption, columns, make_face, printable, read_argument
+from shoal.cli.face import (
+    ID_SHOWN,
+    HomeOption,
+    JsonOption,
+    columns,
+    count_of,
+    make_face,
+    printable,
+    read_argument,
+)
 from shoal.core.units import format_size, parse_duration
 
 
@@ -99,5 +108,5 @@ def unpin(
 def describe(done: p.Pin) -> str:
     """Return a complete pin in a line."""
     until = f", until {done.lease}" if done.lease else ""
-    chunks = "1 chunk" if done.chunks == 1 else f"{done.chunks} chunks"
+    chunks = count_of(done.chunks, "chunk")
     return f"kept: {printable(done.name)}, {format_size(done.bytes)} in {chunks}{until}"

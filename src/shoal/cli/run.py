@@ -8,7 +8,7 @@ from typing import Annotated
 import typer
 
 from shoal.api.schema import Overlay, Reach, RelayUse, Status
-from shoal.cli.face import Face, HomeOption, JsonOption, make_face, printable, read_argument
+from shoal.cli.face import Face, HomeOption, JsonOption, count_of, make_face, printable, read_argument
 from shoal.core.errors import LocalMisuse
 from shoal.core.units import format_size
 from shoal.identity.code import TypedCode, complete_word, is_code
@@ -179,9 +179,9 @@ def _describe_reach(reach: Reach) -> str:
 
 def _describe_overlay(overlay: Overlay) -> str:
     if overlay.mode == "mesh":
-        return f"mesh, {overlay.neighbours} neighbours"
+        return f"mesh, {count_of(overlay.neighbours, 'neighbour')}"
     size = f", about {overlay.size:.0f} nodes" if overlay.size is not None else ""
-    return f"views, {overlay.active} neighbours, {overlay.passive} in reserve{size}"
+    return f"views, {count_of(overlay.active, 'neighbour')}, {overlay.passive} in reserve{size}"
 
 
 def _describe(found: Status, others: int | None = None) -> list[str]:

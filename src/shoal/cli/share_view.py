@@ -6,13 +6,13 @@ import os
 from collections.abc import Sequence
 
 from shoal.api import schema as s
-from shoal.cli.face import ID_SHOWN, Face, columns, count_files, printable, skipped_lines
-from shoal.cli.transfers import failure
+from shoal.cli.face import ID_SHOWN, Face, columns, count_files, printable, skipped_lines, wrapped_columns
 from shoal.core.errors import LocalMisuse
 from shoal.core.units import format_size
 
 ID_CHARACTERS = 8  # the least of a share id that names a share
 SKIPPED_SHOWN = 100
+WORDS = ("hashing", "complete", "changed", "failed", "own", "watched", "fetched", "part")
 
 
 def choose(found: Sequence[s.ShareDetail], text: str) -> list[s.ShareDetail]:
@@ -49,11 +49,27 @@ def table(face: Face, shares: Sequence[s.ShareDetail]) -> list[str]:
     ]
     if not rows:
         return ["nothing is shared"]
-    lines = columns(rows, ["SHARE", "KIND", "STATE", "FILES", "SIZE", "PATH"])
-    lines += [failure(x.share_id, x.error) for x in shares if x.error is not None]
-    return lines + [
-        printable(f"{x.share_id[:ID_SHOWN]} changes are noticed late: {x.note}") for x in shares if x.note
-    ]
+    lines = columns(rows, ["SHARE", "KIND", "STATE", "FILES", "SIZE", "PATH"], keep_end=True)
+    for x in shares:
+        if x.error is not None:
+            lines += wrapped_columns([[x.share_id[:ID_SHOWN], _fault(x.error)]])
+        if x.note:
+            lines += wrapped_columns([[x.share_id[:ID_SHOWN], f"changes are noticed late: {x.note}"]])
+    return lines
+
+
+def pick(found: Sequence[s.ShareDetail], word: str | None) -> list[s.ShareDetail]:
+    """Return the shares in a state, or of a kind as the table says. Raises: LocalMisuse for another word."""
+    if word is None:
+        return list(found)
+    if word not in WORDS:
+        raise LocalMisuse(
+            "Nothing is shown",
+            cause=f"{word[:80]!r} is no state and no kind of a share",
+            next_step=f"there are: {', '.join(WORDS)}",
+            code="usage",
+        )
+    return [x for x in found if word in (x.state, _kind(x)) or (word == "own" and x.own)]
 
 
 def links(shares: Sequence[s.ShareDetail]) -> list[str]:
@@ -83,14 +99,20 @@ def in_full(face: Face, shares: Sequence[s.ShareDetail]) -> list[str]:
         if len(x.skipped) > SKIPPED_SHOWN:
             lines.append(f"  and {len(x.skipped) - SKIPPED_SHOWN} more: --json lists them")
         if x.note:
-            lines.append(printable(f"  changes are noticed late: {x.note}"))
+            lines += wrapped_columns([["  late   ", f"changes are noticed late: {x.note}"]])
         if x.error is not None:
-            lines.append(f"  {failure(x.share_id, x.error)}")
+            lines += wrapped_columns([["  fault  ", _fault(x.error)]])
+            if x.error.next_step:
+                lines += wrapped_columns([["  do     ", x.error.next_step]])
     return lines
 
 
+def _fault(error: s.ErrorBody) -> str:
+    return f"{error.message}: {error.cause}" if error.cause else error.message
+
+
 def _kind(x: s.ShareDetail) -> str:
-    return "watched" if x.watching else "own" if x.own else "a part" if x.only else "fetched"
+    return "watched" if x.watching else "own" if x.own else "part" if x.only else "fetched"
 
 
 def _where(face: Face, x: s.ShareDetail) -> str:

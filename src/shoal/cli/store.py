@@ -9,7 +9,7 @@ import typer
 from shoal.api import operations as ops
 from shoal.api import schema as s
 from shoal.api import store_schema as st
-from shoal.cli.face import HomeOption, JsonOption, columns, count_files, make_face
+from shoal.cli.face import HomeOption, JsonOption, columns, count_files, count_of, make_face
 from shoal.core.errors import ExitCode
 from shoal.core.units import format_size
 
@@ -24,9 +24,9 @@ def status(home: HomeOption = None, json: JsonOption = False) -> None:
         found = client.call(ops.STORE, s.Nothing())
     quota = format_size(found.quota_bytes) if found.quota_bytes is not None else "none"
     rows = [
-        ["chunks", f"{found.chunks}" + (f", {found.lost} more are damaged" if found.lost else "")],
+        ["chunks", f"{found.chunks}" + (f", {found.lost} more damaged" if found.lost else "")],
         ["kept", format_size(found.live_bytes)],
-        ["on disk", f"{format_size(found.file_bytes)} in {found.segments} files"],
+        ["on disk", f"{format_size(found.file_bytes)} in {count_files(found.segments)}"],
         ["quota", quota],
         ["free", format_size(found.free_bytes)],
         ["path", found.path],
@@ -41,10 +41,11 @@ def verify(home: HomeOption = None, json: JsonOption = False) -> None:
     with face.connect() as client:
         found = client.wait_store_work("verify", lambda x: _tell(face.tell, x))
     damaged = found.lost + found.missing
-    lines = [f"checked {found.chunks} chunks, {format_size(found.bytes)}"]
+    lines = [f"checked {count_of(found.chunks, 'chunk')}, {format_size(found.bytes)}"]
     if found.repaired:
-        lines.append(f"repaired {found.repaired} rows of the index")
-    lines.append(f"damaged: {damaged} chunks; they are not served" if damaged else "nothing is damaged")
+        lines.append(f"repaired {count_of(found.repaired, 'row')} of the index")
+    lost = f"damaged: {count_of(damaged, 'chunk')}, not served"
+    lines.append(lost if damaged else "nothing is damaged")
     face.show(found, lines)
     if damaged:
         raise typer.Exit(ExitCode.STORAGE)

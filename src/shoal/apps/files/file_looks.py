@@ -94,13 +94,10 @@ class FileLooks:
 
 
 def _describe(share: ServedShare, found: TreeLook) -> StorageFault:
-    total = share.row.files or 0
     counts = [f"{found.gone} gone"] * (found.gone > 0) + [f"{found.changed} changed"] * (found.changed > 0)
-    one = "1 file" if total == 1 else f"{total} files"
     return StorageFault(
-        f"Not all of {share.row.name} is as it was shared: of {one} {' and '.join(counts)}",
+        f"Files of {share.row.name} are not as they were shared: {', '.join(counts)} of {share.row.files}",
         cause=f"{display_path(found.path)}: {found.fault}",
-        next_step="share it again as it is now, or end it: shoal unshare; "
-        "if it lies on a disk that is not there, plug that in",
+        next_step="share it again as it is now, or bring them back, or end it: shoal unshare",
         code=CODE,
     )
