@@ -10,8 +10,8 @@ from shoal.core.errors import LimitExceeded, MalformedMessage
 from shoal.overlay import provision as provision_module
 from shoal.overlay.exchange import ROUND_MESSAGES, Exchange
 from shoal.overlay.messages import PROVISION_BYTES, Digest, Provisions, Summary, check
-from shoal.overlay.provision import PAGE_KEYS, PAGES, parse_provision, sign_provision
-from shoal.overlay.provision_store import KEPT, SMALL_PAGE, OwnPages, ProvisionStore
+from shoal.overlay.provision import PAGE_KEYS, PAGES, Provision, parse_provision, sign_provision
+from shoal.overlay.provision_store import KEPT, KEPT_BYTES, SMALL_PAGE, OwnPages, ProvisionStore
 from shoal.overlay.steps import (
     Delivered,
     Publish,
@@ -185,14 +185,15 @@ def test_a_head_is_told_once_for_each_change_and_found_by_an_exchange_if_it_was_
     assert hub.heads[-1] == two.heads[-1] == (one.peer_id, KEY, 5)
 
 
-def test_the_store_of_provisions_is_bounded() -> None:
-    store = ProvisionStore()
-    count = 0
-    for device in range(KEPT // PAGES + 2):
-        keys = make_keys(5000 + device)
-        provision = sign_provision(keys, NETWORK, 0, 1, ())
-        for page in range(PAGES):
-            store.put(type(provision)(keys.peer_id, page, 1, (), provision.packed))
-            count += 1
-    assert count > KEPT
-    assert len(list(store.all())) == KEPT
+def test_the_store_of_provisions_is_bounded_in_number_and_bytes() -> None:
+    for size, most in ((100, KEPT), (5000, KEPT_BYTES // 5000)):
+        store = ProvisionStore()
+        for number in range(most + 50):
+            peer = number.to_bytes(32, "big")
+            store.put(Provision(peer, 0, 1, (), bytes(size)))
+            store.put(Provision(peer, 0, 2, (), bytes(size)))  # in its own place
+        kept = list(store.all())
+        assert len(kept) == most
+        assert kept[0].peer_id == (50).to_bytes(32, "big")
+        store.drop(kept[0].peer_id)
+        assert store._bytes == sum(len(provision.packed) for provision in store.all()) == (most - 1) * size

@@ -5,10 +5,15 @@ from __future__ import annotations
 from collections import OrderedDict
 from collections.abc import Iterable
 
+from shoal.core.units import MIB
 from shoal.overlay.provision import PAGE_KEYS, PAGES, Provision
+from shoal.wire.limits import MEMBERS
 
 SMALL_PAGE = 32  # keys: 1.3 KiB
-KEPT = 4096  # pages of all members, some 20 MiB; the one that was replaced longest ago gives way
+# of all members; the page that was replaced longest ago gives way. Bytes, so that ten thousand members with a
+# few keys each all have a place: what had none would be asked for in every round of anti-entropy
+KEPT_BYTES = 20 * MIB
+KEPT = 2 * MEMBERS
 
 
 class OwnPages:
@@ -81,10 +86,11 @@ class OwnPages:
 
 
 class ProvisionStore:
-    """The newest provision of every member and page, at most KEPT."""
+    """The newest provision of every member and page, at most KEPT of KEPT_BYTES together."""
 
     def __init__(self) -> None:
         self._kept: OrderedDict[tuple[bytes, int], Provision] = OrderedDict()
+        self._bytes = 0
 
     def find(self, peer: bytes, page: int) -> Provision | None:
         """Return what is kept."""
@@ -97,15 +103,17 @@ class ProvisionStore:
             return None
         self._kept[provision.peer_id, provision.page] = provision
         self._kept.move_to_end((provision.peer_id, provision.page))
-        if len(self._kept) > KEPT:
-            self._kept.popitem(last=False)
+        self._bytes += len(provision.packed) - (0 if before is None else len(before.packed))
+        while len(self._kept) > KEPT or self._bytes > KEPT_BYTES:
+            self._bytes -= len(self._kept.popitem(last=False)[1].packed)
         now = set(provision.keys)
         return [] if before is None else [key for key in before.keys if key not in now]
 
     def drop(self, peer: bytes) -> None:
         """Forget a device."""
         for page in range(PAGES):
-            self._kept.pop((peer, page), None)
+            dropped = self._kept.pop((peer, page), None)
+            self._bytes -= 0 if dropped is None else len(dropped.packed)
 
     def all(self) -> Iterable[Provision]:
         """Return every provision, longest kept first."""
