@@ -113,6 +113,19 @@ def test_what_a_pull_brought_is_spread_by_few_tips_when_it_has_ended() -> None:
     assert spread.entries == tuple(tips[-SPREAD_TIPS:])
 
 
+def test_what_a_pull_brought_is_untold_until_it_ends() -> None:
+    theirs = two_admins()
+    ours = copy(theirs)
+    entry = write(theirs, OWNER, admit(theirs, MEMBER))
+    machine = SyncMachine(ours)
+    machine.step(0, SessionUp(P))
+    assert not machine.is_untold(entry.id)
+    machine.step(1, Answered(P, Page([entry.data], True, [])))
+    assert machine.is_untold(entry.id)  # a broadcast of it is passed on meanwhile
+    machine.step(2, Answered(P, Page([], False, list(theirs.tips))))
+    assert not machine.is_untold(entry.id)
+
+
 def test_a_pull_that_breaks_off_spreads_what_it_brought() -> None:
     theirs = two_admins()
     ours = copy(theirs)

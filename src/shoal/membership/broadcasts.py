@@ -75,7 +75,7 @@ class _Operations:
             case Added():
                 return Verdict.GOOD
             case Duplicate():
-                return Verdict.STALE  # it was spread from here when it was added
+                return _judge_known(network, entry.id)
             case MissingParents():
                 return Verdict.LATER
             case rejected:
@@ -100,7 +100,7 @@ class _Words:
         """Nothing is to be seen of an id: it is passed on when its entry is here."""
         if len(payload) != ID_BYTES:
             return Verdict.FORGED
-        return Verdict.STALE if payload in self._network.log else Verdict.LATER
+        return _judge_known(self._network, payload) if payload in self._network.log else Verdict.LATER
 
     def find_author(self, payload: bytes) -> bytes | None:
         """None: see `_Operations.find_author`."""
@@ -109,3 +109,8 @@ class _Words:
     def deliver(self, payload: bytes, sender: bytes) -> None:
         """Pull it from the sender."""
         self._network.step(HeardOf(sender, payload))
+
+
+def _judge_known(network: Network, entry_id: bytes) -> Verdict:
+    """What is in the log was spread from here when it was added, unless a pull that brought it goes on."""
+    return Verdict.GOOD if network.is_untold(entry_id) else Verdict.STALE

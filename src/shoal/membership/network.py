@@ -217,6 +217,10 @@ class Network:
                     self.outbox(effect)
         return effects
 
+    def is_untold(self, entry_id: bytes) -> bool:
+        """Whether an entry is in the log and was not broadcast from here yet."""
+        return self._machine.is_untold(entry_id)
+
     async def learn(self, entries: list[bytes]) -> None:
         """Take entries out of a hello, durable on return. Cancelling is safe: they are kept all the same.
 

@@ -108,6 +108,10 @@ class SyncMachine:
         """How many entries wait for parents."""
         return self._intake.orphan_count
 
+    def is_untold(self, entry_id: bytes) -> bool:
+        """Whether an entry was pulled and its pull has not ended: it is not broadcast from here yet."""
+        return any(entry.id == entry_id for pull in self._pulls.values() for entry in pull.gained)
+
     def step(self, now: float, event: SyncInput) -> list[SyncEffect]:
         """Take one input, return what the driver must do, in order."""
         match event:
