@@ -100,6 +100,26 @@ def test_every_pair_of_nat_classes_connects_and_directly_where_theory_allows(tmp
         assert relay.run("status")["relay"]["day_bytes"] > before + 3_000_000
 
 
+def test_two_behind_symmetric_nats_meet_by_punching_through_ipv6_firewalls(tmp_path: Path) -> None:
+    """Over IPv4 they could not. The ticket names the relay's IPv4 address: its record has the other one."""
+    with ExitStack() as stack:
+        net = stack.enter_context(Internet(1, [Nat.SYMMETRIC, Nat.SYMMETRIC]))
+        net.add_ipv6()
+        both = ("--listen", "[::]:7411")
+        relay = Device(tmp_path / "r", "rel", listen="0.0.0.0:7411", prefix=net.public(0))
+        stack.enter_context(relay)
+        relay.up("--relay", *both)
+        devices = []
+        for site, name in enumerate(("ada", "ben")):
+            device = Device(tmp_path / name, name, listen="0.0.0.0:7411", prefix=net.inner(site))
+            stack.enter_context(device)
+            device.join(relay.run("invite")["ticket"], *both)
+            devices.append(device)
+        ada, ben = devices
+        wait_for(lambda: ada.run("ping", "ben"), path_is("direct", "punched"), CONNECTED_S)
+        assert {ada.run("ping", "ben")["path"], ben.run("ping", "ada")["path"]} == {"direct", "punched"}
+
+
 def test_a_cut_direct_path_falls_back_to_the_relay_and_comes_back(tmp_path: Path) -> None:
     with network(tmp_path, [Nat.PORT, Nat.PORT]) as (net, _, (ada, ben)):
         wait_for(lambda: ada.run("ping", "ben"), path_is("direct", "punched"), CONNECTED_S)

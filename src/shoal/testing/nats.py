@@ -62,6 +62,32 @@ class Internet:
     ) -> None:
         self.bridge.__exit__(kind, error, trace)
 
+    def add_ipv6(self) -> None:
+        """Give everybody public IPv6 addresses too. Routers do not translate them, but drop the unasked."""
+        sites = range(len(self._nats))
+        outside = [*range(self._public), *map(self._router, sites)]
+        for machine in range(self._public):
+            self.bridge.set_address(machine, f"2001:db8::{machine + 1}/64")
+        for site in sites:
+            router, inner = self._router(site), self._inner(site)
+            self.bridge.set_address(router, f"2001:db8::{site + 101}/64")
+            self.bridge.set_address(router, f"2001:db8:{site + 1}::1/64", LAN)
+            self.bridge.set_address(inner, f"2001:db8:{site + 1}::2/64", LAN)
+            self.bridge.run(inner, "ip", "-6", "route", "add", "default", "via", f"2001:db8:{site + 1}::1")
+            self.bridge.run(router, "sysctl", "-q", "-w", "net.ipv6.conf.all.forwarding=1")
+            self._nft(
+                router,
+                "add table ip6 home\n"
+                "add chain ip6 home through { type filter hook forward priority 0; policy accept; }\n"
+                "add rule ip6 home through iifname eth0 ct state new drop\n"
+                "add rule ip6 home through iifname eth0 ct state invalid drop\n",
+            )
+        for site in sites:
+            for other in outside:
+                if other != self._router(site):
+                    way = ("via", f"2001:db8::{site + 101}")
+                    self.bridge.run(other, "ip", "-6", "route", "add", f"2001:db8:{site + 1}::/64", *way)
+
     def public_ip(self, machine: int) -> str:
         """Return the address of a public machine."""
         return f"198.51.100.{machine + 1}"

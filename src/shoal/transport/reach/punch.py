@@ -63,32 +63,19 @@ class PunchPort:
         return seen, str(sock.getsockname()[0])
 
     async def open(self, candidates: Sequence[Address], token: bytes, *, asks: bool) -> socket.socket:
-        """Connect to the other end; it does the same now. The caller owns the socket.
+        """As `punch`, with this port alone."""
+        return await punch([self], candidates, token, asks=asks)
 
-        `asks`: this end sends the token; the other end takes the connection that brings it.
-        Raises: Unavailable after PUNCH_S. Cancelling is safe.
-        """
+    def listen(self) -> None:
+        """Let the other end connect. Raises: OSError."""
         self._listening.listen(8)
-        arrived: asyncio.Queue[socket.socket] = asyncio.Queue()
-        try:
-            async with asyncio.timeout(PUNCH_S), asyncio.TaskGroup() as group:
-                tasks = [group.create_task(self._accept(arrived))]
-                tasks += [group.create_task(self._keep_connecting(x, arrived)) for x in candidates]
-                found: asyncio.Future[socket.socket] = asyncio.get_running_loop().create_future()
-                tasks.append(group.create_task((_name_one if asks else _find_named)(arrived, token, found)))
-                sock = await found
-                for task in tasks:
-                    task.cancel()
-        except TimeoutError as error:
-            raise Unavailable(
-                "The peer was not reached directly",
-                cause="no connection came through the NATs between",
-                code="not_punched",
-            ) from error
-        self._open.discard(sock)
-        return sock
 
-    async def _accept(self, arrived: asyncio.Queue[socket.socket]) -> None:
+    def release(self, sock: socket.socket) -> None:
+        """Hand a socket out: `close` leaves it open."""
+        self._open.discard(sock)
+
+    async def accept_all(self, arrived: asyncio.Queue[socket.socket]) -> None:
+        """Put everybody who connects into the queue, for ever."""
         loop = asyncio.get_running_loop()
         while True:
             try:
@@ -99,7 +86,8 @@ class PunchPort:
             self._open.add(sock)
             arrived.put_nowait(sock)
 
-    async def _keep_connecting(self, candidate: Address, arrived: asyncio.Queue[socket.socket]) -> None:
+    async def keep_connecting(self, candidate: Address, arrived: asyncio.Queue[socket.socket]) -> None:
+        """Connect until it succeeds, and put that into the queue; not to addresses of another family."""
         while True:
             try:
                 arrived.put_nowait(await self._connect(candidate))
@@ -131,6 +119,37 @@ class PunchPort:
             _prepare(sock)
             sock.bind((self._any, port))
         return sock
+
+
+async def punch(
+    ports: Sequence[PunchPort], candidates: Sequence[Address], token: bytes, *, asks: bool
+) -> socket.socket:
+    """Connect to the other end, from ports of one or both families; it does the same now.
+
+    The caller owns the socket, and closes the ports. `asks`: this end sends the token, over one connection;
+    the other end takes the one that brings it. Raises: Unavailable after PUNCH_S. Cancelling is safe.
+    """
+    arrived: asyncio.Queue[socket.socket] = asyncio.Queue()
+    for port in ports:
+        port.listen()
+    try:
+        async with asyncio.timeout(PUNCH_S), asyncio.TaskGroup() as group:
+            tasks = [group.create_task(port.accept_all(arrived)) for port in ports]
+            tasks += [group.create_task(p.keep_connecting(x, arrived)) for p in ports for x in candidates]
+            found: asyncio.Future[socket.socket] = asyncio.get_running_loop().create_future()
+            tasks.append(group.create_task((_name_one if asks else _find_named)(arrived, token, found)))
+            sock = await found
+            for task in tasks:
+                task.cancel()
+    except TimeoutError as error:
+        raise Unavailable(
+            "The peer was not reached directly",
+            cause="no connection came through the NATs between",
+            code="not_punched",
+        ) from error
+    for port in ports:
+        port.release(sock)
+    return sock
 
 
 def _prepare(sock: socket.socket) -> None:

@@ -45,7 +45,7 @@ from shoal.transport.reach.messages import (
     parse_preamble,
 )
 from shoal.transport.reach.prober import Prober
-from shoal.transport.reach.punch import PunchPort
+from shoal.transport.reach.punch import PunchPort, punch
 from shoal.transport.reach.relay import Relay
 from shoal.transport.reach.upgrade_plan import (
     Cancel,
@@ -238,7 +238,7 @@ class ReachService(BaseService):
             raise Unavailable(
                 "The peer was not reached directly", cause="there is no session to agree on it", code="no_way"
             )
-        port, own = await self._prepare(peer_id)
+        ports, own = await self._prepare(peer_id)
         try:
             token = secrets.token_bytes(TOKEN_BYTES)
             answer = await session.request(ServiceNumber.REACH, Punch(own, token, WAIT_MS), ASK_TIMEOUT_S)
@@ -246,30 +246,52 @@ class ReachService(BaseService):
                 raise MalformedMessage("a punch was answered by something else", peer=peer_id)
             check(answer)
             await asyncio.sleep(compute_wait_s(WAIT_MS, session.rtt_ms))
-            return await port.open(_choose(answer.addresses), token, asks=True)
+            return await punch(ports, _choose(answer.addresses), token, asks=True)
         finally:
-            port.close()
+            for port in ports:
+                port.close()
 
-    async def _prepare(self, peer_id: bytes) -> tuple[PunchPort, list[str]]:
-        """Take a port and find out under which addresses others see it. Raises: Unavailable."""
-        failed = "no peer that both ends can reach could say how this port is seen"
+    async def _prepare(self, peer_id: bytes) -> tuple[list[PunchPort], list[str]]:
+        """Take a port of each family that others can be asked over, and find out under which addresses they
+        see it. Returns at most CANDIDATES of these. Raises: Unavailable.
+        """
+        families = (socket.AF_INET6, socket.AF_INET)
+        tries = await asyncio.gather(*(self._prepare_one(peer_id, family) for family in families))
+        ports = [port for port, _, _ in tries if port is not None]
+        if not ports:
+            failed = next((why for _, _, why in tries if why), "")
+            failed = failed or "no peer that both ends can reach could say how this port is seen"
+            raise Unavailable("The peer was not reached directly", cause=failed, code="no_reflector")
+        return ports, [text for _, texts, _ in tries for text in texts][:CANDIDATES]
+
+    async def _prepare_one(
+        self, peer_id: bytes, family: socket.AddressFamily
+    ) -> tuple[PunchPort | None, list[str], str]:
+        """Return a port, two addresses of it, and without one why there is none."""
+        failed = ""
         for relay in self._reflectors(peer_id):
-            address = relay.dial_address
-            if address is None or address.is_way or address.ip is None:
+            address = self._find_reflector(relay, family)
+            if address is None:
                 continue
             try:
                 answer = await relay.request(ServiceNumber.REACH, Observe(True), ASK_TIMEOUT_S)
                 if not isinstance(answer, Observed):
                     raise MalformedMessage("not an observation", peer=relay.peer_id)
                 check(answer)
-                port = PunchPort(socket.AF_INET if address.ip.version == 4 else socket.AF_INET6)
+                port = PunchPort(family)
                 with undone_on_failure(port.close):
                     seen, own = await port.reflect(address, answer.token)
-                texts = dict.fromkeys((str(seen), str(Address(own, port.port))))
-                return port, list(texts)
+                return port, list(dict.fromkeys((str(seen), str(Address(own, port.port))))), ""
             except (ShoalError, OSError, TimeoutError, ValueError) as error:
                 failed = str(error) or type(error).__name__
-        raise Unavailable("The peer was not reached directly", cause=failed, code="no_reflector")
+        return None, [], failed
+
+    def _find_reflector(self, relay: Session, family: socket.AddressFamily) -> Address | None:
+        """Return where a peer can look at a port of ours: the session's address, or one that is known."""
+        version = 4 if family == socket.AF_INET else 6
+        used = [relay.dial_address] if relay.dial_address is not None else []
+        found = [a for a in (*used, *self._addresses_of(relay.peer_id)) if not a.is_way and a.ip is not None]
+        return next((a for a in found if a.ip is not None and a.ip.version == version), None)
 
     def _reflectors(self, peer_id: bytes) -> list[Session]:
         """Return sessions over which a port can be looked at: relays first, they are known to be outside."""
@@ -394,27 +416,29 @@ class ReachService(BaseService):
     ) -> PunchReady:
         self._take(self._punches, session.peer_id, PUNCHES_S, PUNCHES_BURST)
         candidates = _choose(addresses)
-        port, own = await self._prepare(session.peer_id)
+        ports, own = await self._prepare(session.peer_id)
         try:
             self._supervisor.spawn(
-                "punch", self._meet(session, port, candidates, token, wait_ms), for_peer=True
+                "punch", self._meet(session, ports, candidates, token, wait_ms), for_peer=True
             )
         except Unavailable:
-            port.close()
+            for port in ports:
+                port.close()
             raise
-        return PunchReady(own[:CANDIDATES])
+        return PunchReady(own)
 
     async def _meet(
-        self, session: Session, port: PunchPort, candidates: list[Address], token: bytes, wait_ms: int
+        self, session: Session, ports: list[PunchPort], candidates: list[Address], token: bytes, wait_ms: int
     ) -> None:
         try:
             await asyncio.sleep(wait_ms / 1000.0)
-            sock = await port.open(candidates, token, asks=False)
+            sock = await punch(ports, candidates, token, asks=False)
         except Unavailable as error:
             self._observe(Observation("not_punched", session.subject, str(error)))
             return
         finally:
-            port.close()
+            for port in ports:
+                port.close()
         try:
             address = Address.from_socket(sock.getpeername())
         except OSError:
