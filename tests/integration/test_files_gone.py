@@ -15,6 +15,7 @@ from shoal.content.link import Link
 from shoal.core.errors import Unavailable
 from shoal.core.units import KIB, MIB
 from shoal.storage.transfers import TransferState
+from shoal.swarm import service
 from shoal.testing.trees import write_random_file
 
 MB = 1_000_000
@@ -46,6 +47,26 @@ async def test_a_share_that_ends_is_not_waited_for(tmp_path: Path) -> None:
         name = bert.files.context.name_peer(anna.peer_id)
         assert error.message == f"film is no longer shared by {name}"
         assert "ask for a new link" in error.next_step
+
+
+async def test_a_sharer_with_too_many_getters_has_not_ended_the_share(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    write_random_file(tmp_path / "film", 24 * MIB)
+    async with files_world(tmp_path) as world:
+        anna, bert = await world.add(), await world.add()
+        link = (await anna.share(tmp_path / "film")).link
+        running = await begin(bert, link, tmp_path / "dest")
+        monkeypatch.setattr(service, "FOLLOWERS", 0)
+        for session in anna.transport.sessions():
+            session.close("shutdown")
+        await wait_until(lambda: not bert.transport.sessions())
+        await world.connect(bert, anna)
+        waiting = await bert.wait_transfer(running.id, lambda s: bool(s.note) or s.state.is_end)
+        assert waiting.note == "waiting for somebody who has the rest", waiting.error
+        monkeypatch.undo()
+        bert.swarm.downloads.set_limits(None, {})
+        assert (await bert.wait_end(running.id)).state is TransferState.DONE
 
 
 async def test_who_waits_is_told_that_the_share_ended(tmp_path: Path) -> None:

@@ -376,11 +376,12 @@ class ShareFetch:
             if self._has_work(provider):  # asked again for what it said it has
                 self._pause(provider)
         except Refused as error:
-            self._lose(provider, Standing.REFUSED, error.cause)
+            self._on_refused(provider, error)
         except RemoteFault as error:
             self._on_remote_fault(provider, error)
         except ShoalError as error:
-            self._lose(provider, Standing.SILENT, error.cause or error.message)
+            standing = Standing.BUSY if error.code == "busy" else Standing.SILENT
+            self._lose(provider, standing, error.cause or error.message)
         finally:
             provider.busy = False
             self._joining -= 1
@@ -434,8 +435,6 @@ class ShareFetch:
 
     def _lose(self, provider: Provider, standing: Standing, why: str) -> None:
         """End a provider for now; it is tried again after a pause unless its standing bars it."""
-        if standing is Standing.REFUSED and provider.had_share:
-            standing = Standing.GONE  # it ended while we were not connected
         if not provider.barred and not (standing is Standing.SILENT and provider.standing is Standing.GONE):
             provider.standing = standing
             provider.why = why
@@ -445,6 +444,11 @@ class ShareFetch:
             provider.active = False
             self._step(ProviderDown(provider.peer))
         self._changed.set()
+
+    def _on_refused(self, provider: Provider, error: Refused) -> None:
+        """A peer does not serve the share; if it did, that ended while we were not connected."""
+        is_gone = provider.had_share and error.code == "not_served"
+        self._lose(provider, Standing.GONE if is_gone else Standing.REFUSED, error.cause)
 
     def _on_remote_fault(self, provider: Provider, error: RemoteFault) -> None:
         """A peer broke the protocol. What a bad line can cause is forgiven; the rest bars it here."""
@@ -571,7 +575,7 @@ class ShareFetch:
                 self._receivers[await self._open_lane(provider)] = provider
                 answers = await provider.read_objects(missing)
             except Refused as error:
-                self._lose(provider, Standing.REFUSED, error.cause)
+                self._on_refused(provider, error)
                 continue
             except RemoteFault as error:
                 self._on_remote_fault(provider, error)

@@ -58,6 +58,7 @@ class Standing(Enum):
     ASKING = "being asked"
     REFUSED = "does not have it"
     GONE = "shares it no longer"
+    BUSY = "is busy"
     SILENT = "did not answer"
     JOINED = "has the description"
     SERVING = "sends"

@@ -13,7 +13,7 @@ from typing import TYPE_CHECKING
 
 from shoal.content.proof import EXPORTER_LABEL, check_fetch_proof, make_fetch_proof
 from shoal.core.clock import Clock
-from shoal.core.errors import LimitExceeded, Refused, StorageFault
+from shoal.core.errors import LimitExceeded, Refused, StorageFault, Unavailable
 from shoal.core.observation import Observation, Observer
 from shoal.core.stages import add_seconds
 from shoal.core.supervisor import Supervisor
@@ -254,7 +254,7 @@ class SwarmService(BaseService):
             self._observe(Observation("wrong_fetch_proof", short_peer_id(peer)))
             raise _not_served()
         if session not in offer.followers and len(offer.followers) >= FOLLOWERS:
-            raise Refused("The share is not served now", cause="too many peers fetch it", code="not_served")
+            raise Unavailable("The share is not served now", cause="too many peers fetch it", code="busy")
         offer.followers.setdefault(session, set())
         fetch = self._fetches.get(offer.share_id)
         if fetch is not None:
