@@ -38,9 +38,20 @@ class FileLooks:
         self._looked_at: dict[bytes, float] = {}
         self._looking = asyncio.Lock()  # one thread, should a disk not answer
         self._asked: asyncio.Task[None] | None = None
+        self._running: asyncio.Task[None] | None = None
 
-    async def run(self) -> None:
-        """Look as long as the node runs."""
+    def start(self) -> None:
+        """Look from now on. Raises: Unavailable while the node stops."""
+        self._running = self._context.supervisor.spawn("file looks", self._run())
+
+    def cancel(self) -> list[asyncio.Task[None]]:
+        """Look no more; returns what is to be waited for."""
+        tasks = [task for task in (self._running, self._asked) if task is not None]
+        for task in tasks:
+            task.cancel()
+        return tasks
+
+    async def _run(self) -> None:
         clock = self._context.clock
         while True:
             began = clock.monotonic()

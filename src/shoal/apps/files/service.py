@@ -79,7 +79,7 @@ class Files:
             share = self._shares[share_row.share_id] = ServedShare(self._context, share_row)
             share.is_back = False
         self._context.supervisor.spawn("shares", self._bring_back())
-        self._context.supervisor.spawn("file looks", self._file_looks.run())
+        self._file_looks.start()
         self._context.supervisor.spawn("spool", self._sweep_spool())
         for record in list(self.gets.records.values()):
             if record.options.follow is not None:
@@ -92,7 +92,7 @@ class Files:
             return
         self._closed = True
         tasks = [*self._hashing.values(), *self.gets.running.values(), *self._watches.cancel()]
-        tasks += self.follows.cancel()
+        tasks += [*self.follows.cancel(), *self._file_looks.cancel()]
         for task in tasks:
             task.cancel()
         if tasks:
