@@ -345,3 +345,19 @@ async def test_what_is_acknowledged_after_a_failed_fsync_does_not_lean_on_what_i
     again = await _open(after)
     assert await again.read(_names) == ["before", "early", "promised"]
     await again.close()
+
+
+async def test_a_failed_fsync_is_not_tried_again_for_each_of_a_group(tmp_path: Path) -> None:
+    disk = FailingDisk()
+    database = await _open(tmp_path, disk)
+    disk.fault = "sync"
+    disk.gate.clear()
+    writes = [database.submit(_put(f"{number}")) for number in range(50)]
+    disk.gate.set()
+    results = await asyncio.gather(*writes, return_exceptions=True)
+    assert all(isinstance(result, StorageFault) for result in results)
+    assert disk.failures < 10  # one for each group, and the writer took them as they came
+    disk.fault = None
+    assert await database.write(_put("promised")) == "promised"
+    assert await database.read(_names) == ["promised"]
+    await database.close()

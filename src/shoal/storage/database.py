@@ -280,8 +280,9 @@ class Database:
         error = self._try_commit(connection, jobs)
         if error is None:
             return
-        if len(jobs) == 1:
-            jobs[0].error = jobs[0].error or error
+        if len(jobs) == 1 or self._is_doubtful:  # each alone would wait for the same disk again
+            for job in jobs:
+                job.error = job.error or error
             return
         for job in jobs:
             job.error = None
