@@ -96,6 +96,10 @@ class Internet:
         """Return the address of a site's router on the internet."""
         return f"198.51.100.{101 + site}"
 
+    def inner_ipv6(self, site: int) -> str:
+        """Return the IPv6 address of the machine behind a router, after `add_ipv6`."""
+        return f"2001:db8:{site + 1}::2"
+
     def public(self, machine: int) -> list[str]:
         """Return the words before a command that make it run on a public machine."""
         return self.bridge.prefix(machine)
@@ -106,19 +110,20 @@ class Internet:
 
     def cut(self, site: int, *others: str) -> None:
         """Let a site's router drop, without a word, everything from and to some addresses."""
-        rules = "".join(
-            f"add rule ip cut through ip saddr {other} drop\nadd rule ip cut through ip daddr {other} drop\n"
-            for other in others
-        )
+        rules = ""
+        for other in others:
+            family = "ip6" if ":" in other else "ip"
+            rules += f"add rule inet cut through {family} saddr {other} drop\n"
+            rules += f"add rule inet cut through {family} daddr {other} drop\n"
         self._nft(
             self._router(site),
-            "add table ip cut\n"
-            "add chain ip cut through { type filter hook forward priority -10; policy accept; }\n" + rules,
+            "add table inet cut\n"
+            "add chain inet cut through { type filter hook forward priority -10; policy accept; }\n" + rules,
         )
 
     def heal(self, site: int) -> None:
         """End what `cut` did."""
-        self._nft(self._router(site), "delete table ip cut\n")
+        self._nft(self._router(site), "delete table inet cut\n")
 
     def forward(self, site: int, port: int) -> None:
         """Let a site's router lead a port of its own to the machine behind it, as its owner would."""
