@@ -10,7 +10,7 @@ from tests.support.mesh_world import NETWORK, make_record
 
 from shoal.core.errors import LocalMisuse
 from shoal.identity.keys import DeviceKeys
-from shoal.overlay.mesh import MeshMachine
+from shoal.overlay.mesh import SPREADS_BURST, SPREADS_S, MeshMachine
 from shoal.overlay.messages import Answer, Digest, Provisions, Query, Records
 from shoal.overlay.provider_index import KEYS_OF_A_PROVIDER, TTL_S
 from shoal.overlay.provision import sign_provision
@@ -326,6 +326,19 @@ def test_a_flood_of_records_is_cut_off() -> None:
     effects = book.do(Received(ANN_ID, Records(flood)))
     assert [e.rule for e in effects if isinstance(e, Observe)] == ["too_many_records"]
     assert sum(isinstance(e, Save) for e in effects) == 2
+
+
+def test_one_peer_cannot_have_us_broadcast_without_end() -> None:
+    book = Playbook(EVE_ID)
+    book.connect(EVE_ID)
+    told = 0
+    for page in range(20):
+        flood = [make_record(EVE, 1 + page * 20 + n, "192.0.2.9:1").packed for n in range(20)]
+        told += sum(isinstance(e, Spread) for e in book.do(Received(EVE_ID, Records(flood))))
+    assert 1 <= told <= SPREADS_BURST
+    book.do(Received(EVE_ID, Records([make_record(EVE, 500, "192.0.2.10:1").packed])), 2 / SPREADS_S)
+    assert sum(isinstance(e, Spread) for e in book.effects) == 1
+    assert book.machine.addresses(EVE_ID) == ["192.0.2.10:1"]
 
 
 def test_a_device_that_lost_its_count_is_told_by_its_peers() -> None:

@@ -77,6 +77,8 @@ ANNOUNCE_S = 0.05  # own keys that come and go are collected this long: a start 
 ANNOUNCE_AGAIN_S = 2.0  # and so long after the last time: others take so many broadcasts of one device
 RECORDS_S = 20.0  # changed records taken from one peer, and verified for it; wild guess
 RECORDS_BURST = 12_000.0  # a first exchange may bring everybody (wire.limits.MEMBERS)
+SPREADS_S = 1.0  # of its own that one peer has us broadcast; more than its record and pages it has no need of
+SPREADS_BURST = 80.0  # else one peer could use up what our neighbours take of us, other things too
 WAKE_SPREAD_S = 1.0  # after a changed network: not all members in one tick
 RELAYS_WANTED = 2  # of those that a wanted member names; who has one needs no other
 UNKNOWN_ROUNDS = 3  # some 3 s for the record of a wanted member to come; who is new is named before it has
@@ -86,11 +88,12 @@ NO_REDIAL = frozenset({"removed", "left"})  # words of transport; the members' s
 class _Peer:
     """A peer with a session."""
 
-    __slots__ = ("bucket", "over_loopback")
+    __slots__ = ("bucket", "over_loopback", "spreads")
 
     def __init__(self, over_loopback: bool, now: float) -> None:
         self.over_loopback = over_loopback
         self.bucket = TokenBucket(RECORDS_S, RECORDS_BURST, now)
+        self.spreads = TokenBucket(SPREADS_S, SPREADS_BURST, now)
 
 
 class MeshMachine:
@@ -408,8 +411,8 @@ class MeshMachine:
                 break
             is_new, more = self._on_record(now, record, session.over_loopback)
             effects += more
-            if is_new and record.peer_id == peer:  # it may have no other neighbour yet
-                effects.append(Spread(RECORD_TOPIC, packed))
+            if is_new and record.peer_id == peer and session.spreads.try_take(now):
+                effects.append(Spread(RECORD_TOPIC, packed))  # it may have no other neighbour yet
         return effects
 
     def _on_record(self, now: float, record: PeerRecord, over_loopback: bool) -> tuple[bool, list[Effect]]:
@@ -467,8 +470,8 @@ class MeshMachine:
                 return [*effects, Observe("bad_provision", peer, str(error))]
             is_new, more = self._on_provision(now, provision)
             effects += more
-            if is_new and provision.peer_id == peer:  # it may have no other neighbour yet
-                effects.append(Spread(PROVISION_TOPIC, packed))
+            if is_new and provision.peer_id == peer and self._peers[peer].spreads.try_take(now):
+                effects.append(Spread(PROVISION_TOPIC, packed))  # it may have no other neighbour yet
         return effects
 
     def _on_provision(self, now: float, provision: Provision) -> tuple[bool, list[Effect]]:
