@@ -114,7 +114,7 @@ def test_file_systems_that_hold_no_files_are_known_by_their_kind(place: bytes) -
     info = os.stat(place)
     device = f"{os.major(info.st_dev)}:{os.minor(info.st_dev)}"
     mounts = os.fsdecode(place) + "/mounts"
-    for kind, expected in (("sysfs", True), ("ext4", False)):
+    for kind, expected in (("sysfs", True), ("ext4", False), ("autofs", False)):
         write_file(os.fsencode(mounts), f"36 35 {device} / /mnt rw shared:1 - {kind} /dev/x rw\n".encode())
         assert SystemFolders(mounts, folders=[]).has(info) is expected
     for text in (b"", b"36 35 x:y / /mnt rw - proc\n", b" - proc\n", b"\xff - \xff"):

@@ -8,9 +8,9 @@ from typing import Final
 
 FOLDERS: Final = (b"/proc", b"/sys", b"/dev")
 MOUNTS: Final = "/proc/self/mountinfo"  # Linux; elsewhere FOLDERS have to do
+# not autofs: a disk that is mounted when somebody looks into it is shown as that until then
 TYPES: Final = frozenset(
     [
-        "autofs",
         "binfmt_misc",
         "bpf",
         "cgroup",
