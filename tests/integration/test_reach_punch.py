@@ -79,3 +79,16 @@ async def test_cancelling_leaves_nothing() -> None:
     assert not _tasks()
     port.close()
     unused.close()
+
+
+async def test_a_connection_that_comes_when_the_time_is_over_is_no_fault() -> None:
+    """Both in one turn of the loop: the time took the future, the connection wants to set it."""
+    arrived: asyncio.Queue[socket.socket] = asyncio.Queue()
+    found: asyncio.Future[socket.socket] = asyncio.get_running_loop().create_future()
+    naming = asyncio.create_task(punch._name_one(arrived, TOKEN, found))
+    await asyncio.sleep(0)
+    with socket.create_server(("127.0.0.1", 0)) as server:
+        with socket.create_connection(server.getsockname()) as ours:
+            found.cancel()
+            arrived.put_nowait(ours)
+            await naming

@@ -166,7 +166,8 @@ async def _name_one(
         with suppress(OSError):  # gone again: the next one
             _prepare(sock)
             await asyncio.get_running_loop().sock_sendall(sock, pack_preamble(token))
-            found.set_result(sock)
+            if not found.done():  # the time may have been over just now
+                found.set_result(sock)
 
 
 async def _find_named(
