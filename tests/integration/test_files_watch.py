@@ -4,12 +4,14 @@ from __future__ import annotations
 
 import asyncio
 import os
+import threading
 from collections.abc import Callable
 from pathlib import Path
 
 import pytest
 from tests.support.files_nodes import FilesNode, files_world
 
+from shoal.apps.files import share as share_module
 from shoal.apps.files import watch_pace
 from shoal.apps.files.status import ShareStatus
 from shoal.content import feed_log
@@ -185,6 +187,21 @@ async def test_a_version_that_lost_nearly_all_files_is_held_back_until_that_is_a
         assert less.version > back.version
         (tree / "38").unlink()  # and once is not for ever, but of a few files some may go
         await wait_share(a, share.share_id, lambda s: s.files == 2, 40.0)
+
+
+async def test_names_are_counted_outside_of_the_loop(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    threads: list[int] = []
+    monkeypatch.setattr(
+        share_module, "check_removals", lambda before, now: threads.append(threading.get_ident())
+    )
+    tree = make_tree(tmp_path / "tree")
+    async with files_world(tmp_path) as world:
+        a = await world.add()
+        share = await watch(a, tree)
+        (tree / "folder" / "file 3").write_bytes(b"new")
+        await wait_share(a, share.share_id, lambda s: s.version == 2)
+    assert threads
+    assert threading.get_ident() not in threads
 
 
 async def test_a_full_feed_is_said_and_nothing_is_stored_for_it(

@@ -13,6 +13,7 @@ import os
 import threading
 from contextlib import AsyncExitStack, nullcontext
 from enum import Enum
+from functools import partial
 
 from msgspec import structs
 
@@ -126,7 +127,7 @@ class VersionMaker:
             try:
                 await share.update(ShareState.HASHING)
                 hashed = await self._hash()
-                self._check_removals(hashed)
+                await self._check_removals(hashed)
                 await self._publish(hashed)
             except ShoalError as error:
                 await share.load_feed()  # what was not stored was not said
@@ -152,7 +153,7 @@ class VersionMaker:
                     share.unsettled += 1
                     return Look.UNSETTLED
                 share.unsettled = 0
-                self._check_removals(hashed)
+                await self._check_removals(hashed)
                 if hashed.built.root.object_id != share.row.content_id:
                     if before is None:
                         await share.offer()  # it failed before, and was taken back
@@ -229,11 +230,13 @@ class VersionMaker:
                 if self._draft is not None:
                     await self._draft.stop()
 
-    def _check_removals(self, hashed: HashedShare) -> None:
+    async def _check_removals(self, hashed: HashedShare) -> None:
         """Raises: Refused (code "emptied") for what is not published by itself."""
         share, previous = self._share, self._previous
         if share.details.watch and not share.accepts_removals and previous is not None:
-            check_removals(previous, hashed.built.manifest)
+            check = partial(check_removals, previous, hashed.built.manifest)
+            here = self._context.for_hashing(background=share.details.background)
+            await here.run(lambda _: check())  # it may count millions of names
 
     def _stand_back(self, cancelled: threading.Event) -> None:
         """Stand back, in a hashing thread, unless the share was brought to the foreground meanwhile."""

@@ -10,6 +10,7 @@ import logging
 import os
 from collections.abc import Callable, Mapping, Sequence
 from typing import Protocol
+from weakref import WeakValueDictionary
 
 from shoal.apps.files.checks import check_get
 from shoal.apps.files.context import FilesContext
@@ -75,7 +76,7 @@ class Transfers:
         self._context = context
         self._keeper = keeper
         self._refuse_if_followed = refuse_if_followed
-        self._turns: dict[bytes, ShareTurn] = {}
+        self._turns = WeakValueDictionary[bytes, ShareTurn]()  # those that somebody has or waits for
         self._getting = asyncio.Lock()
 
     async def load(self) -> None:
