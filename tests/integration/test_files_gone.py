@@ -13,7 +13,7 @@ from shoal.apps.files import lack, patience
 from shoal.apps.files.status import TransferStatus
 from shoal.content.link import Link
 from shoal.core.errors import Unavailable
-from shoal.core.units import KIB, MIB
+from shoal.core.units import KIB, MIB, format_size
 from shoal.storage.transfers import TransferState
 from shoal.swarm import service
 from shoal.testing.trees import write_random_file
@@ -47,6 +47,15 @@ async def test_a_share_that_ends_is_not_waited_for(tmp_path: Path) -> None:
         name = bert.files.context.name_peer(anna.peer_id)
         assert error.message == f"film is no longer shared by {name}"
         assert "ask for a new link" in error.next_step
+        (part,) = (tmp_path / "dest").iterdir()
+        ended = bert.files.find_transfer(running.id)
+        assert ended is not None
+        assert error.next_step.endswith(
+            f"what came ({format_size(ended.done_bytes)}) is kept in {part}: "
+            f"`shoal transfers --cancel {running.id.hex()[:12]}` deletes it"
+        )
+        await bert.files.cancel(running.id)
+        assert list((tmp_path / "dest").iterdir()) == []
 
 
 async def test_a_sharer_with_too_many_getters_has_not_ended_the_share(
@@ -161,3 +170,45 @@ async def test_a_version_that_follows_is_waited_for(tmp_path: Path) -> None:
         assert ended.state is TransferState.DONE, ended.error
         assert (tmp_path / "dest" / "films" / "b").read_bytes() == (films / "b").read_bytes()
         await wait_until(lambda: bert.files.find_share(link.share_id) is not None)
+
+
+@pytest.mark.parametrize("only", [[], [b"a"]])
+@pytest.mark.parametrize("is_there", [False, True])
+async def test_a_get_that_was_refused_leaves_nothing(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, is_there: bool, only: list[bytes]
+) -> None:
+    films, dest = tmp_path / "films", tmp_path / "dest"
+    films.mkdir()
+    (films / "a").write_bytes(os.urandom(2 * MIB))
+    (films / "b").write_bytes(os.urandom(2 * MIB))
+    if is_there:
+        dest.mkdir()
+        (dest / "mine").write_text("mine")
+    async with files_world(tmp_path) as world:
+        anna, bert = await world.add(), await world.add()
+        link = (await anna.share(films)).link
+        with monkeypatch.context() as patch:
+            patch.setattr("shoal.storage.disk_space.MARGIN_BYTES", 1 << 60)
+            failed = await bert.get(link, dest, only=only)
+        assert failed.state is TransferState.FAILED
+        assert failed.error is not None
+        assert failed.error.code == "disk_full"
+        assert "--cancel" not in failed.error.next_step
+        assert (os.listdir(dest) == ["mine"]) if is_there else not dest.exists()
+        assert not (bert.home / "transfers").exists() or not list((bert.home / "transfers").iterdir())
+        done = await bert.get(link, dest, only=only)
+        assert done.state is TransferState.DONE, done.error
+
+
+async def test_a_get_to_which_nothing_came_leaves_nothing(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(lack, "CHANGED_S", 0.5)
+    (tmp_path / "film").write_bytes(os.urandom(2 * MIB))
+    async with files_world(tmp_path) as world:
+        anna, bert = await world.add(), await world.add()
+        link = (await anna.share(tmp_path / "film")).link
+        (tmp_path / "film").write_bytes(os.urandom(3 * MIB))
+        error = error_of(await bert.get(link, tmp_path / "dest", SOON_S))
+        assert error.code == "source_changed"
+        assert not (tmp_path / "dest").exists()

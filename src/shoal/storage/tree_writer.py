@@ -16,7 +16,7 @@ from __future__ import annotations
 import os
 import shutil
 from collections.abc import Iterable, Iterator, Mapping
-from contextlib import contextmanager
+from contextlib import contextmanager, suppress
 from dataclasses import dataclass
 from threading import Condition, Event
 from unicodedata import normalize
@@ -86,6 +86,7 @@ class TreeWriter:
         self._part_name = part_name
         self._where = display_path(dest)
         self._base = -1
+        self._made_dest = False
         self._part: PartTree | None = None
         self._destination: Destination | None = None
         self._reader: TreeReader | None = None
@@ -104,6 +105,7 @@ class TreeWriter:
                 # the node's umask closes all it makes; this folder is the person's: as open as where it lies
                 around = os.stat(os.path.dirname(self._dest)).st_mode
                 os.chmod(self._dest, around & NEW_DEST_MODE | 0o700)
+                self._made_dest = True
             except FileExistsError:
                 pass
             except FileNotFoundError as error:
@@ -334,7 +336,11 @@ class TreeWriter:
         return WrittenTree(roots, placement.skipped)
 
     def discard(self) -> None:
-        """Remove the part folder with all that is in it, and close. Raises: StorageFault."""
+        """Remove the part folder with all that is in it, and close; DEST too if `prepare` made it and nothing
+        else is in it.
+
+        Raises: StorageFault.
+        """
         with self._faults():
             self._close_trees()
             if self._base < 0:
@@ -343,6 +349,10 @@ class TreeWriter:
                 except (FileNotFoundError, NotADirectoryError):
                     return  # nothing of ours can be there
             self._remove_part()
+            if self._made_dest:
+                with suppress(OSError):  # something else is in it by now
+                    os.rmdir(self._dest)
+                self._made_dest = False
         self.close()
 
     def close(self) -> None:

@@ -24,7 +24,7 @@ from shoal.content.feed_log import AnnouncedDraft, FeedReader
 from shoal.content.manifest import Manifest
 from shoal.content.paths import display_path
 from shoal.content.selection import refuse_empty
-from shoal.core.errors import RemoteFault, StorageFault, Unavailable
+from shoal.core.errors import RemoteFault, ShoalError, StorageFault, Unavailable
 from shoal.core.undo import undone_on_failure
 from shoal.identity.entry import parse_entry
 from shoal.storage.rows import pack, unpack
@@ -74,6 +74,7 @@ class Get:
         self.fork: RemoteFault | None = None  # proof that the share has two histories
         self.went_back = False  # its author has fewer entries than we
         self._offered = False  # the version that is served is ours
+        self._failed = False
         self._finished = asyncio.Event()
         self._started_at = context.clock.monotonic()
 
@@ -144,6 +145,9 @@ class Get:
             await context.swarm.close_fetch(fetch)
             await self._finish(closing, manifest)
             return True
+        except ShoalError:
+            self._failed = True
+            raise
         finally:
             if search is not None:
                 search.cancel()
@@ -469,4 +473,9 @@ class Get:
         self._note_elapsed()
         if self.served is None and self.parts.source is not None:
             await self._withdraw(self.parts.source)
+        if self._failed:
+            try:
+                await self.parts.discard_empty()
+            except StorageFault as fault:  # why it failed is what counts
+                log.warning("what a transfer began was not removed: %s", fault)
         await self.parts.close()

@@ -24,6 +24,7 @@ from shoal.content.keys import ChunkKeys
 from shoal.content.manifest import Manifest, ManifestHeader
 from shoal.content.paths import PART_PREFIX, display_path
 from shoal.core.errors import RemoteFault, ShoalError, StorageFault
+from shoal.core.units import format_size
 from shoal.identity.secrets import DEFAULT_SPACE
 from shoal.storage.chunk_ledger import ChunkLedger
 from shoal.storage.local_chunks import LocalTree, copy_local_chunks
@@ -34,6 +35,8 @@ from shoal.storage.tree_writer import TreeWriter
 log = logging.getLogger("shoal.files")
 
 WRITE_DELAY_NS = 1_000_000_000  # a chunk is on its way to its file so long after it was noted, at most
+
+ID_SHOWN = 12  # characters of a transfer's id that people get to see
 
 EARLIER_DRAFTS = 4  # of which it is known what was fetched; who restarts more often costs what came before
 
@@ -224,14 +227,37 @@ class PartFiles:
         await self._context.run(lambda _: writer.discard())
         self._record.done_bytes = 0
 
+    async def discard_empty(self) -> None:
+        """Delete the part files of a transfer that ended before anything came; its journal may say what was
+        received before that and lost. Raises: StorageFault.
+        """
+        writer = self.writer
+        if writer is not None and not self._record.done_bytes:
+            self._remove_notes()
+            await self._context.run(lambda _: writer.discard())
+
+    def _remove_notes(self) -> None:
+        with contextlib.suppress(FileNotFoundError):
+            os.unlink(self._notes_path)
+
     async def discard(self) -> None:
         """Delete part files and journals of a transfer that is not running; it cannot resume then."""
         self.journal.remove()
-        with contextlib.suppress(FileNotFoundError):
-            os.unlink(self._notes_path)
+        self._remove_notes()
         nothing = Manifest(ManifestHeader(DEFAULT_SPACE, 0))
         writer = TreeWriter(self._record.row.dest, self._part_name, nothing)
         await self._context.run(lambda _: writer.discard())
+
+    def describe_kept(self) -> str:
+        """Return what is kept to go on with, and how to get rid of it; empty if nothing is. Blocks."""
+        record = self._record
+        path = os.path.join(record.row.dest, self._part_name)
+        if not record.done_bytes or record.options.follow is not None or not os.path.lexists(path):
+            return ""
+        return (
+            f"what came ({format_size(record.done_bytes)}) is kept in {display_path(path)}: "
+            f"`shoal transfers --cancel {record.id.hex()[:ID_SHOWN]}` deletes it"
+        )
 
     async def close(self) -> None:
         """Close all of it so that the transfer can go on later."""

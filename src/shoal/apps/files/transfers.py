@@ -288,6 +288,8 @@ class Transfers:
             await get.run()
         except ShoalError as error:
             log.warning("a transfer stopped: %s", error)
+            kept = await context.run(lambda _: get.parts.describe_kept())
+            error.next_step = "; ".join(filter(None, (error.next_step, kept)))
             await self._enter_failed(record, error)
         finally:
             place.leave()
