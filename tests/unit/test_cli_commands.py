@@ -183,6 +183,7 @@ def test_errors_are_one_object_or_three_lines(
         ["invite", "--role", "king"],
         ["invite", "--expires", "soon"],
         ["transfers", "--pause", "a", "--cancel", "a"],
+        ["transfers", "--pause", "a", "--failed"],
         ["remove"],
     ],
 )

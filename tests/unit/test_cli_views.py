@@ -15,7 +15,7 @@ from shoal.cli import complete, progress
 from shoal.cli.face import skipped_lines
 from shoal.cli.main import main
 from shoal.cli.progress import Step
-from shoal.cli.transfers import RECENT, select_recent
+from shoal.cli.transfers import RECENT, count_states, select, select_recent
 from shoal.core.units import GIB, MIB
 
 Captured = pytest.CaptureFixture[str]
@@ -116,6 +116,18 @@ def test_transfers_that_ended_long_ago_are_left_out() -> None:
     found = [running[0], *ended[:3], running[1], *ended[3:]]
     assert select_recent(found) == [*running, *ended[3:]]
     assert select_recent(ended[:RECENT]) == ended[:RECENT]
+
+
+def test_transfers_are_counted_and_chosen_by_state() -> None:
+    states = ["done", "fetching", "queued", "failed", "finding", "paused", "done", "verifying"]
+    found = [transfer(number, state) for number, state in enumerate(states)]
+    assert count_states(found) == "3 running, 1 queued, 1 paused, 1 failed, 2 done"
+    assert select(found, running=False, failed=False) == found
+    assert [x.state for x in select(found, running=True, failed=False)] == [
+        state for state in states if state not in ("done", "failed")
+    ]
+    assert [x.state for x in select(found, running=False, failed=True)] == ["failed"]
+    assert len(select(found, running=True, failed=True)) == 6
 
 
 # --- the shell --------------------------------------------------------------------------------------------

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections import Counter
 from typing import Annotated
 
 import typer
@@ -13,6 +14,8 @@ from shoal.cli.face import ID_SHOWN, Face, HomeOption, JsonOption, columns, make
 from shoal.core.errors import LocalMisuse
 from shoal.core.units import format_size
 
+_ENDS = ("done", "failed", "cancelled")
+_MOVING = ("finding", "fetching", "verifying", "finishing")
 RECENT = 5  # of those that are done or failed, without --all
 
 
@@ -24,6 +27,14 @@ def transfers(
     all_: Annotated[
         bool,
         typer.Option("--all", "-a", help="All that have ended, too.", metavar="", show_default=False),
+    ] = False,
+    running: Annotated[
+        bool,
+        typer.Option("--running", help="Just those that have not ended.", metavar="", show_default=False),
+    ] = False,
+    failed: Annotated[
+        bool,
+        typer.Option("--failed", help="Just those that failed, all of them.", metavar="", show_default=False),
     ] = False,
     pause: Annotated[str | None, _verb("--pause", "Stop one, keep what it has.")] = None,
     resume: Annotated[str | None, _verb("--resume", "Go on with one.")] = None,
@@ -46,6 +57,13 @@ def transfers(
             next_step="use one of them",
             code="usage",
         )
+    if wanted and (running or failed or all_):
+        raise LocalMisuse(
+            "Nothing was changed",
+            cause=f"--{wanted[0][0]} is about one transfer, the other options are about which are listed",
+            next_step="use them one after the other",
+            code="usage",
+        )
     with face.connect() as client:
         if wanted:
             verb, transfer_id = wanted[0]
@@ -54,17 +72,34 @@ def transfers(
             face.show(detail, [printable(f"{'forgotten' if verb == 'cancel' else detail.state}: {what}")])
             return
         found = client.call(ops.TRANSFERS, s.Nothing())
-        shown = found.transfers if all_ else select_recent(found.transfers)
+        chosen = select(found.transfers, running=running, failed=failed)
+        shown = chosen if all_ or failed else select_recent(chosen)
         details = [] if json else [client.call(ops.TRANSFER, s.TransferRequest(id=x.id)) for x in shown]
     lines = describe(face, details)
-    if len(shown) < len(found.transfers):
-        lines.append(f"{len(found.transfers) - len(shown)} older ones have ended: shoal transfers --all")
-    face.show(found, lines)
+    if len(found.transfers) > 1:
+        lines.append(count_states(found.transfers))
+    if len(shown) < len(chosen):
+        lines.append(f"{len(chosen) - len(shown)} older ones have ended: shoal transfers --all")
+    face.show(s.Transfers(chosen), lines)
+
+
+def select(found: list[s.Transfer], *, running: bool, failed: bool) -> list[s.Transfer]:
+    """Return those that have not ended, or that failed, or both; all of them if neither is asked for."""
+    if not running and not failed:
+        return found
+    return [x for x in found if (failed and x.state == "failed") or (running and x.state not in _ENDS)]
+
+
+def count_states(found: list[s.Transfer]) -> str:
+    """Return how many run, wait and have ended: `2 running, 1 queued, 40 done`."""
+    counts = Counter("running" if x.state in _MOVING else x.state for x in found)
+    order = ("running", "queued", "paused", "failed", "done")
+    return ", ".join(f"{counts[state]} {state}" for state in order if counts[state])
 
 
 def select_recent(found: list[s.Transfer]) -> list[s.Transfer]:
     """Return those that have not ended, and the newest of the others, in their order."""
-    ended = [x.id for x in found if x.state in ("done", "failed", "cancelled")]
+    ended = [x.id for x in found if x.state in _ENDS]
     old = set(ended[:-RECENT])
     return [x for x in found if x.id not in old]
 
