@@ -8,12 +8,13 @@ buffers, whose memory goes back to the system at once.
 from __future__ import annotations
 
 from array import array
-from collections.abc import Iterator, Sequence
+from collections.abc import Iterable, Iterator, Sequence
 from typing import Final, overload
 
 import msgspec
 
 from shoal.content.manifest import TIME_LIMIT, EntryKind
+from shoal.content.manifest_builder import ManifestBuilder
 from shoal.storage.extents import Extents
 
 TIME_REASON: Final = "its time is out of range: before 1678 or after 2262"
@@ -122,3 +123,17 @@ class _Run(Sequence[ScannedEntry]):
 def is_time_in_range(mtime_ns: int) -> bool:
     """Whether a time of last change can be written down; some filesystems know times that cannot."""
     return -TIME_LIMIT <= mtime_ns < TIME_LIMIT
+
+
+def add_entries(builder: ManifestBuilder, entries: Iterable[ScannedEntry]) -> None:
+    """Put entries into a manifest, in share order. Raises: LocalMisuse for what cannot stand there."""
+    for entry in entries:
+        builder.add_entry(
+            entry.path,
+            entry.kind,
+            entry.mode,
+            entry.mtime_ns,
+            entry.size,
+            entry.extents,
+            entry.target,
+        )

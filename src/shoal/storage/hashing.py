@@ -21,7 +21,7 @@ from shoal.content.stream import iter_sections
 from shoal.core.errors import StorageFault, Unavailable
 from shoal.core.thread_priority import lower_thread_priority, yield_cpu
 from shoal.storage.draft_rows import DraftRows
-from shoal.storage.entry_table import EntryTable, ScannedEntry
+from shoal.storage.entry_table import EntryTable, ScannedEntry, add_entries
 from shoal.storage.large_file import SPLIT_BYTES, LargeFile
 from shoal.storage.scan import SKIPPED_LIMIT, ScanResult, Skipped
 from shoal.storage.section import FileEnded, Section
@@ -128,16 +128,7 @@ def hash_share(
     builder = ManifestBuilder(ManifestHeader(space, generation), read_key)
     skipped, count = list(scanned.skipped), scanned.skipped_count
     for section in work.sections():
-        for entry in section.entries:
-            builder.add_entry(
-                entry.path,
-                entry.kind,
-                entry.mode,
-                entry.mtime_ns,
-                entry.size,
-                entry.extents,
-                entry.target,
-            )
+        add_entries(builder, section.entries)
         for row, length in enumerate(section.lengths):
             builder.add_chunk(
                 length, bytes(section.keys[32 * row : 32 * (row + 1)]), section.generations[row]

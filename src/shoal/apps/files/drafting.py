@@ -24,6 +24,7 @@ from shoal.content.manifest_segments import KIND_CHUNKS, KIND_ENTRIES
 from shoal.content.seal import SealedObject
 from shoal.core.errors import LocalMisuse, ShoalError
 from shoal.storage.draft_rows import DraftRows
+from shoal.storage.entry_table import add_entries
 from shoal.storage.scan import ScanResult
 from shoal.storage.tree_reader import TreeReader
 from shoal.swarm.offer import OfferedVersion
@@ -129,16 +130,7 @@ class DraftPublisher:
         self._offer(rows)
 
     def _seal_entries(self, cancelled: threading.Event) -> list[SealedObject]:
-        for entry in self._scanned.entries:
-            self._builder.add_entry(
-                entry.path,
-                entry.kind,
-                entry.mode,
-                entry.mtime_ns,
-                entry.size,
-                entry.extents,
-                entry.target,
-            )
+        add_entries(self._builder, self._scanned.entries)
         return self._builder.seal_entries()
 
     def _offer(self, rows: list[DraftChunk]) -> None:
