@@ -22,7 +22,7 @@ from shoal.membership.inviter import find_free_name
 from shoal.membership.invites import join_knock
 from shoal.membership.join_messages import JOIN_TABLE, JoinAccepted, JoinRefused, JoinRequest
 from shoal.membership.join_proof import export_for_join, make_join_proof
-from shoal.membership.sync_events import Offered
+from shoal.membership.sync_events import Offered, PeerHead
 from shoal.transport.address import Address
 
 
@@ -158,7 +158,7 @@ async def test_a_device_that_was_admitted_anew_shows_its_new_admission(village: 
     admin.transport.close_peer(owner.peer_id, "closed")
     node = await village.stranger(ticket, node.home.keys)
     await node.join(ticket)
-    assert node.network.admitting_entries()
+    assert node.network.admitting_entries(owner.peer_id, b"")
     await owner.network.remove(admin.peer_id)  # did not know of the admission: it falls
     state = owner.network.state
     assert node.peer_id not in state.members
@@ -168,8 +168,21 @@ async def test_a_device_that_was_admitted_anew_shows_its_new_admission(village: 
         node.network.step(Offered((entry.data,), None))
     admitted = node.network.state.members[node.peer_id].admitted_by_op
     assert node.network.is_active(node.peer_id)
-    shown = [parse_entry(data).id for data in node.network.admitting_entries()]
+    shown = [parse_entry(data).id for data in node.network.admitting_entries(owner.peer_id, b"")]
     assert shown[-1] == admitted
+
+
+async def test_an_admission_is_shown_to_who_may_lack_it(village: Village) -> None:
+    owner = await village.founder()
+    node = await village.member(owner)
+    show = node.network.admitting_entries
+    await wait_until(lambda: owner.network.log.head == node.network.log.head)
+    node.network.step(PeerHead(owner.peer_id, owner.network.log.head[:8]))
+    assert show(owner.peer_id, b"") == []  # it had our log when it was last heard
+    assert show(owner.peer_id, b"")  # it refused us: it has lost it since
+    assert show(bytes(32), b"")
+    assert show(bytes(32), node.network.log.head) == []
+    assert show(bytes(32), bytes(32))
 
 
 async def test_an_expired_ticket_says_so(tmp_path: Path) -> None:

@@ -176,6 +176,13 @@ def test_a_session_is_pulled_from_at_once() -> None:
     assert machine.step(0, SessionUp(P)) == [Ask(P, VectorPage(vector_rows(log), True, True))]
 
 
+def test_nothing_is_pulled_from_who_has_the_same_log() -> None:
+    log = two_admins()
+    machine = SyncMachine(log)
+    assert machine.step(0, SessionUp(P, log.head[:8])) == [Synced(P)]
+    assert asked(machine.step(0, SessionUp(Q, bytes(8))))
+
+
 def test_a_pull_ends_when_everything_is_here() -> None:
     theirs = two_admins()
     ours = copy(theirs)

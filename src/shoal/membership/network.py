@@ -12,6 +12,7 @@ import logging
 from collections.abc import Callable
 from typing import NamedTuple
 
+from shoal.core.budget import BoundedMap
 from shoal.core.clock import Clock
 from shoal.core.errors import LocalMisuse, Refused, RemoteFault, ShoalError, Unavailable
 from shoal.core.events import EventBus
@@ -30,7 +31,18 @@ from shoal.membership.messages import LAST_WORD_BYTES, LastWord
 from shoal.membership.removal import Confirmations, Enforcer, RemovalStatus, leave_network, remove_device
 from shoal.membership.spaces import Secrets
 from shoal.membership.sync import SyncMachine
-from shoal.membership.sync_events import Notify, Observe, Offered, Save, Spread, Synced, SyncEffect, SyncInput
+from shoal.membership.sync_events import (
+    Notify,
+    Observe,
+    Offered,
+    PeerHead,
+    Save,
+    SessionUp,
+    Spread,
+    Synced,
+    SyncEffect,
+    SyncInput,
+)
 from shoal.storage.entries import Entries
 from shoal.storage.invites import Invites as InviteTable
 from shoal.storage.secrets_store import SecretsStore
@@ -40,6 +52,7 @@ log = logging.getLogger("shoal.membership")
 CURRENT_TIMEOUT_S = 10.0  # to learn from one connected peer what this device wrote before
 HELLO_ENTRIES = 16  # formats.md, Session
 HELLO_ENTRIES_BYTES = 63 * 1024  # the hello itself is one message
+ACQUAINTED = 1024  # peers of which is remembered that they have this device's admission
 
 
 class Stores(NamedTuple):
@@ -87,6 +100,7 @@ class Network:
         self._state = self.log.state  # what the rest of the node was told last
         self._author_lock = asyncio.Lock()
         self._is_current = asyncio.Event()
+        self._acquainted: BoundedMap[bytes, bool] = BoundedMap(ACQUAINTED)
         self._hello_entries: tuple[bytes, list[bytes]] = (b"", [])  # of which admission, and what shows it
 
     # --- lifecycle ----------------------------------------------------------------------------------------
@@ -182,8 +196,15 @@ class Network:
         """The id of the invite whose typed code has this nameplate, or None."""
         return self.invites.match_nameplate(nameplate) if self.may_meet else None
 
-    def admitting_entries(self) -> list[bytes]:
-        """This device's admission with the entries before it, parents first: at most 16 in 63 KiB."""
+    def admitting_entries(self, peer_id: bytes, head: bytes) -> list[bytes]:
+        """This device's admission with the entries before it, parents first: at most 16 in 63 KiB.
+
+        None for a peer whose log is ours, by `head` or when it was last heard. That memory counts once: if a
+        peer has lost its log since, it refuses us, and is shown all of it at the next try.
+        """
+        acquainted = self._acquainted.pop(peer_id) is not None
+        if acquainted or head == self.log.head:
+            return []
         member = self.state.members.get(self.own_id)
         if member is not None and self._hello_entries[0] != member.admitted_by_op:
             chosen = [entry.data for entry in self.log.past_of(member.admitted_by_op)[-HELLO_ENTRIES:]]
@@ -204,6 +225,8 @@ class Network:
     def step(self, event: SyncInput) -> list[SyncEffect]:
         """Give the machine an input and do what it says; returns its effects, for who waits for a reply."""
         effects = self._machine.step(self.clock.monotonic(), event)
+        if isinstance(event, SessionUp | PeerHead) and self._machine.has_head(event.head8):
+            self._acquainted.put(event.peer, True)
         for effect in effects:
             match effect:
                 case Save():

@@ -117,7 +117,7 @@ class MembershipService(BaseService):
 
     def on_session_up(self, session: Session) -> None:
         self._sessions[session.peer_id] = session
-        self._network.step(SessionUp(session.peer_id))
+        self._network.step(SessionUp(session.peer_id, session.peer_head8))
         unsaved = self._network.journal.unsaved_ids()  # acknowledged once they are durable, by `_on_durable`
         removals = [
             operation

@@ -112,12 +112,16 @@ class SyncMachine:
         """Whether an entry was pulled and its pull has not ended: it is not broadcast from here yet."""
         return any(entry.id == entry_id for pull in self._pulls.values() for entry in pull.gained)
 
+    def has_head(self, head8: bytes) -> bool:
+        """Whether these are the first bytes of our log's head: then both logs hold the same."""
+        return bool(head8) and head8 == self._log.head[: len(head8)]
+
     def step(self, now: float, event: SyncInput) -> list[SyncEffect]:
         """Take one input, return what the driver must do, in order."""
         match event:
-            case SessionUp(peer):
+            case SessionUp(peer, head8):
                 self._sessions.add(peer)
-                return self._want(peer)
+                return [Synced(peer)] if self.has_head(head8) else self._want(peer)
             case SessionDown(peer):
                 return self._on_session_down(peer)
             case PeerHead(peer, head8):
@@ -163,7 +167,7 @@ class SyncMachine:
     def _on_peer_head(self, now: float, peer: Peer, head8: bytes) -> list[SyncEffect]:
         if peer not in self._sessions:
             return []
-        if head8 == self._log.head[: len(head8)] and head8:
+        if self.has_head(head8):
             self._quiet.pop(peer)
             return [Synced(peer)]
         quiet = self._quiet.find(peer)

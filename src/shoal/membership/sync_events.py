@@ -16,9 +16,10 @@ Peer = bytes
 
 @dataclass(frozen=True, slots=True)
 class SessionUp:
-    """A session with a member is open."""
+    """A session with a member is open. `head8`: as in its hello."""
 
     peer: Peer
+    head8: bytes = b""
 
 
 @dataclass(frozen=True, slots=True)

@@ -38,7 +38,7 @@ async def initiate(party: Party, pipe: FramePipe, replaces: bool) -> Hello:
     Raises: RemoteFault, Unavailable (code `synchronise`, `duplicate`, or `stranger` when it hung up).
     """
     channel = pipe.channel
-    ours = _make(party, channel, HelloRole.INITIATOR, replaces)
+    ours = _make(party, channel, HelloRole.INITIATOR, b"", replaces)
     send(channel, FrameKind.REQUEST, ours)
     try:
         frame = await pipe.next_frame()
@@ -79,9 +79,9 @@ async def respond(party: Party, pipe: FramePipe) -> Hello:
         raise
 
 
-def send_hello(party: Party, channel: TlsChannel) -> None:
-    """Send the responder's hello."""
-    send(channel, FrameKind.RESPONSE, _make(party, channel, HelloRole.RESPONDER, False))
+def send_hello(party: Party, channel: TlsChannel, theirs: Hello) -> None:
+    """Send the responder's hello, in answer to `theirs`."""
+    send(channel, FrameKind.RESPONSE, _make(party, channel, HelloRole.RESPONDER, theirs.head, False))
 
 
 def refuse(channel: TlsChannel, reply: ErrorReply) -> None:
@@ -96,7 +96,7 @@ def send(channel: TlsChannel, kind: FrameKind, hello: Hello) -> None:
     channel.write(pack_frame(frame))
 
 
-def _make(party: Party, channel: TlsChannel, role: HelloRole, replaces: bool) -> Hello:
+def _make(party: Party, channel: TlsChannel, role: HelloRole, head: bytes, replaces: bool) -> Hello:
     return make_hello(
         party.keys,
         role,
@@ -104,7 +104,7 @@ def _make(party: Party, channel: TlsChannel, role: HelloRole, replaces: bool) ->
         channel.exporter(LABEL, party.network_id, 32),
         channel.peer_id,
         party.view.head(),
-        party.view.admitting_entries(),
+        party.view.admitting_entries(channel.peer_id, head),
         party.instance,
         replaces,
     )

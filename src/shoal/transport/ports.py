@@ -45,10 +45,12 @@ class MembershipView(Protocol):
         """Door keys, newest first, at most DOOR_KEYS."""
         ...
 
-    def admitting_entries(self) -> list[bytes]:
-        """The signed entries that admit this device, parents first.
+    def admitting_entries(self, peer_id: bytes, head: bytes) -> list[bytes]:
+        """The signed entries that admit this device, parents first, for a peer whose hello said `head`
+        (empty: it has said none yet).
 
-        At most HELLO_ENTRIES of them and HELLO_ENTRIES_BYTES in all; empty when they do not fit.
+        At most HELLO_ENTRIES of them and HELLO_ENTRIES_BYTES in all; empty when they do not fit, or when the
+        peer has them.
         """
         ...
 

@@ -299,7 +299,7 @@ class Transport:
             refuse(channel, ErrorReply("unavailable", "duplicate", "There is a session already"))
             channel.close(self.timing.goodbye_s)
             return
-        send_hello(self._party, channel)
+        send_hello(self._party, channel, hello)
         session = Session(self, channel, address, None, hello)
         self._unsettled.add(session)
         if verdict is Verdict.WAIT:
