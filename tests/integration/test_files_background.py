@@ -95,6 +95,21 @@ async def test_who_waits_for_an_absent_device_lets_another_get_of_the_share_try(
         assert (await bert.wait_end(patient.id)).state is TransferState.DONE
 
 
+async def test_who_came_before_it_was_seen_that_the_device_is_absent_tries_too(tmp_path: Path) -> None:
+    async with files_world(tmp_path) as world:
+        anna, bert = await world.add(), await world.add()
+        write_random_file(tmp_path / "source", MIB)
+        link = (await anna.share(tmp_path / "source")).link
+        await world.stop(anna)
+        patient = await bert.files.get(link, os.fsencode(tmp_path / "patient"), wait_s=None)
+        failed = await bert.get(link, tmp_path / "other")
+        assert failed.error is not None
+        assert failed.error.code == "no_provider"
+        status = bert.files.find_transfer(patient.id)
+        assert status is not None
+        assert not status.state.is_end
+
+
 async def test_what_is_sent_of_a_share_in_the_background_comes_after_others(tmp_path: Path) -> None:
     async with files_world(tmp_path) as world:
         anna, bert, carl = await world.add(), await world.add(), await world.add()

@@ -15,7 +15,8 @@ class Worker:
         self.runs = 0
         self.is_inside = False
         self.may_end = asyncio.Event()
-        self.claim = Claim(name, background, self.notes.append, lambda: yields)
+        self.yields = yields
+        self.claim = Claim(name, background, self.notes.append, lambda: self.yields)
         self.task = asyncio.ensure_future(turn.run(self.claim, self._work))
 
     async def _work(self) -> int:
@@ -81,4 +82,41 @@ async def test_cancelled_claims_leave_nothing() -> None:
     assert first.task.done()
     assert second.task.cancelled()
     assert third.task.cancelled()
+    assert not turn.locked()
+
+
+async def test_who_may_give_way_only_later_lets_those_go_on_that_wait() -> None:
+    turn = ShareTurn()
+    first = Worker(turn, "first")
+    await settle()
+    behind = Worker(turn, "behind", background=True)
+    await settle()
+    first.yields = True
+    turn.look_again(first.claim)
+    await settle()
+    assert first.is_inside  # nobody in the foreground waits
+    first.yields = False
+    second = Worker(turn, "second")
+    await settle()
+    first.yields = True
+    turn.look_again(second.claim)
+    await settle()
+    assert first.is_inside  # that is not who has it
+    turn.look_again(first.claim)
+    await settle()
+    assert [w.is_inside for w in (first, behind, second)] == [False, False, True]
+    second.yields = True
+    turn.look_again(second.claim)
+    await settle()
+    assert second.is_inside  # the first had its chance: two that find nobody do not hand it round
+    third = Worker(turn, "third")
+    await settle()
+    assert first.is_inside  # who waits longest, for the third's sake
+    turn.look_again(first.claim)
+    await settle()
+    assert third.is_inside
+    for worker in (third, second, first, behind):
+        await settle()
+        worker.may_end.set()
+        await worker.task
     assert not turn.locked()

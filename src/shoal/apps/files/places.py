@@ -24,11 +24,17 @@ class Place:
     """One transfer's place: `take` it to work, `stand_aside` while nobody can help, `leave` at the end."""
 
     def __init__(
-        self, places: Places, *, background: bool = False, say: Callable[[str], None] | None = None
+        self,
+        places: Places,
+        *,
+        background: bool = False,
+        say: Callable[[str], None] | None = None,
+        on_aside: Callable[[], None] | None = None,
     ) -> None:
-        """`say` hears that a place is waited for."""
+        """`say` hears that a place is waited for, `on_aside` that this transfer let others have it."""
         self._places = places
         self._say = say
+        self._on_aside = on_aside
         self._free = places.free_behind if background else places.free
         self._taken = False
         self.is_aside = False
@@ -52,6 +58,8 @@ class Place:
             self._free.release()
             self._places.standing += 1
             self.is_aside = True
+            if self._on_aside is not None:
+                self._on_aside()
 
     def leave(self) -> None:
         """The transfer ends; idempotent."""

@@ -33,7 +33,8 @@ def _cut_off(scope: asyncio.Timeout) -> None:
 class Claim:
     """Somebody who wants the turn. `what` they do with it is for people; `say` hears what is waited for.
 
-    Once they have it by `ShareTurn.run`, `may_give_way` is asked when somebody in the foreground comes.
+    Once they have it by `ShareTurn.run`, `may_give_way` is asked when somebody in the foreground comes, and
+    when they say by `ShareTurn.look_again` that its answer is another one now.
     """
 
     what: str
@@ -42,6 +43,7 @@ class Claim:
     may_give_way: Callable[[], bool] = _never
     give_way: Callable[[], None] = field(default=_nothing, init=False)
     granted: asyncio.Future[None] = field(init=False)
+    had_turn: bool = field(default=False, init=False)
 
     @property
     def is_waiting(self) -> bool:
@@ -106,6 +108,17 @@ class ShareTurn:
                 finally:
                     claim.give_way = _nothing
 
+    def look_again(self, claim: Claim) -> None:
+        """`claim` may give way from now on: it is asked for those in the foreground who came before that.
+
+        Not for those who had the turn and gave way themselves: who all wait for the same device would hand it
+        round for ever, and begin again each time.
+        """
+        if self._holder is claim and any(
+            c.is_waiting and not c.background and not c.had_turn for c in self._waiting
+        ):
+            self._ask_holder()
+
     def _ask_holder(self) -> None:
         holder = self._holder
         if holder is not None and holder.may_give_way():
@@ -118,6 +131,7 @@ class ShareTurn:
             chosen = next((claim for claim in self._waiting if not claim.background), self._waiting[0])
             self._waiting.remove(chosen)
             self._holder = chosen
+            chosen.had_turn = True
             chosen.say("")
             chosen.granted.set_result(None)
         if self._holder is not None:

@@ -265,14 +265,16 @@ class Transfers:
 
     async def run(self, record: TransferRecord) -> Get:
         background = record.options.background
-        place = Place(self.places, background=background, say=record.say)
+        turn = self.share_turn(record.row.share_id)
+        place = Place(
+            self.places, background=background, say=record.say, on_aside=lambda: turn.look_again(claim)
+        )
 
         def may_give_way() -> bool:
             return (background or place.is_aside) and record.state is not TransferState.FINISHING
 
         what = f"the {record.kind} into {display_path(record.row.dest)}"
         claim = Claim(what, background, record.say, may_give_way)
-        turn = self.share_turn(record.row.share_id)
         get = await turn.run(claim, lambda: self._run_in_turn(record, place))
         await self._forget_done()
         return get
