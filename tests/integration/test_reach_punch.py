@@ -68,6 +68,28 @@ async def test_a_connection_of_somebody_else_is_not_taken() -> None:
     assert not _tasks()
 
 
+async def test_a_flood_of_strangers_takes_a_bounded_number_of_sockets() -> None:
+    port = PunchPort(socket.AF_INET)
+    opening = asyncio.create_task(port.open([], TOKEN, asks=False))
+    await asyncio.sleep(0)  # it listens
+    strangers: list[socket.socket] = []
+    try:
+        with pytest.raises(ConnectionError):  # refused from some time on
+            for _ in range(8 * punch.ACCEPTED):
+                strangers.append(socket.create_connection(("127.0.0.1", port.port), timeout=5.0))
+                for _ in range(8):  # turns of the loop: it is accepted
+                    await asyncio.sleep(0)
+        assert len(strangers) >= punch.ACCEPTED
+        assert len(port._open) == punch.ACCEPTED
+    finally:
+        opening.cancel()
+        await asyncio.wait([opening])
+        port.close()
+        for stranger in strangers:
+            stranger.close()
+    assert not _tasks()
+
+
 async def test_cancelling_leaves_nothing() -> None:
     port = PunchPort(socket.AF_INET)
     unused = PunchPort(socket.AF_INET)  # bound, but nobody listens there: refused again and again

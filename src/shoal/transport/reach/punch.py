@@ -26,6 +26,9 @@ RETRY_S = 0.15  # a refused SYN was earlier than the other end's
 REFLECT_S = 2.0
 TEXT_LIMIT_BYTES = 128
 JUDGED = 16  # connections of one punch that are read
+ACCEPTED = (
+    16  # connections that one port takes: the other end's is one of the first, or it is lost in a flood
+)
 
 
 class PunchPort:
@@ -75,9 +78,10 @@ class PunchPort:
         self._open.discard(sock)
 
     async def accept_all(self, arrived: asyncio.Queue[socket.socket]) -> None:
-        """Put everybody who connects into the queue, for ever."""
+        """Put who connects into the queue; after ACCEPTED of them everybody else is refused."""
         loop = asyncio.get_running_loop()
-        while True:
+        accepted = 0
+        while accepted < ACCEPTED:
             try:
                 sock, _ = await loop.sock_accept(self._listening)
             except OSError:
@@ -85,6 +89,9 @@ class PunchPort:
                 continue
             self._open.add(sock)
             arrived.put_nowait(sock)
+            accepted += 1
+        self._open.discard(self._listening)
+        self._listening.close()
 
     async def keep_connecting(self, candidate: Address, arrived: asyncio.Queue[socket.socket]) -> None:
         """Connect until it succeeds, and put that into the queue; not to addresses of another family."""
