@@ -6,6 +6,7 @@ from shoal.overlay.relay_keeper import (
     KEPT,
     PAUSE_FIRST_S,
     PAUSE_LAST_S,
+    PROVEN_S,
     WAIT_S,
     Failed,
     Look,
@@ -64,6 +65,23 @@ def test_who_fails_again_and_again_is_left_alone_longer_and_longer() -> None:
     assert pauses[0] == PAUSE_FIRST_S
     assert pauses == sorted(pauses)
     assert pauses[-1] == PAUSE_LAST_S
+
+
+def test_who_takes_us_and_evicts_us_at_once_is_left_alone_longer_too() -> None:
+    keeper = RelayKeeper(OWN)
+    now, pauses = 0.0, []
+    for lasts in (1.0, 1.0, PROVEN_S, 1.0):
+        assert look(keeper, now, NEAR, relays=(NEAR,)) == []
+        assert keeper.kept == (NEAR,)
+        now += lasts
+        look(keeper, now, NEAR, relays=(NEAR,))
+        keeper.step(now, Failed(NEAR))
+        began = now
+        while look(keeper, now, relays=(NEAR,)) == []:
+            now += 1.0
+        pauses.append(now - began)
+    # who kept us for a while has a place: the count begins anew
+    assert pauses == [PAUSE_FIRST_S, 2 * PAUSE_FIRST_S, PAUSE_FIRST_S, 2 * PAUSE_FIRST_S]
 
 
 def test_a_wish_that_nobody_answers_counts_as_a_failure() -> None:

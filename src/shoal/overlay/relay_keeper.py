@@ -15,6 +15,7 @@ from shoal.core.budget import BoundedMap
 KEPT = 2  # so that one may go: the other is named in the record already
 PAUSE_FIRST_S = 30.0  # after a relay could not be reached or had no place; doubles
 PAUSE_LAST_S = 600.0
+PROVEN_S = 30.0  # a relay that kept us so long has a place for us: its earlier failures are forgotten
 WAIT_S = 15.0  # for a session that was wished for
 REMEMBERED = 256  # relays that failed
 
@@ -58,6 +59,7 @@ class RelayKeeper:
     def __init__(self, own_id: bytes) -> None:
         self._own = int.from_bytes(own_id, "big")
         self._kept: tuple[bytes, ...] = ()
+        self._kept_since: dict[bytes, float] = {}  # of the same
         self._wanted: dict[bytes, float] = {}  # until when they are waited for; at most KEPT
         self._failures: BoundedMap[bytes, _Failure] = BoundedMap(REMEMBERED)
 
@@ -84,14 +86,19 @@ class RelayKeeper:
     ) -> list[Want]:
         if not needed:
             self._kept = ()
+            self._kept_since.clear()
             self._wanted.clear()
             return []
         ranked = sorted(relays, key=lambda relay: int.from_bytes(relay, "big") ^ self._own)
         kept = [relay for relay in self._kept if relay in direct and relay in ranked]
         kept += [relay for relay in ranked if relay in direct and relay not in kept and self._may(now, relay)]
         self._kept = tuple(kept[:KEPT])
-        for relay in self._kept:
-            self._failures.pop(relay)
+        self._kept_since = {relay: self._kept_since.get(relay, now) for relay in self._kept}
+        for relay, since in self._kept_since.items():
+            if (
+                now - since >= PROVEN_S
+            ):  # not at once: who takes us and evicts us again would be asked for ever
+                self._failures.pop(relay)
         for relay, until in list(self._wanted.items()):
             if relay in direct:
                 del self._wanted[relay]
