@@ -303,6 +303,7 @@ class ServedShare:
             return
         log.warning("share %s: %s", self.row.name, error)
         self.row = self.row._replace(state=ShareState.CHANGED)
+        self.error = error  # at once: who asks for the state asks for the reason, too
         self.context.supervisor.spawn("share changed", self.update(ShareState.CHANGED, error))
 
     def _on_back(self, source: ChunkSource) -> None:

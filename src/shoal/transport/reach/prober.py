@@ -1,7 +1,8 @@
 """Prober: finds out how this node can be reached, by asking peers what they see and to dial back.
 
 At least WITNESSES_WANTED peers are asked where there are as many; again every PROBE_S, soon after sessions
-come up, and at once when the addresses of this machine change.
+come up, at once when the addresses of this machine change, and who had no answer after RETRY_S, while too
+few had one.
 """
 
 from __future__ import annotations
@@ -35,6 +36,7 @@ log = logging.getLogger("shoal.reach")
 WITNESSES_WANTED = 3
 ASKED = 4  # in one round
 PROBE_S = 600.0  # and a random part of it less
+RETRY_S = 15.0
 SETTLE_S = 3.0  # after a session came up: others may come with it
 ANSWER_TIMEOUT_S = 6.0  # four dials of at most 3 s, at once
 
@@ -93,12 +95,15 @@ class Prober:
 
     async def run(self) -> None:
         """Ask now and then, for ever. Cancelling is safe."""
+        again_at = self._begin_round()
         while True:
+            left = max(0.0, again_at - self._monotonic())
             try:
-                async with asyncio.timeout(PROBE_S * self._random.uniform(0.75, 1.0)):
+                async with asyncio.timeout(min(left, RETRY_S) if self._lacks_answers() else left):
                     await self._look.wait()
             except TimeoutError:
-                self._asked.clear()
+                if self._monotonic() >= again_at:
+                    again_at = self._begin_round()
             await asyncio.sleep(SETTLE_S)
             self._look.clear()
             await self.probe()
@@ -106,7 +111,7 @@ class Prober:
     async def probe(self) -> Standing:
         """Ask now; return what follows. Takes at most ten seconds."""
         before = self.standing()
-        sessions = [s for s in self._host.sessions() if s.relay is None and not s.over_loopback]
+        sessions = self._sessions()
         here = {session.peer_id for session in sessions}
         self._asked = {peer: at for peer, at in self._asked.items() if peer in here}
         waiting = [session for session in sessions if session.peer_id not in self._asked]
@@ -124,6 +129,21 @@ class Prober:
             self._on_changed()
         return found
 
+    def _begin_round(self) -> float:
+        """Let everybody be asked again; return when to do so next."""
+        self._asked.clear()
+        return self._monotonic() + PROBE_S * self._random.uniform(0.75, 1.0)
+
+    def _lacks_answers(self) -> bool:
+        """Whether too few have answered, and somebody with a session is not asked yet."""
+        if self._book.judge(self._monotonic(), ()).witnesses >= WITNESSES_WANTED:
+            return False
+        return any(session.peer_id not in self._asked for session in self._sessions())
+
+    def _sessions(self) -> list[Session]:
+        """Return the sessions with peers that may know more than this machine."""
+        return [s for s in self._host.sessions() if s.relay is None and not s.over_loopback]
+
     async def _ask(self, session: Session) -> None:
         """Ask one peer what it sees and to dial that, and our own addresses of the same host."""
         try:
@@ -136,6 +156,7 @@ class Prober:
             self._book.on_answers(self._monotonic(), session.peer_id, seen, results)
         except (Unavailable, Refused, RemoteFault, LocalMisuse) as error:
             log.debug("%s says nothing of our reachability: %s", session.subject, error)
+            self._asked.pop(session.peer_id, None)
 
     async def _ask_dial_back(self, session: Session, address: str) -> str:
         """Let a peer dial one address: a token is good for one connection."""

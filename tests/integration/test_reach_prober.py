@@ -1,0 +1,72 @@
+"""Prober: who could not answer is asked again soon."""
+
+from __future__ import annotations
+
+import asyncio
+import time
+from random import Random
+from typing import Any
+
+import pytest
+
+from shoal.core.errors import Unavailable
+from shoal.transport.address import Address
+from shoal.transport.reach import prober as module
+from shoal.transport.reach.messages import DialBack, DialedBack, Observe, Observed
+from shoal.transport.reach.prober import Prober
+
+SEEN = "203.0.113.7:7411"
+
+
+class Witness:
+    """A session whose peer is busy at first."""
+
+    relay = None
+    over_loopback = False
+    dial_address = None
+
+    def __init__(self, number: int, busy: int) -> None:
+        self.peer_id = bytes([number]) * 32
+        self.subject = f"peer {number}"
+        self.busy = busy
+
+    async def request(self, service: int, message: object, timeout_s: float) -> object:
+        if self.busy:
+            self.busy -= 1
+            raise Unavailable("no answer", code="timeout")
+        if isinstance(message, Observe):
+            return Observed(SEEN, b"")
+        assert isinstance(message, DialBack)
+        return DialedBack(["timeout"])
+
+
+class Host:
+    """A transport with three sessions."""
+
+    listen_addresses = [Address.parse("0.0.0.0:7411")]  # noqa: RUF012
+
+    def __init__(self) -> None:
+        self.witnesses = [Witness(1, 0), Witness(2, 1), Witness(3, 2)]
+
+    def sessions(self) -> list[Any]:
+        return self.witnesses
+
+
+async def test_who_had_no_answer_is_asked_again_soon(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(module, "RETRY_S", 0.05)
+    monkeypatch.setattr(module, "SETTLE_S", 0.0)
+    prober = Prober(
+        Host(),
+        own_addresses=list,
+        add_token=lambda proof: bytes(16),
+        on_changed=lambda: None,
+        monotonic=time.monotonic,
+        rng=Random(1),
+    )
+    running = asyncio.create_task(prober.run())
+    prober.session_changed()
+    async with asyncio.timeout(20):
+        while prober.standing().witnesses < 3:
+            await asyncio.sleep(0.02)
+    running.cancel()
+    assert prober.standing().state == "nat"
