@@ -76,6 +76,12 @@ def has_draft(node: FilesNode, link: Link) -> bool:
     return offer is not None and any(number >= DRAFTS for number in offer.versions)
 
 
+def find_draft_number(node: FilesNode, link: Link) -> int:
+    """Return the number of the newest draft that a node serves, 0 if it serves none."""
+    offer = node.swarm.find_offer(link.share_id)
+    return max((n for n in offer.versions if n >= DRAFTS), default=0) if offer is not None else 0
+
+
 def hash_for(root: Path) -> HashedShare:
     """Hash a tree as a share of the test's network is."""
     return hash_share(
@@ -181,6 +187,38 @@ async def test_a_sharer_that_restarts_begins_anew_and_little_is_fetched_twice(
         assert done.result is not None
         assert done.result.fetched_bytes <= share.bytes + 8 * MIB
         assert before.done_bytes > 24 * MIB
+
+
+@pytest.mark.parametrize(("first_mib", "second_mib"), [(56, 20), (24, 72)])
+async def test_a_getter_that_restarts_too_keeps_what_it_has_of_both_drafts(
+    tmp_path: Path, held: HeldHashing, first_mib: int, second_mib: int
+) -> None:
+    """When the getter stops, the second draft describes less than came of the first one; or more."""
+    file = tmp_path / "large"
+    file.write_bytes(random.Random(15).randbytes(96 * MIB))
+    async with files_world(tmp_path) as world:
+        a, b = await world.add(), await world.add()
+        link = await begin(a, file)
+        held.let(first_mib * MIB)
+        started = await b.files.get(link, os.fsencode(tmp_path / "dest"), wait_s=60.0)
+        await b.wait_transfer(started.id, lambda s: s.done_bytes > (first_mib - 16) * MIB)
+        first = find_draft_number(b, link)
+        stopping = asyncio.ensure_future(world.stop(a))
+        held.let(8 * MIB)  # the thread notices that it is to stop
+        await stopping
+        held.hold()
+        a = await world.add(again=a)
+        held.let(second_mib * MIB)
+        await wait_until(lambda: find_draft_number(b, link) > first, 60.0)
+        await b.wait_transfer(started.id, lambda s: s.done_bytes > (second_mib - 16) * MIB)
+        await world.stop(b)
+        b = await world.add(again=b)
+        held.let(1 << 62)
+        done = await b.wait_end(started.id)
+        assert done.state is TransferState.DONE, done.error
+        assert (tmp_path / "dest" / "large").read_bytes() == file.read_bytes()
+        assert done.result is not None
+        assert done.result.fetched_bytes <= (96 + 8) * MIB
 
 
 async def test_what_changes_while_it_is_hashed_is_delivered_as_it_is_in_the_end(

@@ -152,6 +152,19 @@ async def test_another_version_of_the_share_starts_anew(tmp_path: Path) -> None:
         assert (await transfers.open_ledger(_transfer().id, 1, 10)).count == 0
 
 
+async def test_versions_that_are_named_stay_recorded(tmp_path: Path) -> None:
+    async with open_stores(tmp_path) as stores:
+        transfers = await _with_transfer(stores)
+        for version in (1, 2, 3):
+            ledger = await transfers.open_ledger(_transfer().id, version, 10, keep=(1, 2))
+            ledger.mark(range(version))
+            await ledger.close()
+        assert await transfers.recorded_versions(_transfer().id) == [1, 2, 3]
+        assert (await transfers.open_ledger(_transfer().id, 4, 10, keep=(2, 7))).count == 0
+        assert await transfers.recorded_versions(_transfer().id) == [2]
+        assert (await transfers.open_ledger(_transfer().id, 2, 10)).count == 2
+
+
 async def test_chunks_are_forgotten_at_the_end(tmp_path: Path) -> None:
     async with open_stores(tmp_path) as stores:
         transfers = await _with_transfer(stores)

@@ -146,10 +146,16 @@ class Transfers:
         return await self._database.write(run)
 
     async def open_ledger(
-        self, transfer_id: bytes, version: int, chunk_count: int, disk_id: bytes = b""
+        self,
+        transfer_id: bytes,
+        version: int,
+        chunk_count: int,
+        disk_id: bytes = b"",
+        keep: Sequence[int] = (),
     ) -> ChunkLedger:
-        """Return the chunks a transfer has of one version of its share; what other versions had is forgotten.
-        What was recorded for another `disk_id` (of where the part files lie) is doubtful.
+        """Return the chunks a transfer has of one version of its share; what versions had that are not in
+        `keep` is forgotten. What was recorded for another `disk_id` (of where the part files lie) is
+        doubtful.
 
         Raises: StorageFault.
         """
@@ -158,9 +164,12 @@ class Transfers:
         def run(connection: Connection) -> tuple[dict[int, bytes], dict[int, bytes]]:
             sure: dict[int, bytes] = {}
             doubtful: dict[int, bytes] = {}
-            connection.execute(
-                "DELETE FROM transfer_pages WHERE transfer_id = ? AND version <> ?", (transfer_id, version)
-            )
+            for other in _recorded(connection, transfer_id):
+                if other != version and other not in keep:
+                    connection.execute(
+                        "DELETE FROM transfer_pages WHERE transfer_id = ? AND version = ?",
+                        (transfer_id, other),
+                    )
             for boot, page, bits in connection.execute(
                 "SELECT boot_id, page, bits FROM transfer_pages WHERE transfer_id = ? AND version = ?",
                 (transfer_id, version),
@@ -178,6 +187,10 @@ class Transfers:
             )
 
         return ChunkLedger(chunk_count, sure, doubtful, save)
+
+    async def recorded_versions(self, transfer_id: bytes) -> list[int]:
+        """Return the versions of its share of which a transfer has chunks recorded, ascending."""
+        return await self._database.read(lambda connection: _recorded(connection, transfer_id))
 
     async def forget_doubtful(self, transfer_id: bytes, disk_id: bytes = b"") -> None:
         """Forget what other boots and disks recorded: after it was verified, marked where it was right, and
@@ -312,6 +325,13 @@ def _make_room(connection: Connection) -> None:
             next_step="let some finish or cancel them: `shoal transfers`",
             code="too_many_transfers",
         )
+
+
+def _recorded(connection: Connection, transfer_id: bytes) -> list[int]:
+    rows = connection.execute(
+        "SELECT DISTINCT version FROM transfer_pages WHERE transfer_id = ? ORDER BY version", (transfer_id,)
+    )
+    return [row[0] for row in rows]
 
 
 def _merge(one: bytes, other: bytes) -> bytes:

@@ -41,6 +41,7 @@ ID_SHOWN = 12  # characters of a transfer's id that people get to see
 EARLIER_DRAFTS = 4  # of which it is known what was fetched; who restarts more often costs what came before
 
 FindTrees: TypeAlias = Callable[[], list[tuple[bytes, LocalTree]]]  # share id, what lies on this disk
+_Fetched: TypeAlias = tuple[Manifest, set[int]]  # of a draft what is described, and what of it was fetched
 
 
 class PartFiles:
@@ -66,7 +67,7 @@ class PartFiles:
         self._keys: dict[int, ChunkKeys] = {}
         self._disk_id = b""  # of where the part files lie
         self._lost: set[int] = set()  # received before a crash, and gone
-        self._earlier: list[tuple[Manifest, set[int]]] = []  # drafts of before, and what of them was fetched
+        self._earlier: dict[int, _Fetched] = {}  # drafts of before, by number
 
     @property
     def mirrors(self) -> bool:
@@ -103,9 +104,11 @@ class PartFiles:
         await context.run(lambda _: writer.prepare(overwrite=record.options.overwrite or self.mirrors))
         disk_id = self._disk_id = await context.run(lambda _: writer.read_disk_id())
         is_after_draft = planned >= DRAFTS and planned != version
-        before = await self._load_before(planned, reader) if is_after_draft else None
+        keep = await self._load_earlier(reader, version) if is_after_draft or version >= DRAFTS else []
+        before = self._earlier.pop(planned, None) if is_after_draft else None
         open_ledger = context.stores.transfers.open_ledger
-        ledger = self.ledger = await open_ledger(record.id, version, limit or manifest.chunk_count, disk_id)
+        chunks = limit or manifest.chunk_count
+        ledger = self.ledger = await open_ledger(record.id, version, chunks, disk_id, keep)
         count = manifest.chunk_count  # of a draft less may be described than was recorded before a crash
         recorded = {ordinal for ordinal in ledger.ordinals() if ordinal < count}
         counted = recorded.union(ordinal for ordinal in ledger.doubtful if ordinal < count)
@@ -120,7 +123,7 @@ class PartFiles:
         unsure = received - here
         unsure |= await context.run(lambda _: self._find_earlier(manifest, 0)) - here
         if before is not None:
-            self._earlier = [before, *self._earlier][:EARLIER_DRAFTS]
+            self._earlier[planned] = before
             carried = await context.run(lambda _: carry_over(*before, manifest))
             here |= await context.run(lambda _: writer.find_trusted(carried.same, since_ns))
             unsure |= (carried.same | carried.maybe) - here
@@ -163,7 +166,7 @@ class PartFiles:
     def _find_earlier(self, manifest: Manifest, first: int) -> set[int]:
         """Return which chunks from `first` on drafts of before may have brought."""
         found: set[int] = set()
-        for before, done in self._earlier:
+        for before, done in self._earlier.values():
             carried = carry_over(before, done, manifest, first)
             found |= carried.same | carried.maybe
         return found
@@ -310,7 +313,21 @@ class PartFiles:
             log.warning("what lies at the place of a transfer is looked at as a stranger's: %s", fault)
             return None
 
-    async def _load_before(self, number: int, reader: FeedReader) -> tuple[Manifest, set[int]] | None:
+    async def _load_earlier(self, reader: FeedReader, version: int) -> list[int]:
+        """Know what was fetched of drafts before `version`; return their numbers, whose records are to stay
+        until there is a version: a draft describes little at first, and the getter may be started again.
+        """
+        recorded = await self._context.stores.transfers.recorded_versions(self._record.id)
+        numbers = [n for n in recorded if n >= DRAFTS and n != version][-EARLIER_DRAFTS:]
+        for number in numbers:
+            if number not in self._earlier:
+                fetched = await self._load_before(number, reader, [*numbers, version])
+                if fetched is not None:
+                    self._earlier[number] = fetched
+        self._earlier = {n: fetched for n, fetched in self._earlier.items() if n in numbers}
+        return numbers
+
+    async def _load_before(self, number: int, reader: FeedReader, keep: list[int]) -> _Fetched | None:
         """Return a draft that was fetched before, as far as it is stored, and which of its chunks are
         recorded; None if that is not known any more.
         """
@@ -325,7 +342,7 @@ class PartFiles:
         if not draft.is_described:
             return None
         open_ledger = context.stores.transfers.open_ledger
-        ledger = await open_ledger(self._record.id, number, draft.limit, self._disk_id)
+        ledger = await open_ledger(self._record.id, number, draft.limit, self._disk_id, keep)
         done = {ordinal for ordinal in ledger.ordinals() if ordinal < draft.manifest.chunk_count}
         await ledger.close()
         return (draft.manifest, done) if done else None
