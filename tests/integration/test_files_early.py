@@ -7,7 +7,7 @@ import os
 import random
 import threading
 import time
-from collections.abc import Callable, Iterable, Iterator
+from collections.abc import Callable, Iterable, Iterator, Sequence
 from pathlib import Path
 from types import SimpleNamespace
 from typing import Any
@@ -439,6 +439,9 @@ class Shelf:
     def find_blocking(self, object_id: bytes) -> bytes | None:
         return self.objects.get(object_id)
 
+    def find_missing_blocking(self, object_ids: Sequence[bytes]) -> list[bytes]:
+        return [object_id for object_id in object_ids if object_id not in self.objects]
+
 
 async def test_segments_are_stored_as_they_come() -> None:
     """A draft that names many of them, up to 1 MiB each; then its sharer goes."""
@@ -456,7 +459,7 @@ async def test_segments_are_stored_as_they_come() -> None:
     parts: dict[str, Any] = {
         "_draft": SimpleNamespace(
             manifest=SimpleNamespace(chunk_count=0),
-            find_missing=lambda find: [object_id for object_id in ids if find(object_id) is None],
+            find_missing=lambda find_missing: find_missing(ids),
         ),
         "_owner": shelf,
         "_fetch": SimpleNamespace(get_objects=get_objects),

@@ -169,6 +169,7 @@ async def test_objects_live_as_long_as_a_share_holds_them(tmp_path: Path) -> Non
         assert await stores.objects.find(two[0]) == two[1]
         assert stores.objects.find_blocking(three[0]) == three[1]
         assert await stores.objects.find_missing([b"?" * 32, one[0]]) == [b"?" * 32]
+        assert stores.objects.find_missing_blocking([b"?" * 32, one[0]]) == [b"?" * 32]
         assert await stores.objects.holds(b"t" * 32, two[0])
         assert not await stores.objects.holds(b"t" * 32, one[0])
         assert await stores.objects.drop_share(b"s" * 32, keep=[three[0]]) == 1

@@ -103,10 +103,13 @@ class DraftReader:
         """Whether all entries are read."""
         return self.limit > 0
 
-    def find_missing(self, find: Callable[[bytes], bytes | None]) -> list[bytes]:
-        """Return the ids of announced segments that were not read yet and are not stored, each once."""
+    def find_missing(self, find_missing: Callable[[Sequence[bytes]], Sequence[bytes]]) -> list[bytes]:
+        """Return the ids of announced segments that were not read yet and are not stored, each once.
+
+        `find_missing` is asked once, which of them are not stored.
+        """
         ahead = self.announced.entries[self._entries_read :] + self.announced.chunks[self._chunks_read :]
-        return list(dict.fromkeys(r.object_id for r in ahead if find(r.object_id) is None))
+        return list(find_missing(list(dict.fromkeys(r.object_id for r in ahead)))) if ahead else []
 
     def read(self, find: Callable[[bytes], bytes | None]) -> None:
         """Take what is stored of the announced segments, in order.

@@ -7,7 +7,7 @@ segments that stand in it again and again, as data does that repeats: these are 
 
 from __future__ import annotations
 
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Iterator, Sequence
 
 from shoal.content.manifest import CHUNK_LIMIT, ENTRY_LIMIT, Manifest, ManifestHeader
 from shoal.content.manifest_segments import (
@@ -25,6 +25,7 @@ from shoal.content.seal import object_id, open_object
 from shoal.core.errors import LimitExceeded, MalformedMessage
 
 FindSegment = Callable[[bytes], bytes | None]
+FindMissing = Callable[[Sequence[bytes]], Sequence[bytes]]  # which of these ids are not stored
 
 REPEATED_ROWS = 2 * 1024 * 1024  # chunks in segments that came before: 2 TiB of the same, and 90 MiB here
 
@@ -55,22 +56,27 @@ def open_root(root_sealed: bytes, root_key: bytes) -> Root:
     return root
 
 
-def missing_segments(root_sealed: bytes, root_key: bytes, find_segment: FindSegment) -> list[bytes]:
-    """Return ids that are still needed, in order, each once; call again after they were stored until it is
+def missing_segments(
+    root_sealed: bytes, root_key: bytes, find_segment: FindSegment, find_missing: FindMissing
+) -> list[bytes]:
+    """Return ids that are still needed, nodes first, each once; call again after they were stored until it is
     empty.
 
-    `find_segment` returns a stored sealed object or None. It is asked for every object that is known by
-    now; what lies below a node is known once the node is there. Raises: MalformedMessage, LimitExceeded.
+    `find_segment` returns a stored sealed object or None, and is asked for nodes only: what lies below a node
+    is known once that is there. `find_missing` is asked once, for all leaves that are known by now. Raises:
+    MalformedMessage, LimitExceeded.
     """
     root = open_root(root_sealed, root_key)
-    missing: dict[bytes, None] = {}
+    nodes: dict[bytes, None] = {}  # that are missing
+    leaves: dict[bytes, None] = {}
     looked: set[tuple[int, bytes]] = set()
     for level, references in (
         (root.entry_level, root.entry_references),
         (root.chunk_level, root.chunk_references),
     ):
-        _collect_missing(level, references, find_segment, missing, looked)
-    return list(missing)
+        _collect_missing(level, references, find_segment, nodes, leaves, looked)
+    missing = find_missing(list(leaves)) if leaves else []
+    return list(nodes | dict.fromkeys(missing))
 
 
 def list_segments(root_sealed: bytes, root_key: bytes, find_segment: FindSegment) -> list[bytes]:
@@ -164,20 +170,24 @@ def _collect_missing(
     level: int,
     references: list[Reference],
     find_segment: FindSegment,
-    missing: dict[bytes, None],
+    nodes: dict[bytes, None],
+    leaves: dict[bytes, None],
     looked: set[tuple[int, bytes]],
 ) -> None:
     for reference in references:
         if (level, reference.object_id) in looked:
             continue  # however often it is named
         looked.add((level, reference.object_id))
+        if not level:
+            leaves[reference.object_id] = None
+            continue
         sealed = find_segment(reference.object_id)
         if sealed is None:
-            missing[reference.object_id] = None
-        elif level:
+            nodes[reference.object_id] = None
+        else:
             plaintext = open_object(reference.key, sealed, reference.object_id)
-            nodes = _open_node(reference, plaintext, level)
-            _collect_missing(level - 1, nodes, find_segment, missing, looked)
+            below = _open_node(reference, plaintext, level)
+            _collect_missing(level - 1, below, find_segment, nodes, leaves, looked)
 
 
 def _walk(level: int, references: list[Reference], find_segment: FindSegment) -> Iterator[bytes]:

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterable
+from collections.abc import Iterable, Sequence
 
 from shoal.core.errors import LocalMisuse
 from shoal.storage.database import Connection, Database
@@ -49,17 +49,11 @@ class Objects:
     async def find_missing(self, object_ids: Iterable[bytes]) -> list[bytes]:
         """Return those ids that are not stored, in the given order."""
         wanted = list(object_ids)
+        return await self._database.read(lambda connection: _find_missing(connection, wanted))
 
-        def run(connection: Connection) -> list[bytes]:
-            known: set[bytes] = set()
-            for start in range(0, len(wanted), _QUERY_ITEMS):
-                part = wanted[start : start + _QUERY_ITEMS]
-                marks = ",".join("?" * len(part))
-                query = f"SELECT id FROM objects WHERE id IN ({marks})"  # noqa: S608 - only question marks
-                known.update(row[0] for row in connection.execute(query, part))
-            return [object_id for object_id in wanted if object_id not in known]
-
-        return await self._database.read(run)
+    def find_missing_blocking(self, object_ids: Sequence[bytes]) -> list[bytes]:
+        """`find_missing` for a thread of work."""
+        return self._database.read_blocking(lambda connection: _find_missing(connection, object_ids))
 
     async def holds(self, share_id: bytes, object_id: bytes) -> bool:
         """Say whether a share holds an object: who may fetch the share may ask for it."""
@@ -115,6 +109,16 @@ class Objects:
 def _find(connection: Connection, object_id: bytes) -> bytes | None:
     row = connection.execute("SELECT data FROM objects WHERE id = ?", (object_id,)).fetchone()
     return None if row is None else bytes(row[0])
+
+
+def _find_missing(connection: Connection, wanted: Sequence[bytes]) -> list[bytes]:
+    known: set[bytes] = set()
+    for start in range(0, len(wanted), _QUERY_ITEMS):
+        part = wanted[start : start + _QUERY_ITEMS]
+        marks = ",".join("?" * len(part))
+        query = f"SELECT id FROM objects WHERE id IN ({marks})"  # noqa: S608 - only question marks
+        known.update(row[0] for row in connection.execute(query, part))
+    return [object_id for object_id in wanted if object_id not in known]
 
 
 def _holds(connection: Connection, share_id: bytes, object_id: bytes) -> bool:

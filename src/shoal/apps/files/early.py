@@ -124,11 +124,11 @@ class EarlyFetch:
 
     async def _read(self) -> bool:
         """Take what more was announced; whether there are more chunks now. Raises: RemoteFault."""
-        draft, find = self._draft, self._owner.find_blocking
+        draft, owner = self._draft, self._owner
         known = draft.manifest.chunk_count
-        missing = await self._context.run(lambda _: draft.find_missing(find))
+        missing = await self._context.run(lambda _: draft.find_missing(owner.find_missing_blocking))
         if missing:
-            await self._owner.store_entries()
+            await owner.store_entries()
             for start in range(0, len(missing), OBJECTS_AT_ONCE):  # in memory; a draft may name 65,536
                 try:
                     found = await self._fetch.get_objects(missing[start : start + OBJECTS_AT_ONCE])
@@ -136,8 +136,8 @@ class EarlyFetch:
                     Unavailable
                 ):  # the version was closed meanwhile, or its sharer is gone: seen by the caller
                     return False
-                await self._owner.put(found.items(), is_root=False)
-        await self._context.run(lambda _: draft.read(find))
+                await owner.put(found.items(), is_root=False)
+        await self._context.run(lambda _: draft.read(owner.find_blocking))
         return draft.manifest.chunk_count > known
 
     async def _plan(self) -> bool:

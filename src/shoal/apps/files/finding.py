@@ -7,7 +7,7 @@ from __future__ import annotations
 
 import asyncio
 import logging
-from collections.abc import Callable, Iterable
+from collections.abc import Callable, Iterable, Sequence
 from typing import Protocol
 
 from shoal.apps.files.context import FilesContext
@@ -73,6 +73,10 @@ class Shelf(Protocol):
 
     def find_blocking(self, object_id: bytes) -> bytes | None:
         """Return an object, or None; called by threads."""
+        ...
+
+    def find_missing_blocking(self, object_ids: Sequence[bytes]) -> list[bytes]:
+        """Return those ids that are not kept, without loading the others; called by threads."""
         ...
 
 
@@ -165,7 +169,11 @@ class Finder:
             sealed = (await self._get_objects([closing.content_id]))[closing.content_id]
             await shelf.put([(closing.content_id, sealed)], is_root=True)
         root: bytes = sealed
-        while missing := await run(lambda _: missing_segments(root, closing.root_key, shelf.find_blocking)):
+
+        def find_missing() -> list[bytes]:
+            return missing_segments(root, closing.root_key, shelf.find_blocking, shelf.find_missing_blocking)
+
+        while missing := await run(lambda _: find_missing()):
             for start in range(0, len(missing), OBJECTS_IN_MEMORY):
                 found = await self._get_objects(missing[start : start + OBJECTS_IN_MEMORY])
                 await shelf.put(found.items(), is_root=False)

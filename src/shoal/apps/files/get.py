@@ -8,7 +8,7 @@ from __future__ import annotations
 
 import asyncio
 import logging
-from collections.abc import Awaitable, Callable, Iterable
+from collections.abc import Awaitable, Callable, Iterable, Sequence
 
 from shoal.apps.files.context import FilesContext, make_row
 from shoal.apps.files.early import EarlyFetch
@@ -237,6 +237,9 @@ class Get:
 
     def find_blocking(self, object_id: bytes) -> bytes | None:
         return self._context.stores.objects.find_blocking(object_id)
+
+    def find_missing_blocking(self, object_ids: Sequence[bytes]) -> list[bytes]:
+        return self._context.stores.objects.find_missing_blocking(object_ids)
 
     async def offer_parts(self, version: int, manifest: Manifest) -> None:
         """Serve what is there from now on, and say so."""

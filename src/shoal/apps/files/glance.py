@@ -6,7 +6,7 @@ What this node has stored already (of own, fetched, pinned shares, of transfers)
 from __future__ import annotations
 
 import asyncio
-from collections.abc import Callable, Iterable
+from collections.abc import Callable, Iterable, Sequence
 
 from shoal.apps.files.context import FilesContext
 from shoal.apps.files.finding import Finder
@@ -118,7 +118,9 @@ class Glance:
 
     def _load_stored(self, closing: Closing) -> Manifest | None:
         root = self.find_blocking(closing.content_id)
-        if root is None or missing_segments(root, closing.root_key, self.find_blocking):
+        if root is None:
+            return None
+        if missing_segments(root, closing.root_key, self.find_blocking, self.find_missing_blocking):
             return None
 
         def get(object_id: bytes) -> bytes:
@@ -160,6 +162,10 @@ class Glance:
     def find_blocking(self, object_id: bytes) -> bytes | None:
         found = self._objects.get(object_id)
         return found if found is not None else self._context.stores.objects.find_blocking(object_id)
+
+    def find_missing_blocking(self, object_ids: Sequence[bytes]) -> list[bytes]:
+        left = [object_id for object_id in object_ids if object_id not in self._objects]
+        return self._context.stores.objects.find_missing_blocking(left)
 
     # What the fetch tells (FetchOwner)
 

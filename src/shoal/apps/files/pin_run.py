@@ -9,7 +9,7 @@ import asyncio
 import logging
 import os
 import threading
-from collections.abc import Callable, Iterable
+from collections.abc import Callable, Iterable, Sequence
 from typing import TypeVar
 
 from blake3 import blake3
@@ -372,6 +372,10 @@ class PinRun:
     def find_blocking(self, object_id: bytes) -> bytes | None:
         self._used.add(object_id)
         return self._context.stores.objects.find_blocking(object_id)
+
+    def find_missing_blocking(self, object_ids: Sequence[bytes]) -> list[bytes]:
+        self._used.update(object_ids)
+        return self._context.stores.objects.find_missing_blocking(object_ids)
 
     # What the fetch tells (FetchOwner)
 

@@ -163,11 +163,13 @@ class ServedShare:
 
         Raises: StorageFault (code "corrupt"), RemoteFault if it is not well formed.
         """
-        find = self.context.stores.objects.find_blocking
+        objects = self.context.stores.objects
 
         def is_there() -> bool:
-            root = find(closing.content_id)
-            return root is not None and not missing_segments(root, closing.root_key, find)
+            root = objects.find_blocking(closing.content_id)
+            return root is not None and not missing_segments(
+                root, closing.root_key, objects.find_blocking, objects.find_missing_blocking
+            )
 
         if not await self.context.run(lambda _: is_there()):
             raise StorageFault(
