@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import asyncio
 import os
+import shutil
 import threading
 from collections.abc import Callable
 from pathlib import Path
@@ -16,6 +17,7 @@ from shoal.apps.files import watch_pace
 from shoal.apps.files.status import ShareStatus
 from shoal.content import feed_log
 from shoal.storage.database import Connection
+from shoal.storage.hashing import HashedShare
 from shoal.storage.transfers import TransferState
 from shoal.testing.trees import find_difference
 
@@ -187,6 +189,58 @@ async def test_a_version_that_lost_nearly_all_files_is_held_back_until_that_is_a
         assert less.version > back.version
         (tree / "38").unlink()  # and once is not for ever, but of a few files some may go
         await wait_share(a, share.share_id, lambda s: s.files == 2, 40.0)
+
+
+@pytest.mark.parametrize("is_missing", [False, True])
+async def test_ending_the_watch_publishes_nothing(tmp_path: Path, is_missing: bool) -> None:
+    tree = make_tree(tmp_path / "tree")
+    async with files_world(tmp_path) as world:
+        a = await world.add()
+        share = await watch(a, tree)
+        tree.rename(tmp_path / "elsewhere")
+        if not is_missing:
+            tree.mkdir()
+        await wait_share(a, share.share_id, lambda s: s.error is not None, 40.0)
+        ended = await a.files.share([os.fsencode(tree)], watch=False)
+        assert (ended.share_id, ended.watching, ended.state) == (share.share_id, False, "changed")
+        after = await a.wait_hashed(share.share_id)
+        assert (after.version, after.files) == (1, 20)
+        await a.files.look_at_files()
+        told = await wait_share(a, share.share_id, lambda s: s.error is not None)
+        assert "20 gone" in str(told.error)
+        if not is_missing:
+            tree.rmdir()
+        (tmp_path / "elsewhere").rename(tree)
+        a.files._file_looks._looked_at.clear()
+        await a.files.look_at_files()
+        await wait_share(a, share.share_id, lambda s: s.state == "complete" and s.error is None)
+
+
+async def test_what_is_hashed_while_the_watch_ends_is_held_back(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    tree = make_tree(tmp_path / "tree")
+    began, go_on = asyncio.Event(), asyncio.Event()
+    async with files_world(tmp_path) as world:
+        a = await world.add()
+        share = await watch(a, tree)
+        whole = share_module.VersionMaker._hash
+
+        async def slow(maker: share_module.VersionMaker, *, in_silence: bool = False) -> HashedShare:
+            hashed = await whole(maker, in_silence=in_silence)
+            began.set()
+            await go_on.wait()
+            return hashed
+
+        monkeypatch.setattr(share_module.VersionMaker, "_hash", slow)
+        shutil.rmtree(tree / "folder")
+        async with asyncio.timeout(40.0):
+            await began.wait()
+        ending = asyncio.ensure_future(a.files.share([os.fsencode(tree)], watch=False))
+        await wait_share(a, share.share_id, lambda s: not s.watching)
+        go_on.set()
+        assert (await ending).version == 1
+        assert (await a.wait_hashed(share.share_id)).version == 1
 
 
 async def test_names_are_counted_outside_of_the_loop(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:

@@ -161,8 +161,9 @@ class Client:
     ) -> s.Share:
         """Share files and folders; returns at once, or with `wait` when the share is complete.
 
-        `watch`: whether changes of the files become versions by themselves; None leaves that as it is. In the
-        `background` reading and sending them gives way to whatever else the node does. `accept_removals`: the
+        `watch`: whether changes of the files become versions by themselves; None leaves that as it is;
+        False for what is shared already only ends that, also where the files are gone. In the `background`
+        reading and sending them gives way to whatever else the node does. `accept_removals`: the
         next version of a watched share may lack nearly all files of the one before.
         """
         request = s.ShareRequest(

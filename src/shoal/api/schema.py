@@ -173,7 +173,8 @@ class Members(Struct, frozen=True):
 class ShareRequest(Request, frozen=True, kw_only=True):
     """Share files and folders as one share. The same paths give the same share again.
 
-    `watch`: whether it becomes a new version whenever they change; null leaves that as it is. `background`:
+    `watch`: whether it becomes a new version whenever they change; null leaves that as it is, and false for
+    what is shared already ends the watching and nothing else, also where the files are gone. `background`:
     reading and sending them gives way to whatever else the node does. `accept_removals`: the next version of
     a watched share may lack nearly all files of the one before, which is held back otherwise.
     """

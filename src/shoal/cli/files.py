@@ -74,6 +74,8 @@ def share(
         found = piped or client.share(
             *paths, watch=watch, background=background, accept_removals=accept_removals
         )
+        if watch is False and found.complete:
+            face.tell("No longer watched; what was published last stays, and so does the link.")
         if (wait or copy) and not found.complete:
             from shoal.cli.progress import share_progress
 

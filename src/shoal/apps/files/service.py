@@ -115,13 +115,18 @@ class Files:
         accept_removals: bool = False,
     ) -> ShareStatus:
         """Share absolute paths and return at once; the same paths give the same share, with a new version if
-        they changed. `watch`: make versions from now on whenever they change; None leaves that as it is. In
-        the `background` hashing and serving give way to others. `accept_removals`: the next version of a
-        share that is watched may lack nearly all files of the one before.
+        they changed. `watch`: make versions from now on whenever they change; None leaves that as it is;
+        False for what is shared already only ends that, also where the files are gone. In the `background`
+        hashing and serving give way to others. `accept_removals`: the next version of a share that is watched
+        may lack nearly all files of the one before.
 
         Raises: LocalMisuse, Refused, StorageFault, Unavailable.
         """
         roots = sorted({os.path.normpath(path) for path in paths})
+        if watch is False and not accept_removals:
+            share = await self._end_watch(roots, background)
+            if share is not None:
+                return share.status()
         check_paths(self._context, roots)
         async with self._sharing:
             row = await self._context.stores.shares.find_own(roots)
@@ -143,6 +148,24 @@ class Files:
                 await share.set_watch(watch)
                 await (self._watches.stop(share.share_id) if not watch else self._watches.start(share))
         return share.status()
+
+    async def _end_watch(self, roots: list[bytes], background: bool) -> ServedShare | None:
+        """End the watching of what is shared, and make no version: what is held back stays so. Returns None
+        if it is not shared. Raises: StorageFault.
+        """
+        async with self._sharing:
+            row = await self._context.stores.shares.find_own(roots)
+            share = self._shares.get(row.share_id) if row is not None else None
+            if share is None:
+                return None
+            await self.come_back(share)
+            await share.set_watch(False)
+            await self._watches.stop(share.share_id)
+            if background:
+                await share.set_background(True)
+            if share.kept is not None and share.row.state is ShareState.CHANGED:
+                await share.update(ShareState.CHANGED)  # why no version was made; file looks say what is gone
+        return share
 
     async def share_stream(
         self, name: bytes, pieces: AsyncIterator[bytes], *, background: bool = False
@@ -350,13 +373,13 @@ class Files:
     def _start_hashing(self, share: ServedShare) -> None:
         if share.share_id in self._hashing or self._closed:
             return
-        task = self._context.supervisor.spawn("hash", self._hash(share))
+        task = self._context.supervisor.spawn("hash", self._hash(share, VersionMaker(share)))
         self._hashing[share.share_id] = task
         task.add_done_callback(lambda _: self._hashing.pop(share.share_id, None))
 
-    async def _hash(self, share: ServedShare) -> None:
+    async def _hash(self, share: ServedShare, maker: VersionMaker) -> None:
         async with self._background_hash_slots if share.details.background else nullcontext():
-            await VersionMaker(share).run()
+            await maker.run()
         # by itself: who shares the same again now wants it hashed again
         self._context.supervisor.spawn("old versions", self.let_go_of_old(share))
 

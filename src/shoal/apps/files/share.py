@@ -114,6 +114,7 @@ class VersionMaker:
         self._hashed_bytes = 0
         self._previous: Manifest | None = None  # what the files are compared with
         self._draft: DraftPublisher | None = None
+        self._is_watched = share.details.watch  # when it began: ending the watch lets nothing pass
         self._is_undescribed = False  # there is a version, whose description cannot be loaded
 
     async def run(self) -> None:
@@ -143,6 +144,7 @@ class VersionMaker:
         latest one says.
         """
         share = self._share
+        self._is_watched = True
         async with share.making:
             before = share.kept
             if before is None and share.row.state is ShareState.HASHING:
@@ -233,7 +235,8 @@ class VersionMaker:
     async def _check_removals(self, hashed: HashedShare) -> None:
         """Raises: Refused (code "emptied") for what is not published by itself."""
         share, previous = self._share, self._previous
-        if share.details.watch and not share.accepts_removals and previous is not None:
+        is_watched = self._is_watched or share.details.watch
+        if is_watched and not share.accepts_removals and previous is not None:
             check = partial(check_removals, previous, hashed.built.manifest)
             here = self._context.for_hashing(background=share.details.background)
             await here.run(lambda _: check())  # it may count millions of names
