@@ -179,6 +179,7 @@ def test_errors_are_one_object_or_three_lines(
     [
         ["nonsense"],
         ["share"],
+        ["share", "--watch", "--no-watch", "/tmp"],
         ["get", "--nope"],
         ["invite", "--role", "king"],
         ["invite", "--expires", "soon"],

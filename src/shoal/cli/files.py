@@ -40,9 +40,11 @@ def share(
         bool, typer.Option("--wait", help="Return when it is complete.", metavar="", show_default=False)
     ] = False,
     watch: Annotated[
-        bool | None,
-        typer.Option("--watch/--no-watch", help="Publish every change by itself, or stop that."),
-    ] = None,
+        bool, typer.Option("--watch", help="Publish every change by itself.", metavar="", show_default=False)
+    ] = False,
+    no_watch: Annotated[
+        bool, typer.Option("--no-watch", help="Stop that, nothing else.", metavar="", show_default=False)
+    ] = False,
     copy: Annotated[
         bool,
         typer.Option(
@@ -68,13 +70,21 @@ def share(
     """Share files and folders with the network and print their link at once."""
     from shoal.cli.pipes import share_pipe
 
-    face = make_face(home, json)
-    with face.connect() as client:
-        piped = share_pipe(face, client, paths, name, watch=watch, background=background)
-        found = piped or client.share(
-            *paths, watch=watch, background=background, accept_removals=accept_removals
+    if watch and no_watch:
+        raise LocalMisuse(
+            "Nothing was shared",
+            cause="--watch and --no-watch were given together",
+            next_step="use one of them",
+            code="usage",
         )
-        if watch is False and found.complete:
+    face = make_face(home, json)
+    watching = True if watch else False if no_watch else None
+    with face.connect() as client:
+        piped = share_pipe(face, client, paths, name, watch=watching, background=background)
+        found = piped or client.share(
+            *paths, watch=watching, background=background, accept_removals=accept_removals
+        )
+        if no_watch and found.complete:
             face.tell("No longer watched; what was published last stays, and so does the link.")
         if (wait or copy) and not found.complete:
             from shoal.cli.progress import share_progress
