@@ -43,3 +43,24 @@ def test_a_watched_share_and_a_follower(tmp_path: Path, network: MakeNetwork) ->
     assert bert.run("follows")["follows"] == []
     assert anna.run("share", "--no-watch", str(tree))["link"] == link
     assert not anna.run("shares")["shares"][0]["watching"]
+
+
+def test_waiting_for_a_follow_that_fails_ends_as_a_get_does(tmp_path: Path, network: MakeNetwork) -> None:
+    anna, bert = network("anna", "bert")
+    tree, dest = tmp_path / "tree", tmp_path / "copy"
+    tree.mkdir()
+    (tree / "one").write_text("1")
+    (dest / "tree").mkdir(parents=True)
+    (dest / "tree" / "one").write_text("mine")
+    link = anna.run("share", "--wait", str(tree))["link"]
+    with pytest.raises(CommandFailed) as got:
+        bert.run("get", link, str(dest))
+    with pytest.raises(CommandFailed) as failed:
+        bert.run("follow", link, str(dest), "--wait")
+    assert failed.value.error == got.value.error
+    assert failed.value.code == got.value.code
+    told = bert.call("follow", link, str(dest), "--wait")
+    assert told.returncode == got.value.code
+    assert "shoal: " in told.stderr
+    (dest / "tree" / "one").unlink()
+    assert bert.run("follow", link, str(dest), "--wait")["state"] == "current"

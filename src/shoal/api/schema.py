@@ -356,7 +356,7 @@ class FollowRequest(Request, frozen=True, kw_only=True):
 
 class Follow(Struct, frozen=True, kw_only=True):
     """A copy that follows its share. `version` lies at DEST, `newest` was heard of; `lag_s`: how long there
-    has been a newer one; `why`: what keeps it from going on.
+    has been a newer one; `why`: what keeps it from going on, and `error` the same as an error.
     """
 
     share_id: str
@@ -367,6 +367,8 @@ class Follow(Struct, frozen=True, kw_only=True):
     newest: int
     lag_s: float
     why: str
+    error: ErrorBody | None = None
+    fault: str | None = None
 
 
 class Follows(Struct, frozen=True):

@@ -10,6 +10,7 @@ from msgspec import structs
 
 from shoal.api import operations as ops
 from shoal.api import schema as s
+from shoal.api.faults import make_error
 from shoal.cli import complete
 from shoal.cli.face import (
     ID_SHOWN,
@@ -62,6 +63,10 @@ def follow(
             except KeyboardInterrupt:
                 face.tell("\nThe node goes on: shoal follows. End it with: shoal unfollow DEST")
                 raise
+            if found.error is not None:
+                if found.state == "failed":
+                    face.tell("The node goes on trying: shoal follows. End it with: shoal unfollow DEST")
+                raise make_error(found.error, found.fault or "ShoalError")
         transfers = {} if json else _find_transfers(client)
     if found.state == "fetching":
         face.tell("Following from now on; see how far it is: shoal follows")
@@ -96,7 +101,7 @@ def unfollow(
 
 
 def _watch(face: Face, client: Client, found: s.Follow) -> s.Follow:
-    """Show the first fetch until the copy is current, or cannot become so."""
+    """Show the first fetch until the copy is current, or its run failed."""
     from shoal.cli.progress import transfer_progress
 
     with transfer_progress(face) as on_progress:

@@ -5,6 +5,7 @@ from __future__ import annotations
 import math
 
 from shoal.api import schema as s
+from shoal.api.faults import find_fault, make_body
 from shoal.api.paths import decode_path
 from shoal.apps.files.status import FollowStatus
 from shoal.content.link import Link
@@ -79,4 +80,6 @@ def _follow(x: FollowStatus) -> s.Follow:
         newest=x.newest,
         lag_s=round(x.lag_s, 3),
         why=x.why,
+        error=make_body(x.error) if x.error is not None else None,
+        fault=find_fault(x.error) if x.error is not None else None,
     )

@@ -16,7 +16,7 @@ from shoal.apps.files.context import FilesContext
 from shoal.apps.files.heads import end_listening, listen_to_head
 from shoal.apps.files.status import FollowState, FollowStatus
 from shoal.apps.files.transfer_state import TransferOptions, TransferRecord
-from shoal.core.errors import ShoalError, StorageFault, Unavailable
+from shoal.core.errors import RemoteFault, ShoalError, StorageFault, Unavailable
 from shoal.storage.transfers import TransferState
 from shoal.storage.versions_folder import prune_versions
 
@@ -95,6 +95,7 @@ class Follower:
             newest=max(record.newest, follow.version),
             lag_s=0.0 if behind is None or state == "current" else self._context.clock.monotonic() - behind,
             why=follow.refused or (str(record.error) if record.error is not None else ""),
+            error=_refusal(record) if state == "refused" else record.error,
         )
 
     def _on_news(self, entries: int) -> None:
@@ -173,3 +174,14 @@ def renew_follow(record: TransferRecord) -> None:
         )
     record.error = None
     record.state = TransferState.QUEUED
+
+
+def _refusal(record: TransferRecord) -> RemoteFault:
+    """Return why a feed is not believed any more, as an error."""
+    assert record.options.follow is not None
+    return RemoteFault(
+        f"{record.options.name} is not followed any more",
+        cause=record.options.follow.refused,
+        next_step="ask who shares it for a new link",
+        code="feed_refused",
+    )

@@ -16,6 +16,7 @@ from shoal.content.link import Link
 from shoal.content.paths import display_path
 from shoal.core.errors import LocalMisuse, Refused
 from shoal.storage.rows import pack
+from shoal.storage.transfers import TransferState
 
 FOLLOW_LIMIT = 64  # of one node; wild guess
 
@@ -81,7 +82,7 @@ class Follows:
         """Keep a copy of a share in the absolute folder `dest` at its newest version, until `unfollow`.
 
         What the copy replaces or removes is kept for `keep_s` and at most `keep_count` times. Asked again it
-        changes these bounds. Raises: Refused, LocalMisuse, StorageFault.
+        changes these bounds, and tries again what failed. Raises: Refused, LocalMisuse, StorageFault.
         """
         dest = os.path.normpath(dest)
         if link.is_permanent:
@@ -115,6 +116,11 @@ class Follows:
             await self._context.stores.transfers.update(record.id, options=pack(options))
             if follower is None:
                 follower = self.start(record)
+            elif (
+                record.state is TransferState.FAILED
+            ):  # what kept it from going on may be mended: tried at once
+                renew_follow(record)
+                follower.look_again()
         return follower.status()
 
     def statuses(self) -> list[FollowStatus]:

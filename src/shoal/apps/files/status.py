@@ -80,6 +80,7 @@ class FollowStatus:
     newest: int
     lag_s: float
     why: str
+    error: ShoalError | None = None  # why the last run ended, if it failed
 
 
 @dataclass(frozen=True, slots=True)
