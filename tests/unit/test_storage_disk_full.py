@@ -14,7 +14,8 @@ from tests.support.trees import KEYS, PART, READ_KEY, describe_tree, share_tree,
 
 from shoal.content.manifest_builder import ManifestBuilder
 from shoal.core.errors import StorageFault
-from shoal.core.units import MIB
+from shoal.core.units import MIB, format_size
+from shoal.storage.disk_space import MARGIN_BYTES
 from shoal.storage.tree_reader import TreeReader
 from shoal.storage.tree_writer import TreeWriter
 
@@ -63,6 +64,7 @@ def test_a_full_disk_is_noticed_before_and_survived_in_the_middle(
     with pytest.raises(StorageFault) as caught:
         writer.check_space(everything)
     assert caught.value.code == "disk_full"
+    assert f" and a reserve of {format_size(MARGIN_BYTES)} are needed, " in caught.value.cause
     assert caught.value.next_step
 
     written: set[int] = set()

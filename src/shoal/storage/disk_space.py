@@ -25,7 +25,8 @@ def check_free_space(directory: int, needed_bytes: int, where: str) -> None:
     if status.f_blocks and free < needed_bytes + MARGIN_BYTES:
         raise StorageFault(
             f"There is not enough room in {where}",
-            cause=f"{format_size(needed_bytes)} are needed, {format_size(free)} are free",
+            cause=f"{format_size(needed_bytes)} and a reserve of {format_size(MARGIN_BYTES)} are needed, "
+            f"{format_size(free)} are free",
             next_step="free space there or choose another folder, and run the same command again",
             code="disk_full",
         )
