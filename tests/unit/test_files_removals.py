@@ -43,3 +43,20 @@ def test_a_version_without_nearly_all_files_is_held_back(before: Manifest, now: 
         assert refused.value.code == "emptied"
     else:
         check_removals(before, now)
+
+
+@pytest.mark.parametrize(
+    ("before", "kept", "added", "gone"),
+    [
+        (41, 1, 1, "40 of 41 files are gone"),
+        (41, 0, 1, "all files are gone"),
+        (41, 1, 0, "40 of 41 files are gone"),
+    ],
+)
+def test_what_is_gone_is_counted_whatever_came(before: int, kept: int, added: int, gone: str) -> None:
+    now = tree(kept)
+    for number in range(added):
+        now.add_entry(b"t/new %d" % number, EntryKind.FILE, 0o644, 0)
+    with pytest.raises(Refused) as refused:
+        check_removals(tree(before), now)
+    assert refused.value.cause.startswith(f"{gone}: ")

@@ -6,6 +6,7 @@ follower would take away what it has. Who shares it says so if it is meant.
 
 from __future__ import annotations
 
+from collections.abc import Iterator
 from typing import Final
 
 from shoal.content.manifest import EntryKind, Manifest
@@ -20,10 +21,12 @@ def check_removals(before: Manifest, now: Manifest) -> None:
     """Raises: Refused (code "emptied") if all files of a version are gone, or nearly all of them."""
     if now.file_count >= max(LEAST_FILES, before.file_count // LEFT_PART + 1):
         return
-    there, left = _count(before), _count(now)
+    names = set(_iter_files(now))  # less than a tenth of those before, or a few
+    there, left = sum(1 for _ in _iter_files(before)), len(names)
     if not there or (left and (there < LEAST_FILES or left * LEFT_PART >= there)):
         return
-    gone = "all files are gone" if not left else f"{there - left} of {there} files are gone"
+    lost = there - sum(path in names for path in _iter_files(before))
+    gone = "all files are gone" if lost == there else f"{lost} of {there} files are gone"
     raise Refused(
         "No new version was made",
         cause=f"{gone}: the disk may not be there, or .shoalignore leave out too much",
@@ -32,7 +35,7 @@ def check_removals(before: Manifest, now: Manifest) -> None:
     )
 
 
-def _count(manifest: Manifest) -> int:
-    """Count files, without those that only say what is left out."""
-    names = (manifest.path(index).rpartition(b"/")[2] for index in manifest.iter_kind(EntryKind.FILE))
-    return sum(name != IGNORE_NAME for name in names)
+def _iter_files(manifest: Manifest) -> Iterator[bytes]:
+    """Yield the paths of files, without those that only say what is left out."""
+    paths = (manifest.path(index) for index in manifest.iter_kind(EntryKind.FILE))
+    return (path for path in paths if path.rpartition(b"/")[2] != IGNORE_NAME)
