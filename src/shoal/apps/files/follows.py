@@ -116,9 +116,7 @@ class Follows:
             await self._context.stores.transfers.update(record.id, options=pack(options))
             if follower is None:
                 follower = self.start(record)
-            elif (
-                record.state is TransferState.FAILED
-            ):  # what kept it from going on may be mended: tried at once
+            elif record.state is TransferState.FAILED:  # what kept it from going on may be mended
                 renew_follow(record)
                 follower.look_again()
         return follower.status()
