@@ -64,3 +64,26 @@ def test_waiting_for_a_follow_that_fails_ends_as_a_get_does(tmp_path: Path, netw
     assert "shoal: " in told.stderr
     (dest / "tree" / "one").unlink()
     assert bert.run("follow", link, str(dest), "--wait")["state"] == "current"
+
+
+def test_a_follow_is_ended_by_its_name(tmp_path: Path, network: MakeNetwork) -> None:
+    anna, bert = network("anna", "bert")
+    (tmp_path / "copies").mkdir()
+    for number in "12":
+        (tmp_path / number / "tree").mkdir(parents=True)
+        (tmp_path / number / "tree" / "file").write_text(number)
+        link = anna.run("share", "--wait", str(tmp_path / number / "tree"))["link"]
+        bert.run("follow", link, str(tmp_path / "copies" / number), "--wait")
+    with pytest.raises(CommandFailed) as several:
+        bert.run("unfollow", "tree")
+    assert (several.value.code, several.value.error["code"]) == (2, "ambiguous_follow")
+    for number in "12":
+        assert str(tmp_path / "copies" / number) in several.value.error["cause"]
+    bert.run("unfollow", str(tmp_path / "copies" / "1"))
+    for nobody in ("wood", "shs1", "s"):
+        with pytest.raises(CommandFailed) as unknown:
+            bert.run("unfollow", nobody)
+        assert (unknown.value.code, unknown.value.error["code"]) == (2, "unknown_follow")
+    done = bert.run("unfollow", "tree")
+    assert done["dest"] == str(tmp_path / "copies" / "2")
+    assert bert.run("follows")["follows"] == []

@@ -360,7 +360,7 @@ class Client:
         return self.call(ops.FOLLOWS, s.Nothing()).follows
 
     def unfollow(self, follow: str | None = None, *, path: AnyPath | None = None) -> s.Follow:
-        """End a follow, by share id or link, or by its folder."""
+        """End a follow, by share id, link or name, or by its folder."""
         value = resolve_path(path) if path is not None else None
         return self.call(ops.UNFOLLOW, s.UnfollowRequest(follow=follow, path=value))
 

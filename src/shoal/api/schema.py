@@ -378,7 +378,7 @@ class Follows(Struct, frozen=True):
 
 
 class UnfollowRequest(Request, frozen=True, kw_only=True):
-    """End a follow: a share id or the beginning of one, a link, or the folder it was told to write into."""
+    """End a follow: a share id or its beginning, a link, a name, or the folder it was told to write into."""
 
     follow: str | None = None
     path: PathValue | None = None

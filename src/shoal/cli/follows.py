@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import os
 import time
 from typing import TYPE_CHECKING, Annotated
 
@@ -22,6 +23,7 @@ from shoal.cli.face import (
     printable,
     read_argument,
 )
+from shoal.core.errors import LocalMisuse
 from shoal.core.units import format_duration, parse_duration
 
 if TYPE_CHECKING:
@@ -86,7 +88,9 @@ def unfollow(
     follow: Annotated[
         str,
         typer.Argument(
-            metavar="FOLLOW", help="A share id, a link, or the folder.", autocompletion=complete.follows
+            metavar="FOLLOW",
+            help="A share id, a link, the folder, or a name.",
+            autocompletion=complete.follows,
         ),
     ],
     home: HomeOption = None,
@@ -96,7 +100,12 @@ def unfollow(
     face = make_face(home, json)
     is_text = follow.lower().startswith(("shs1", "shl1")) and "/" not in follow
     with face.connect() as client:
-        done = client.unfollow(follow) if is_text else client.unfollow(path=follow)
+        try:
+            done = client.unfollow(follow) if is_text else client.unfollow(path=follow)
+        except LocalMisuse as error:
+            if is_text or error.code != "unknown_follow" or os.sep in follow:
+                raise
+            done = client.unfollow(follow)  # no folder, but perhaps a name
     face.show(done, [f"no longer followed: {printable(done.name) or '?'} in {printable(done.dest)}"])
 
 

@@ -16,6 +16,8 @@ from shoal.identity.ids import format_share_id
 from shoal.node.parts import Parts
 
 KEEP_COUNT = 100_000  # versions folders of one copy
+ID_CHARACTERS = 8  # fewer are no beginning of a share id, but a name
+NAMED = 5  # copies that an error lists
 
 
 class FollowAnswers:
@@ -51,23 +53,32 @@ class FollowAnswers:
 
     def _find(self, request: s.UnfollowRequest) -> bytes:
         found = self._parts.files.follows.statuses()
-        text = (request.follow or "").strip().lower()
+        text = (request.follow or "").strip()
         if request.path is not None:
             path = decode_path(request.path)
-            matches = [x.share_id for x in found if x.dest == path]
-        elif text.startswith("shl"):
+            matches = [x for x in found if x.dest == path]
+            shown = display_path(path)
+        elif text.lower().startswith("shl1"):
             share_id = Link.parse(text).share_id
-            matches = [x.share_id for x in found if x.share_id == share_id]
-        else:
-            matches = [x.share_id for x in found if text and format_share_id(x.share_id).startswith(text)]
-        if len(matches) != 1:
-            raise LocalMisuse(
-                "Nothing was changed",
-                cause="that names no copy that follows, or several",
-                next_step="see them: shoal follows",
-                code="unknown_follow",
-            )
-        return matches[0]
+            matches = [x for x in found if x.share_id == share_id]
+            shown = "the link"
+        else:  # an id before a name, which others chose
+            matches = [
+                x
+                for x in found
+                if len(text) >= ID_CHARACTERS and format_share_id(x.share_id).startswith(text.lower())
+            ] or [x for x in found if text and x.name == text]
+            shown = repr(text[:80])
+        if len(matches) == 1:
+            return matches[0].share_id
+        several = ", ".join(display_path(x.dest) for x in matches[:NAMED])
+        more = f" and {len(matches) - NAMED} more" if len(matches) > NAMED else ""
+        raise LocalMisuse(
+            "Nothing was changed",
+            cause=f"{shown} names {f'several: {several}{more}' if matches else 'no copy that follows'}",
+            next_step="name the folder of one" if matches else "see them: shoal follows",
+            code="ambiguous_follow" if matches else "unknown_follow",
+        )
 
 
 def _follow(x: FollowStatus) -> s.Follow:
