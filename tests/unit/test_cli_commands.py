@@ -317,6 +317,20 @@ def test_an_error_that_nobody_reads_is_its_exit_code(tmp_path: Path, word: str, 
     assert code != 0
 
 
+@pytest.mark.parametrize("arguments", [("peers", "--help"), ("config", "show")])
+def test_output_that_nobody_reads_is_no_failure(tmp_path: Path, arguments: tuple[str, ...]) -> None:
+    assert _run_unread("stdout", *arguments, home=tmp_path) == (0, "")
+
+
+def test_an_error_that_cannot_be_written_as_an_object_is_told_in_lines(tmp_path: Path) -> None:
+    command = [sys.executable, "-m", "shoal", "status", "--json", "--home", str(tmp_path)]
+    with open("/dev/full", "w") as full:
+        done = subprocess.run(command, stdout=full, stderr=subprocess.PIPE, text=True, check=False)
+    assert done.returncode == main(["status", "--home", str(tmp_path)])
+    assert done.stderr.startswith("shoal: ")
+    assert "Traceback" not in done.stderr
+
+
 def test_shares_by_state_or_kind(node: FakeNode, capsys: Captured) -> None:
     assert main(["shares", "--state", "own"]) == 0
     out, err = capsys.readouterr()

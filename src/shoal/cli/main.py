@@ -43,6 +43,11 @@ def main(arguments: Sequence[str] | None = None) -> int:
     except BrokenPipeError:
         stop_writing(sys.stdout)  # its reader went away, e.g. `| head`
         return ExitCode.OK
+    except SystemExit as ending:
+        if not isinstance(ending.__context__, BrokenPipeError):
+            raise
+        stop_writing(sys.stdout)  # the same, seen by the parser first, which would call it a failure
+        return ExitCode.OK
     except OSError as error:
         _show_error(
             face,
@@ -56,11 +61,15 @@ def main(arguments: Sequence[str] | None = None) -> int:
 
 
 def _show_error(face: Face, error: ShoalError) -> None:
-    """Print an error; where nobody reads it, the exit code alone says so."""
+    """Print an error; where nobody reads it, the exit code alone says so. An object that cannot be written
+    (a full disk) becomes lines.
+    """
     try:
         face.show_error(error)
-    except BrokenPipeError:
+    except OSError as unwritten:
         stop_writing(sys.stdout if face.json else sys.stderr)
+        if face.json and not isinstance(unwritten, BrokenPipeError):
+            _show_error(Face(face.home, json=False), error)
 
 
 def _show_interrupted(face: Face) -> None:
