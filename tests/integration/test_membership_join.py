@@ -158,7 +158,7 @@ async def test_a_device_that_was_admitted_anew_shows_its_new_admission(village: 
     admin.transport.close_peer(owner.peer_id, "closed")
     node = await village.stranger(ticket, node.home.keys)
     await node.join(ticket)
-    assert node.network.admitting_entries(owner.peer_id, b"")
+    assert node.network.show_admission(owner.peer_id, b"")
     await owner.network.remove(admin.peer_id)  # did not know of the admission: it falls
     state = owner.network.state
     assert node.peer_id not in state.members
@@ -168,14 +168,14 @@ async def test_a_device_that_was_admitted_anew_shows_its_new_admission(village: 
         node.network.step(Offered((entry.data,), None))
     admitted = node.network.state.members[node.peer_id].admitted_by_op
     assert node.network.is_active(node.peer_id)
-    shown = [parse_entry(data).id for data in node.network.admitting_entries(owner.peer_id, b"")]
+    shown = [parse_entry(data).id for data in node.network.show_admission(owner.peer_id, b"")]
     assert shown[-1] == admitted
 
 
 async def test_an_admission_is_shown_to_who_may_lack_it(village: Village) -> None:
     owner = await village.founder()
     node = await village.member(owner)
-    show = node.network.admitting_entries
+    show = node.network.show_admission
     await wait_until(lambda: owner.network.log.head == node.network.log.head)
     node.network.step(PeerHead(owner.peer_id, owner.network.log.head[:8]))
     assert show(owner.peer_id, b"") == []  # it had our log when it was last heard

@@ -25,10 +25,11 @@ class Witness:
     over_loopback = False
     dial_address = None
 
-    def __init__(self, number: int, busy: int) -> None:
+    def __init__(self, number: int, busy: int, mute: int = 0) -> None:
         self.peer_id = bytes([number]) * 32
         self.subject = f"peer {number}"
         self.busy = busy
+        self.mute = mute  # so many dials back have no answer
 
     async def request(self, service: int, message: object, timeout_s: float) -> object:
         if self.busy:
@@ -37,6 +38,9 @@ class Witness:
         if isinstance(message, Observe):
             return Observed(SEEN, b"")
         assert isinstance(message, DialBack)
+        if self.mute:
+            self.mute -= 1
+            raise Unavailable("no answer", code="timeout")
         return DialedBack(["timeout"])
 
 
@@ -46,7 +50,7 @@ class Host:
     listen_addresses = [Address.parse("0.0.0.0:7411")]  # noqa: RUF012
 
     def __init__(self) -> None:
-        self.witnesses = [Witness(1, 0), Witness(2, 1), Witness(3, 2)]
+        self.witnesses = [Witness(1, 0), Witness(2, 1), Witness(3, 1, mute=1)]
 
     def sessions(self) -> list[Any]:
         return self.witnesses

@@ -131,7 +131,7 @@ class SetView:
     def door_keys(self) -> list[bytes]:
         return self.keys
 
-    def admitting_entries(self, peer_id: bytes, head: bytes) -> list[bytes]:
+    def show_admission(self, peer_id: bytes, head: bytes) -> list[bytes]:
         return self.entries
 
     async def learn(self, entries: list[bytes]) -> None:

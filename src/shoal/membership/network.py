@@ -196,7 +196,7 @@ class Network:
         """The id of the invite whose typed code has this nameplate, or None."""
         return self.invites.match_nameplate(nameplate) if self.may_meet else None
 
-    def admitting_entries(self, peer_id: bytes, head: bytes) -> list[bytes]:
+    def show_admission(self, peer_id: bytes, head: bytes) -> list[bytes]:
         """This device's admission with the entries before it, parents first: at most 16 in 63 KiB.
 
         None for a peer whose log is ours, by `head` or when it was last heard. That memory counts once: if a

@@ -104,7 +104,7 @@ def _make(party: Party, channel: TlsChannel, role: HelloRole, head: bytes, repla
         channel.exporter(LABEL, party.network_id, 32),
         channel.peer_id,
         party.view.head(),
-        party.view.admitting_entries(channel.peer_id, head),
+        party.view.show_admission(channel.peer_id, head),
         party.instance,
         replaces,
     )

@@ -45,7 +45,7 @@ class MembershipView(Protocol):
         """Door keys, newest first, at most DOOR_KEYS."""
         ...
 
-    def admitting_entries(self, peer_id: bytes, head: bytes) -> list[bytes]:
+    def show_admission(self, peer_id: bytes, head: bytes) -> list[bytes]:
         """The signed entries that admit this device, parents first, for a peer whose hello said `head`
         (empty: it has said none yet).
 

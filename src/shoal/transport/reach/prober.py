@@ -71,7 +71,7 @@ class Prober:
         self._monotonic = monotonic
         self._random = rng
         self._book = StandingBook()
-        self._asked: dict[bytes, float] = {}  # peer -> when; those with a session only
+        self._asked: set[bytes] = set()  # in this round; peers with a session only
         self._look = asyncio.Event()
 
     def standing(self) -> Standing:
@@ -113,12 +113,11 @@ class Prober:
         before = self.standing()
         sessions = self._sessions()
         here = {session.peer_id for session in sessions}
-        self._asked = {peer: at for peer, at in self._asked.items() if peer in here}
+        self._asked &= here
         waiting = [session for session in sessions if session.peer_id not in self._asked]
         self._random.shuffle(waiting)
         chosen = waiting[:ASKED]
-        for session in chosen:
-            self._asked[session.peer_id] = self._monotonic()
+        self._asked.update(session.peer_id for session in chosen)
         await asyncio.gather(*(self._ask(session) for session in chosen))
         if chosen:
             await self._compare(sessions)
@@ -151,12 +150,13 @@ class Prober:
             addresses = self._choose(seen)
             if not addresses:
                 return
-            words = await asyncio.gather(*(self._ask_dial_back(session, address) for address in addresses))
-            results = dict(zip(addresses, words, strict=True))
+            async with asyncio.TaskGroup() as group:  # the others end with the first that fails
+                asked = {a: group.create_task(self._ask_dial_back(session, a)) for a in addresses}
+            results = {address: task.result() for address, task in asked.items()}
             self._book.on_answers(self._monotonic(), session.peer_id, seen, results)
-        except (Unavailable, Refused, RemoteFault, LocalMisuse) as error:
-            log.debug("%s says nothing of our reachability: %s", session.subject, error)
-            self._asked.pop(session.peer_id, None)
+        except* (Unavailable, Refused, RemoteFault, LocalMisuse) as errors:
+            log.debug("%s says nothing of our reachability: %r", session.subject, errors.exceptions)
+            self._asked.discard(session.peer_id)
 
     async def _ask_dial_back(self, session: Session, address: str) -> str:
         """Let a peer dial one address: a token is good for one connection."""
