@@ -11,7 +11,7 @@ help:
 	@echo "make check    format, lint, strict types, fast tests (under a minute)"
 	@echo "make map      the tree, one line a module"
 	@echo "make hostile  kill -9 at seeded moments; KILLS=300 SEED=1 ONLY=follow"
-	@echo "make sim      every bar of the overlay, simulated (about an hour); SEED=1 ARGS=--huge"
+	@echo "make sim      every bar of the overlay, simulated (an hour); ARGS='--only idle'"
 	@echo "make bench    beside libtorrent, magic-wormhole, Syncthing, rsync; ROUNDS=5 ARGS=--help"
 
 $(READY): requirements/dev.lock pyproject.toml tools/setup.py

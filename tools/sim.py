@@ -1,7 +1,7 @@
 """Sim: every bar of the substrate with its value, in the simulator (`make sim`); writes docs/overlay.
 
-Each part runs in a process of its own, so that time and memory are its own. `--only` takes some parts, and
-`--huge` adds the run with 100,000 nodes, which takes up to an hour.
+Each run is a process of its own, so that CPU time and memory are its own, and a part for each core runs at
+a time. Beside speed (first) and the real nodes (last) nothing runs. `--only` takes some parts.
 """
 
 from __future__ import annotations
@@ -11,6 +11,7 @@ import json
 import os
 import subprocess
 import sys
+from concurrent.futures import ThreadPoolExecutor, as_completed
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
@@ -25,6 +26,7 @@ MIB = 2**20
 CRASHES = ((0.8, 0.999), (0.9, 0.98), (0.95, 0.90))
 CURVE = (0.1, 0.3, 0.5, 0.6, 0.7, 0.8, 0.9, 0.95)
 ANOMALIES_S = (2, 8, 16, 32)
+MOST_JOBS = 4  # a run takes up to 3 GiB
 
 
 @dataclass(frozen=True)
@@ -54,13 +56,12 @@ class Bar:
 
 
 class Runs:
-    """Runs commands of the simulator, and keeps what they print."""
+    """Runs the commands of one part, and keeps what they print."""
 
     def __init__(self, seed: int) -> None:
         self.seed = seed
         self.results: dict[str, Any] = {}
         self.bars: list[Bar] = []
-        self.held: list[Bar] = []  # of the parts before this one
 
     def run(self, *arguments: str, seed: int | None = None) -> tuple[dict[str, Any], float, int]:
         """Return what a command found, its CPU seconds and its peak memory in bytes."""
@@ -219,17 +220,18 @@ def run_huge(runs: Runs) -> None:
     runs.hold("100,000 nodes: last broadcast", found["delivered"]["by_message"][-1], low=0.999)
 
 
-PARTS = {
-    "calibration": run_calibration,
-    "speed": run_speed,
-    "crashes": run_crashes,
-    "detection": run_detection,
-    "published": run_published,
-    "idle": run_idle,
+# longest first, so that the last to end begins early
+SIDE_BY_SIDE = {
     "scenarios": run_scenarios,
+    "huge": run_huge,
     "merge": run_merge,
-    "live": run_live,
+    "published": run_published,
+    "crashes": run_crashes,
+    "calibration": run_calibration,
+    "detection": run_detection,
+    "idle": run_idle,
 }
+PARTS = {"speed": run_speed, **SIDE_BY_SIDE, "live": run_live}
 
 
 def main() -> int:
@@ -239,29 +241,36 @@ def main() -> int:
     )
     parser.add_argument("--seed", type=int, default=1)
     parser.add_argument("--only", default=",".join(PARTS), help="parts, with commas between them")
-    parser.add_argument("--huge", action="store_true", help="100,000 nodes too: up to an hour, 8 GiB")
+    parser.add_argument(
+        "--jobs", type=int, default=min(os.cpu_count() or 1, MOST_JOBS), help="parts at a time"
+    )
     options = parser.parse_args()
-    names = [name for name in options.only.split(",") if name]  # --only= and --huge: that alone
-    if unknown := [name for name in names if name not in PARTS]:
+    names = set(options.only.split(","))
+    if unknown := sorted(names - PARTS.keys()):
         parser.error(f"no part {unknown[0]!r}; parts: {', '.join(PARTS)}")
+    if options.jobs < 1:
+        parser.error("--jobs is at least 1")
     OUT.mkdir(parents=True, exist_ok=True)
-    runs = Runs(options.seed)
-    for name in names:
-        PARTS[name](runs)
-        _write(name, runs)
-    if options.huge:
-        run_huge(runs)
-        _write("huge", runs)
-    return 0 if all(bar.ok for bar in runs.held) else 1
+    held = [_run_part("speed", options.seed)] if "speed" in names else []
+    with ThreadPoolExecutor(options.jobs) as threads:
+        parts = [threads.submit(_run_part, name, options.seed) for name in SIDE_BY_SIDE if name in names]
+        try:
+            held += [part.result() for part in as_completed(parts)]
+        finally:
+            threads.shutdown(wait=False, cancel_futures=True)  # after Ctrl-C nothing new begins
+    if "live" in names:
+        held.append(_run_part("live", options.seed))
+    return 0 if all(held) else 1
 
 
-def _write(name: str, runs: Runs) -> None:
-    """Write what a part found to docs/overlay, and begin anew for the next."""
+def _run_part(name: str, seed: int) -> bool:
+    """Run a part, write what it found to docs/overlay, and return whether its bars hold."""
+    runs = Runs(seed)
+    PARTS[name](runs)
     bars = [{"name": b.work, "value": b.value, "bound": [b.low, b.high], "ok": b.ok} for b in runs.bars]
     path = OUT / f"{name}.json"
-    path.write_text(json.dumps({"seed": runs.seed, "bounds": bars, "runs": runs.results}, indent=1) + "\n")
-    runs.held += runs.bars
-    runs.results, runs.bars = {}, []
+    path.write_text(json.dumps({"seed": seed, "bounds": bars, "runs": runs.results}, indent=1) + "\n")
+    return all(bar.ok for bar in runs.bars)
 
 
 if __name__ == "__main__":
