@@ -17,6 +17,7 @@ from shoal.identity.keys import DeviceKeys
 from shoal.identity.operations import Remove, Role, sign_joiner
 from shoal.identity.secrets import DEFAULT_SPACE, SecretKind
 from shoal.identity.ticket import Ticket
+from shoal.membership import network
 from shoal.membership.events import InviteUsed, JoinFailed, MembershipChanged
 from shoal.membership.inviter import find_free_name
 from shoal.membership.invites import join_knock
@@ -183,6 +184,19 @@ async def test_an_admission_is_shown_to_who_may_lack_it(village: Village) -> Non
     assert show(bytes(32), b"")
     assert show(bytes(32), node.network.log.head) == []
     assert show(bytes(32), bytes(32))
+
+
+async def test_a_node_that_is_here_for_a_while_shows_its_admission_to_who_refused_it(
+    village: Village, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(network, "NEWCOMER_S", 0.0)
+    owner = await village.founder()
+    node = await village.member(owner)
+    show = node.network.show_admission
+    assert show(bytes(32), b"") == []  # it has heard of us, like everybody
+    assert show(bytes(32), b"")  # it has not
+    assert show(bytes(32), b"") == []
+    assert show(bytes(32), bytes(32))  # it has said that its log is another one
 
 
 async def test_an_expired_ticket_says_so(tmp_path: Path) -> None:

@@ -246,7 +246,7 @@ class JumpingClock(SystemClock):
 async def test_after_a_sleep_peers_are_probed_at_once():
     async with transport_network() as network:
         clock = JumpingClock()
-        timing = slower(heartbeat_s=60, silence_s=60)
+        timing = slower(heartbeat_s=60, heads_s=60, silence_s=60)
         a, b = await network.add(timing=timing, clock=clock), await network.add(timing=timing)
         session = await a.dial(b)
         other = await b.wait_session(a)
@@ -275,6 +275,45 @@ async def test_who_was_just_admitted_shows_its_entries():
         await a.dial(b)
         assert b.view.learned == [b"entry one", b"entry two"]
         network.members.discard(a.peer_id)
+
+
+async def test_who_is_refused_without_its_entries_shows_them_at_once():
+    async with transport_network() as network:
+        a, b = await network.add(members=set()), await network.add()
+        a.view.members |= {b.peer_id}
+        asked: list[bytes] = []
+
+        def show(peer_id: bytes, head: bytes) -> list[bytes]:
+            asked.append(peer_id)
+            return [b"entry"] if len(asked) > 1 else []
+
+        a.view.show_admission = show
+        b.view.on_learn = lambda: network.members.add(a.peer_id)
+        await a.dial(b)
+        assert asked == [b.peer_id] * 2
+        assert b.view.learned == [b"entry"]
+        network.members.discard(a.peer_id)
+        stranger = await network.add(members={b.peer_id})
+        with pytest.raises(Unavailable) as error:
+            await stranger.dial(b)
+        assert error.value.code == "stranger"  # it has nothing to show, and does not come back with it
+
+
+async def test_a_session_that_rests_has_fewer_heartbeats_until_it_is_used():
+    async with transport_network() as network:
+        timing = slower(resting_s=60.0, rest_after_s=0.1, silence_s=30.0)
+        a, b = await network.add(timing=timing), await network.add(timing=timing)
+        session = await a.dial(b)
+        other = await b.wait_session(a)
+        await wait_until(lambda: session.records > 4)
+        session.may_rest = other.may_rest = True
+        await asyncio.sleep(0.3)  # what was under way
+        before = session.records
+        await asyncio.sleep(1.0)
+        assert session.records == before
+        assert await session.request(SWARM, Say(b"x")) == Say(b"x")
+        other.may_rest = False
+        await wait_until(lambda: session.records > before + 3)
 
 
 async def test_missing_parents_say_synchronise_elsewhere():

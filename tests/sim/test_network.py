@@ -106,7 +106,7 @@ def test_who_is_gone_cannot_be_dialled_and_neighbours_notice_by_silence() -> Non
     run_s(network, 20)
     ((when, down),) = got(network, 0, SessionDown)
     assert down == SessionDown(peer(1), "idle")
-    assert 6 <= when - 1 <= 10
+    assert 5 <= when - 1 <= 10
     tell(network, 2, Send(peer(1), Join()))
     run_s(network, 10)
     assert got(network, 2, SessionDown)[0][1] == SessionDown(peer(1), "unreachable")

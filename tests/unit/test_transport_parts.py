@@ -186,9 +186,9 @@ def test_one_address_does_not_take_all_places():
 
 def test_heartbeat_pings_probes_and_gives_up():
     timing, beat = SessionTiming(), Heartbeat(SessionTiming(), 0.0)
-    assert beat.judge(2.4, 0.0, False) is Beat.NOTHING
-    assert beat.judge(2.5, 0.0, False) is Beat.PING
-    beat.on_sent(1, 2.5, None)
+    assert beat.judge(3.5, 0.0, False) is Beat.NOTHING
+    assert beat.judge(3.6, 0.0, False) is Beat.PING
+    beat.on_sent(1, 3.6, None)
     assert beat.judge(4.9, 0.0, False) is Beat.NOTHING
     assert beat.judge(5.0, 0.0, False) is Beat.PING
     beat.on_sent(2, 5.0, None)
@@ -197,22 +197,40 @@ def test_heartbeat_pings_probes_and_gives_up():
     assert timing.silence_s + timing.probe_s + 2 * timing.tick_s <= 10
 
 
-def test_two_ends_take_turns_with_one_ping_in_three_seconds():
+@pytest.mark.parametrize(("use", "longest_s"), [("silent", 3.6), ("busy", 10.0), ("resting", 12.0)])
+def test_two_ends_take_turns_with_pings(use: str, longest_s: float):
     """So that less is sent than by two ends that ping on their own, and each learns the round trip."""
     timing = SessionTiming()
     ends = [Heartbeat(timing, 0.0), Heartbeat(timing, 0.0)]
     pings: list[tuple[float, int]] = []
-    for tick in range(1, 240):
+    heard_at = 0.0
+    for tick in range(1, 480):
         now = tick * timing.tick_s
+        heard_at = now - 0.1 if use == "busy" else heard_at
         for end, beat in enumerate(ends):
-            if beat.judge(now, now - 0.1, False) is Beat.PING:
+            if beat.judge(now, heard_at, False, use == "resting") is Beat.PING:
                 pings.append((now, end))
                 beat.on_sent(tick, now, None)
                 beat.on_answer(tick, now + 0.05)
                 ends[1 - end].on_asked(now + 0.025)
-    assert len(pings) <= 119.5 / timing.heartbeat_s
+                heard_at = now + 0.05
+    waits = [other[0] - one[0] for one, other in itertools.pairwise(pings)]
+    assert longest_s <= min(waits)
+    assert max(waits) <= longest_s + 2 * timing.tick_s
     assert all(one[1] != other[1] for one, other in itertools.pairwise(pings))
     assert all(beat.rtt_ms for beat in ends)
+
+
+def test_a_session_that_rests_is_probed_as_soon_as_it_is_used():
+    beat = Heartbeat(SessionTiming(), 0.0)
+    assert beat.judge(11.5, 0.0, False, resting=True) is Beat.NOTHING
+    assert beat.judge(11.5, 0.0, False, resting=False) is Beat.PING
+    beat.on_sent(1, 11.5, None)
+    assert beat.judge(15.5, 0.0, False, resting=False) is Beat.DEAD
+    idle = Heartbeat(SessionTiming(), 0.0)
+    assert idle.judge(12.0, 0.0, False, resting=True) is Beat.PING
+    idle.on_sent(1, 12.0, None)
+    assert idle.judge(16.0, 0.0, False, resting=True) is Beat.DEAD
 
 
 def test_any_byte_is_a_sign_of_life():
@@ -221,8 +239,8 @@ def test_any_byte_is_a_sign_of_life():
     beat.on_sent(1, 5.0, None)
     beat.on_asked(8.0)
     assert beat.judge(9.0, 5.5, False) is Beat.NOTHING
-    assert beat.judge(10.4, 5.5, False) is Beat.NOTHING
-    assert beat.judge(10.5, 5.5, False) is Beat.PING
+    assert beat.judge(11.5, 9.0, False) is Beat.NOTHING
+    assert beat.judge(12.7, 9.0, False) is Beat.PING
 
 
 def test_after_a_stall_of_our_own_the_peer_has_its_full_time():

@@ -53,6 +53,8 @@ CURRENT_TIMEOUT_S = 10.0  # to learn from one connected peer what this device wr
 HELLO_ENTRIES = 16  # formats.md, Session
 HELLO_ENTRIES_BYTES = 63 * 1024  # the hello itself is one message
 ACQUAINTED = 1024  # peers of which is remembered that they have this device's admission
+# from the start of a node on which every peer is shown it: after a join not everybody has heard of it yet
+NEWCOMER_S = 30.0
 
 
 class Stores(NamedTuple):
@@ -101,6 +103,8 @@ class Network:
         self._author_lock = asyncio.Lock()
         self._is_current = asyncio.Event()
         self._acquainted: BoundedMap[bytes, bool] = BoundedMap(ACQUAINTED)
+        self._assumed: BoundedMap[bytes, bool] = BoundedMap(ACQUAINTED)  # who is assumed to have it
+        self._is_newcomer_until = float("inf")
         self._hello_entries: tuple[bytes, list[bytes]] = (b"", [])  # of which admission, and what shows it
 
     # --- lifecycle ----------------------------------------------------------------------------------------
@@ -127,6 +131,7 @@ class Network:
 
     def start(self) -> None:
         """Begin to save what arrives. Expects a running supervisor."""
+        self._is_newcomer_until = self.clock.monotonic() + NEWCOMER_S
         self._supervisor.start("membership journal", lambda: self.journal.run(self._on_saved))
 
     # --- what everybody asks ------------------------------------------------------------------------------
@@ -199,11 +204,15 @@ class Network:
     def show_admission(self, peer_id: bytes, head: bytes) -> list[bytes]:
         """This device's admission with the entries before it, parents first: at most 16 in 63 KiB.
 
-        None for a peer whose log is ours, by `head` or when it was last heard. That memory counts once: if a
-        peer has lost its log since, it refuses us, and is shown all of it at the next try.
+        None for a peer whose log is ours, by `head` or when it was last heard, nor for one that has said
+        nothing yet when this node has been here for a while: broadcasts bring an admission to all. Both count
+        once: a peer that has not got it refuses us, and is shown all of it at the next try.
         """
         acquainted = self._acquainted.pop(peer_id) is not None
-        if acquainted or head == self.log.head:
+        refused = self._assumed.pop(peer_id) is not None
+        is_newcomer = refused or self.clock.monotonic() < self._is_newcomer_until
+        if acquainted or head == self.log.head or (not head and not is_newcomer):
+            self._assumed.put(peer_id, True)
             return []
         member = self.state.members.get(self.own_id)
         if member is not None and self._hello_entries[0] != member.admitted_by_op:
@@ -225,6 +234,8 @@ class Network:
     def step(self, event: SyncInput) -> list[SyncEffect]:
         """Give the machine an input and do what it says; returns its effects, for who waits for a reply."""
         effects = self._machine.step(self.clock.monotonic(), event)
+        if isinstance(event, SessionUp):
+            self._assumed.pop(event.peer)
         if isinstance(event, SessionUp | PeerHead) and self._machine.has_head(event.head8):
             self._acquainted.put(event.peer, True)
         for effect in effects:

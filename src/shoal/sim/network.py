@@ -37,7 +37,9 @@ from shoal.sim.lines import Lines
 
 DIAL_TIMEOUT_US = 5 * SECOND_US  # of transport
 IDLE_US = 90 * SECOND_US  # architecture.md section 3
-HEARTBEAT_US = 2_900_000  # between two pings of a session, whichever end sends them; transport.heartbeat
+HEARTBEAT_US = (
+    3_900_000  # between two pings of a silent session, whichever end sends them; transport.heartbeat
+)
 SILENCE_US = 9_500_000  # without a heartbeat a peer is gone; transport.config: silence, probe, tick
 
 MACHINE, FAULTS, LATENCY = range(3)  # streams of chance

@@ -17,9 +17,12 @@ class SessionTiming:
     """Times of sessions, in seconds."""
 
     handshake_s: float = 8.0  # accept to verified hello; security.md section 3
-    # the relay has to be there 15 s after a direct path was cut, so a dead peer is noticed within 10 s:
-    # it let two pings pass. One end's pings serve both, so this costs less than one of each every 5 s
-    heartbeat_s: float = 2.5
+    # the relay has to be there 15 s after a direct path was cut, so a dead peer is noticed within 10 s. What
+    # comes for other reasons shows as well that it is there, so only silence is broken by a ping; it has 5 s
+    heartbeat_s: float = 3.6
+    heads_s: float = 10.0  # between two pings at most: they tell heads of logs, the round trip, and the time
+    resting_s: float = 12.0  # heartbeat_s of a session that nobody uses; overlay.md, "every 5-15 s"
+    rest_after_s: float = 10.0  # of use that a session which may rest begins to
     silence_s: float = 5.0  # nothing received for this long: probe
     probe_s: float = 4.0  # a probe must be answered within
     tick_s: float = 0.5  # how often sessions are judged

@@ -54,6 +54,7 @@ class Attempt:
     replaces: bool
     result: asyncio.Future[Session] = field(repr=False)
     connected: bool = False  # TCP stands: from now on the peer may answer
+    shown: list[bytes] = field(default_factory=list)  # entries in our hello that admit this device
     task: asyncio.Task[None] | None = None
     session: Session | None = None
 
@@ -153,9 +154,23 @@ class Dials:
         keys = self._party.view.door_keys()
         if not keys:
             raise Unavailable("No peer can be dialled", cause="the network's door key is not known yet")
+        try:
+            return await self._introduce(attempt, keys[0])
+        except Unavailable as error:
+            # most peers know us already, and were spared some 20 KB
+            if error.code != "stranger" or attempt.shown or not self._has_more_to_show(attempt):
+                raise
+        return await self._introduce(attempt, keys[0])
+
+    def _has_more_to_show(self, attempt: Attempt) -> bool:
+        attempt.shown = self._party.view.show_admission(attempt.peer_id, b"")
+        return bool(attempt.shown)
+
+    async def _introduce(self, attempt: Attempt, door_key: bytes) -> Session:
+        """Connect and say hello."""
         sock = await self._host.open_socket(attempt.address, self._host.timing.handshake_s, attempt.peer_id)
         attempt.connected = True
-        knock = make_knock(keys[0], secrets.token_bytes(NONCE_BYTES), attempt.peer_id)
+        knock = make_knock(door_key, secrets.token_bytes(NONCE_BYTES), attempt.peer_id)
         try:
             async with asyncio.timeout(self._host.timing.handshake_s):
                 return await self._shake_hands(attempt, sock, knock.name)
@@ -170,7 +185,8 @@ class Dials:
         channel = await self._channels.dial(sock, attempt.peer_id, alpn)
         with undone_on_failure(channel.abort):
             pipe = FramePipe(channel)
-            hello = await initiate(self._party, pipe, attempt.replaces)
+            attempt.shown = attempt.shown or self._party.view.show_admission(attempt.peer_id, b"")
+            hello = await initiate(self._party, pipe, attempt.replaces, attempt.shown)
             session = self._host.make_dialled_session(pipe, attempt.address, hello, attempt.replaces)
             attempt.session = session
             with undone_on_failure(session.close):

@@ -32,13 +32,15 @@ class Party:
     instance: bytes
 
 
-async def initiate(party: Party, pipe: FramePipe, replaces: bool) -> Hello:
+async def initiate(party: Party, pipe: FramePipe, replaces: bool, shown: list[bytes]) -> Hello:
     """Say hello over a channel we dialled; return the responder's verified hello.
+
+    `shown`: entries that admit this device, for a responder that may lack them.
 
     Raises: RemoteFault, Unavailable (code `synchronise`, `duplicate`, or `stranger` when it hung up).
     """
     channel = pipe.channel
-    ours = _make(party, channel, HelloRole.INITIATOR, b"", replaces)
+    ours = _make(party, channel, HelloRole.INITIATOR, shown, replaces)
     send(channel, FrameKind.REQUEST, ours)
     try:
         frame = await pipe.next_frame()
@@ -81,7 +83,8 @@ async def respond(party: Party, pipe: FramePipe) -> Hello:
 
 def send_hello(party: Party, channel: TlsChannel, theirs: Hello) -> None:
     """Send the responder's hello, in answer to `theirs`."""
-    send(channel, FrameKind.RESPONSE, _make(party, channel, HelloRole.RESPONDER, theirs.head, False))
+    shown = party.view.show_admission(channel.peer_id, theirs.head)
+    send(channel, FrameKind.RESPONSE, _make(party, channel, HelloRole.RESPONDER, shown, False))
 
 
 def refuse(channel: TlsChannel, reply: ErrorReply) -> None:
@@ -96,7 +99,7 @@ def send(channel: TlsChannel, kind: FrameKind, hello: Hello) -> None:
     channel.write(pack_frame(frame))
 
 
-def _make(party: Party, channel: TlsChannel, role: HelloRole, head: bytes, replaces: bool) -> Hello:
+def _make(party: Party, channel: TlsChannel, role: HelloRole, shown: list[bytes], replaces: bool) -> Hello:
     return make_hello(
         party.keys,
         role,
@@ -104,7 +107,7 @@ def _make(party: Party, channel: TlsChannel, role: HelloRole, head: bytes, repla
         channel.exporter(LABEL, party.network_id, 32),
         channel.peer_id,
         party.view.head(),
-        party.view.show_admission(channel.peer_id, head),
+        shown,
         party.instance,
         replaces,
     )

@@ -1,11 +1,14 @@
 """Heartbeat: judges one peer by its silence. Pure: the time and what was received are given.
 
-    no ping either way for heartbeat_s      -> ping; who pinged last lets the other begin
+    nothing received for heartbeat_s        -> ping; who pinged last lets the other begin
+    no ping either way for heads_s          -> ping, whatever else was received
     nothing received for silence_s          -> ping, and from then on the peer is being probed
     probed, nothing received for probe_s    -> dead
 
-Any byte counts as a sign of life. When our own loop stalled, or the machine slept, silence proves nothing:
-what came meanwhile is still in the kernel. Then the peer is probed first and has probe_s from now.
+Any byte counts as a sign of life. While a session rests the first three are resting_s: nobody waits for what
+comes over it, and to watch it as closely as one that is used would soon cost more than its handshake did.
+When our own loop stalled, or the machine slept, silence proves nothing: what came meanwhile is still in the
+kernel. Then the peer is probed first and has probe_s from now.
 """
 
 from __future__ import annotations
@@ -17,9 +20,7 @@ from shoal.core.errors import Unavailable
 from shoal.transport.config import SessionTiming
 
 PINGS_WAITING = 8
-TURN = (
-    1.4  # of heartbeat_s, for the end that pinged last: one ping serves both, and each learns the round trip
-)
+TURN = 1.2  # of the wait, for the end that pinged last: one ping serves both, and each learns the round trip
 RTT_WEIGHT = 0.125  # RFC 6298's alpha
 
 
@@ -42,21 +43,26 @@ class Heartbeat:
         self._probed_at: float | None = None
         self._waiting: dict[int, tuple[float, asyncio.Future[float] | None]] = {}  # at most PINGS_WAITING
 
-    def judge(self, now: float, received_at: float, probe: bool) -> Beat:
+    def judge(self, now: float, received_at: float, probe: bool, resting: bool = False) -> Beat:
         """Look at the peer, once a tick; `probe` after a stall or a sleep of our own."""
+        timing = self._timing
         if probe:
             self._probed_at = now
             return Beat.PING
         if self._probed_at is not None:
             if received_at >= self._probed_at:
                 self._probed_at = None
-            elif now - self._probed_at >= self._timing.probe_s:
+            elif now - self._probed_at >= timing.probe_s:
                 return Beat.DEAD
-        elif now - received_at >= self._timing.silence_s:
+        turn = 1.0 if self._is_our_turn else TURN
+        quiet_s, heads_s, silence_s = timing.heartbeat_s * turn, timing.heads_s * turn, timing.silence_s
+        if resting:
+            quiet_s = heads_s = silence_s = timing.resting_s * turn
+        if self._probed_at is None and now - received_at >= silence_s:
             self._probed_at = now
             return Beat.PING
-        wait_s = self._timing.heartbeat_s * (1.0 if self._is_our_turn else TURN)
-        return Beat.PING if now - self._pinged_at >= wait_s else Beat.NOTHING
+        is_quiet = now - max(received_at, self._pinged_at) >= quiet_s
+        return Beat.PING if is_quiet or now - self._pinged_at >= heads_s else Beat.NOTHING
 
     def on_sent(self, ping_id: int, now: float, waiter: asyncio.Future[float] | None) -> None:
         """A ping was sent. Too many without an answer: the oldest is given up."""

@@ -4,7 +4,7 @@ type  message     kind      who
 2     Hello       request   initiator, then responder; nothing else is parsed before both
 4     Settled     notice    responder, once: this session stays
 6     GoingAway   notice    either, last
-8     Ping        request   either, every 5 s
+8     Ping        request   either, every 4 s when nothing else comes
 10    Pong        response  answer to Ping
 16-31 lanes: transport/lane_messages.py
 """

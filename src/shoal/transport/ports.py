@@ -50,7 +50,7 @@ class MembershipView(Protocol):
         (empty: it has said none yet).
 
         At most HELLO_ENTRIES of them and HELLO_ENTRIES_BYTES in all; empty when they do not fit, or when the
-        peer has them.
+        peer has them, or probably has them: asked again without a session meanwhile, it shows them.
         """
         ...
 

@@ -52,7 +52,7 @@ REASONS = frozenset(
 )
 HEAD8_BYTES = 8
 NOTIFY_BUFFER_BYTES = BUFFER_BYTES // 4  # `notify` gives up beyond it; requests and answers have the rest
-PING_S = 20.0  # of incoming pings; ours come every 5 s, a person's `shoal ping` a few times a second
+PING_S = 20.0  # of incoming pings; ours come every 4 s, a person's `shoal ping` a few times a second
 PING_BURST = 40.0
 
 
@@ -88,6 +88,7 @@ class Session:
         self.peer_head8 = hello.head[:HEAD8_BYTES]
         self.established_at = host.monotonic()
         self.used_at = self.established_at  # when something other than a heartbeat was sent or came last
+        self.may_rest = False  # nobody waits for what may come over it, says who decides that it is kept
         self.settled = False
         self.retired = False  # another session took its place; it finishes what is in flight
         self.closed = False
@@ -277,7 +278,10 @@ class Session:
         if self._channel.buffered_bytes > BUFFER_BYTES:  # of pongs, or of TLS itself: no `send_frame` saw it
             self._close_slow()
             return
-        match self._heartbeat.judge(now, self._channel.last_received_at, probe):
+        resting = (
+            self.may_rest and not self.in_flight and now - self.used_at >= self._host.timing.rest_after_s
+        )
+        match self._heartbeat.judge(now, self._channel.last_received_at, probe, resting):
             case Beat.PING:
                 self._ping(None)
             case Beat.DEAD:

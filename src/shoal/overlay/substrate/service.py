@@ -456,6 +456,9 @@ class SubstrateService:
     def _sweep(self) -> None:
         """End what was dialled from here and is not used. Who was dialled leaves it to the other end."""
         self._sweep_later()
+        unused = [] if self._machine.is_mesh else self._find_extra()
+        for session in self._sessions.sessions():
+            session.may_rest = session in unused
         if self._machine.is_mesh:
             return
         if not self._machine.views.active:  # begin again: somebody may have become reachable
