@@ -17,6 +17,7 @@ from shoal.overlay.substrate.messages import (
     PartProbe,
     SizePull,
     SizePush,
+    check,
 )
 from shoal.overlay.substrate.size import SizeEstimate
 from shoal.overlay.substrate.steps import Connect, Disconnect, Effect, Send, Timer
@@ -183,7 +184,62 @@ def test_leaders_have_a_cap(answer: bool) -> None:
     for number in range(100):
         leader = number.to_bytes(8, "big")
         if answer:
-            size.on_pull(SizePull(0, [leader], [0.5]))
+            size.on_timer(float(number), [])
+            size.on_pull(peer(2), SizePull(size.epoch, [leader], [0.5]))
         else:
             size.on_push(peer(2), SizePush(0, [leader], [0.5]), [])
     assert len(size.values) <= 16
+
+
+def test_an_answer_counts_once_and_only_of_who_was_asked() -> None:
+    size = make_size()
+    size.on_pull(peer(2), SizePull(0, [LEADER], [0.5]))
+    assert size.values == {}  # nobody was asked
+    size.on_timer(10.0, [])
+    size.on_pull(peer(3), SizePull(0, [LEADER], [0.5]))
+    assert size.values == {}
+    for _ in range(3):
+        size.on_pull(peer(2), SizePull(0, [LEADER], [0.5]))
+    assert size.values == {LEADER: 0.5}
+
+
+def test_who_gave_while_an_answer_was_under_way_tells_no_value_below_nothing() -> None:
+    size = make_size()
+    size.values[LEADER] = 0.5
+    size.on_timer(10.0, [])
+    for other in (3, 4):  # take half each time
+        size.on_push(peer(other), SizePush(0, [LEADER], [0.0]), [])
+    size.on_pull(peer(2), SizePull(0, [LEADER], [-0.25]))
+    assert size.values[LEADER] == -0.125  # the sum of all is as before
+    size.on_timer(20.0, out := [])
+    (push,) = [effect.message for effect in out if isinstance(effect, Send)]
+    check(push)
+    assert isinstance(push, SizePush)
+    assert push.values == [0.0]
+
+
+def test_whatever_was_answered_what_is_told_keeps_its_limits() -> None:
+    size = make_size()
+    for change in (1.0, 1.0, 1.0, -1.0, -1.0, -1.0, -1.0):
+        size.on_timer(0.0, [])
+        size.on_pull(peer(2), SizePull(0, [LEADER], [change]))
+        size.on_timer(0.0, out := [])
+        size.on_push(peer(3), SizePush(0, [LEADER], [0.0]), out)
+        for effect in out:
+            if isinstance(effect, Send):
+                check(effect.message)
+
+
+def test_the_last_epoch_is_followed_by_the_first() -> None:
+    size = make_size()
+    size.on_push(peer(2), SizePush(2**31 - 1, [], []), [])
+    size.on_push(peer(2), SizePush(2**32 - 1, [], []), [])
+    assert size.epoch == 2**31 - 1  # half of all epochs ahead is behind
+    size.on_push(peer(2), SizePush(2**32 - 2, [], []), [])
+    assert size.epoch == 2**32 - 2
+    for at in range(3 * 60):
+        size.on_timer(10.0 * at, out := [])
+        for effect in out:
+            if isinstance(effect, Send):
+                check(effect.message)
+    assert size.epoch == 0

@@ -43,7 +43,7 @@ def measure_averaging(nodes: int, chance: Chance) -> float:
     estimates = [SizeEstimate(peer, config, chance, peers) for peer in peers]
     for estimate in estimates:
         estimate.start(0.0, [])
-        estimate.values[LEADER] = chance.normal()
+        estimate.values[LEADER] = chance.fraction()  # what a machine may have, and tell
     first = _find_variance(estimates)
     for cycle in range(CYCLES):
         for index in chance.sample(range(nodes), nodes):
@@ -63,7 +63,7 @@ def _settle(sender: bytes, out: list[Effect], estimates: list[SizeEstimate]) -> 
         if type(effect.message) is SizePush:
             receiver.on_push(source, effect.message, answers)
         elif type(effect.message) is SizePull:
-            receiver.on_pull(effect.message)
+            receiver.on_pull(source, effect.message)
         waiting.extend((effect.peer, answer) for answer in answers if type(answer) is Send)
 
 

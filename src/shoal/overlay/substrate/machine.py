@@ -225,7 +225,7 @@ _ON_MESSAGE: dict[type, _Handler] = {
     PartAnswer: lambda node, now, peer, message, out: node.merge.on_part_answer(now, peer, message, out),
     Bridge: lambda node, now, peer, message, out: node.merge.on_bridge(now, peer, message, out),
     SizePush: lambda node, now, peer, message, out: node.size.on_push(peer, message, out),
-    SizePull: lambda node, now, peer, message, out: node.size.on_pull(message),
+    SizePull: lambda node, now, peer, message, out: node.size.on_pull(peer, message),
     Probe: lambda node, now, peer, message, out: node.detector.on_probe(now, peer, message, out),
     ProbeAnswer: lambda node, now, peer, message, out: node.detector.on_probe_answer(now, peer, message, out),
     ProbeFor: lambda node, now, peer, message, out: node.detector.on_probe_for(now, peer, message, out),
