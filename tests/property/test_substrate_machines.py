@@ -17,6 +17,7 @@ from shoal.overlay.substrate.steps import (
     Disconnect,
     Input,
     Received,
+    Send,
     SessionDown,
     SetTimer,
     Started,
@@ -29,12 +30,14 @@ PEERS = st.one_of(st.integers(0, 12).map(peer), st.just(ME))
 IDENTIFIERS = st.integers(0, 6).map(lambda number: number.to_bytes(16, "big"))
 HOPS = st.integers(0, 16)
 WORDS = st.lists(st.tuples(IDENTIFIERS, st.integers(0, 64)), min_size=1, max_size=64)
+EPOCHS = st.one_of(st.integers(0, 2), st.sampled_from([2**31, 2**32 - 1]))
 LEADERS = st.lists(
-    st.tuples(st.binary(min_size=8, max_size=8), st.floats(0, 1)), max_size=16, unique_by=lambda x: x[0]
+    st.tuples(st.integers(0, 20).map(lambda number: number.to_bytes(8, "big")), st.floats(0, 1)),
+    max_size=16,
+    unique_by=lambda x: x[0],
 )
-UPDATES = st.lists(
-    st.builds(m.Update, PEERS, st.integers(1, 3), st.integers(0, 2**32 - 1), PEERS), max_size=8
-)
+INCARNATIONS = st.one_of(st.integers(0, 2), st.integers(0, 2**32 - 1), st.just(2**32 - 1))
+UPDATES = st.lists(st.builds(m.Update, PEERS, st.integers(1, 3), INCARNATIONS, PEERS), max_size=8)
 NUMBERS = st.integers(0, 40)
 
 MESSAGES = st.one_of(
@@ -53,8 +56,15 @@ MESSAGES = st.one_of(
     st.builds(m.PartProbe, st.lists(IDENTIFIERS, min_size=1, max_size=16)),
     st.builds(m.PartAnswer, st.lists(IDENTIFIERS, min_size=1, max_size=16)),
     st.builds(m.Bridge, st.booleans()),
-    LEADERS.map(lambda pairs: m.SizePush(1, [p[0] for p in pairs], [p[1] for p in pairs])),
-    LEADERS.map(lambda pairs: m.SizePull(1, [p[0] for p in pairs], [-p[1] for p in pairs])),
+    st.builds(
+        lambda epoch, pairs: m.SizePush(epoch, [p[0] for p in pairs], [p[1] for p in pairs]), EPOCHS, LEADERS
+    ),
+    st.builds(
+        lambda epoch, sign, pairs: m.SizePull(epoch, [p[0] for p in pairs], [sign * p[1] for p in pairs]),
+        EPOCHS,
+        st.sampled_from([-1, 1]),
+        LEADERS,
+    ),
     st.builds(m.Probe, NUMBERS, UPDATES),
     st.builds(m.ProbeAnswer, NUMBERS, UPDATES),
     st.builds(m.ProbeFor, NUMBERS, PEERS, UPDATES),
@@ -99,6 +109,8 @@ def test_what_must_hold_holds(config: SubstrateConfig, events: list[tuple[Input 
                     linked.add(other)
                 case Disconnect(other, _):
                     linked.remove(other)
+                case Send(_, message):
+                    m.check(message)  # what breaks a limit is its sender's fault, whoever made it send that
                 case _:
                     pass
         assert find_broken(ME, config, machine) == []

@@ -20,6 +20,10 @@ from shoal.overlay.substrate.steps import Cancel, Effect, Found, Send, SetTimer
 PERIOD = ("probe",)
 LATE = ("probe late",)
 HELPED_LIMIT = 64  # probes for others under way
+HELPED_A_PEER = 8  # of them for one: it asks for one in a period
+INCARNATIONS = (
+    2**32
+)  # counted on from the last one to 0, as serial numbers are (RFC 1982): nobody can end them
 HELPER_DRAWS = 16  # tries to find helpers that are there
 
 
@@ -29,6 +33,11 @@ class Standing(IntEnum):
     THERE = 1
     SUSPECT = 2
     GONE = 3
+
+
+def is_later(incarnation: int, other: int) -> bool:
+    """Whether a member that counted to `other` can have counted on to `incarnation`."""
+    return 0 < (incarnation - other) % INCARNATIONS < INCARNATIONS // 2
 
 
 class Roster:
@@ -103,14 +112,14 @@ class _Member:
 class _Probe:
     """The probe of this period."""
 
-    __slots__ = ("answered", "helpers", "number", "silences", "target")
+    __slots__ = ("answered", "helpers", "number", "silent", "target")
 
     def __init__(self, number: int, target: bytes) -> None:
         self.number = number
         self.target = target
         self.answered = False
         self.helpers: list[bytes] = []  # at most config.helpers
-        self.silences = 0  # helpers that said that they are there
+        self.silent: list[bytes] = []  # of these, who said that they are there and the target is silent
 
 
 class Detector:
@@ -244,7 +253,7 @@ class Detector:
             self._feel(-1)
             return
         # Lifeguard IV.A: helpers that say nothing either mean that it is we who do not hear
-        self._feel(len(probe.helpers) - probe.silences if probe.helpers else 1)
+        self._feel(len(probe.helpers) - len(probe.silent) if probe.helpers else 1)
         member = self._find_state(probe.target)
         if member is None:
             return
@@ -258,10 +267,12 @@ class Detector:
         out.append(Send(sender, ProbeAnswer(message.number, self._take_updates(sender))))
 
     def on_probe_for(self, now: float, sender: bytes, message: ProbeFor, out: list[Effect]) -> None:
-        """Probe in the sender's place."""
+        """Probe in the sender's place; only for who is watched: the target has to be dialled perhaps."""
         self._read(now, message.updates, out)
         target = message.target
-        if len(self._helped) >= HELPED_LIMIT or target == self._own:
+        if len(self._helped) >= HELPED_LIMIT or target == self._own or sender not in self._roster:
+            return
+        if sum(asker == sender for asker, _, _ in self._helped.values()) >= HELPED_A_PEER:
             return
         self._number = number = (self._number + 1) % 2**32
         self._helped[number] = (sender, message.number, target)
@@ -285,7 +296,8 @@ class Detector:
         self._read(now, message.updates, out)
         probe = self._probe
         if probe is not None and message.number == probe.number:
-            probe.answered = True
+            if sender == probe.target or sender in probe.helpers:
+                probe.answered = True
             return
         helped = self._helped.get(message.number)
         if helped is not None and sender == helped[2]:
@@ -293,10 +305,13 @@ class Detector:
             out += [Cancel(("probe silence", message.number)), Cancel(("probe helped", message.number))]
             out.append(Send(helped[0], ProbeAnswer(helped[1], self._take_updates(helped[0]))))
 
-    def on_probe_silence(self, message: ProbeSilence) -> None:
+    def on_probe_silence(self, sender: bytes, message: ProbeSilence) -> None:
         """A helper is there: it is not we who are deaf."""
-        if self._probe is not None and message.number == self._probe.number:
-            self._probe.silences = min(len(self._probe.helpers), self._probe.silences + 1)
+        probe = self._probe
+        if probe is None or message.number != probe.number:
+            return
+        if sender in probe.helpers and sender not in probe.silent:
+            probe.silent.append(sender)
 
     # -- updates ---------------------------------------------------------------------------------------
 
@@ -312,15 +327,22 @@ class Detector:
                 self._revive(update, out)
 
     def _refute(self, update: Update) -> None:
-        """Others suspect us: we are there, with a higher incarnation than they speak of."""
-        if update.standing != Standing.THERE and update.incarnation >= self._incarnation:
-            self._incarnation = update.incarnation + 1
+        """Others suspect us: we are there, with a later incarnation than they speak of.
+
+        Who took us for a neighbour after we had counted on does not know how far: it is told again.
+        """
+        if update.standing == Standing.THERE:
+            return
+        if not is_later(self._incarnation, update.incarnation):
+            self._incarnation = (update.incarnation + 1) % INCARNATIONS
             self._feel(1)
-            self._spread(Update(self._own, Standing.THERE, self._incarnation, self._own))
+        elif self._own in self._updates:
+            return
+        self._spread(Update(self._own, Standing.THERE, self._incarnation, self._own))
 
     def _revive(self, update: Update, out: list[Effect]) -> None:
         member = self._find_state(update.peer)
-        if member is None or update.incarnation <= member.incarnation:
+        if member is None or not is_later(update.incarnation, member.incarnation):
             return
         was = member.standing
         member.incarnation, member.standing, member.suspicion = update.incarnation, Standing.THERE, None
@@ -331,11 +353,11 @@ class Detector:
 
     def _suspect(self, now: float, peer: bytes, incarnation: int, source: bytes, out: list[Effect]) -> None:
         member = self._find_state(peer)
-        if member is None or incarnation < member.incarnation or member.standing is Standing.GONE:
+        if member is None or is_later(member.incarnation, incarnation) or member.standing is Standing.GONE:
             return
         suspicion = member.suspicion
         update = Update(peer, Standing.SUSPECT, incarnation, source)
-        if suspicion is None or incarnation > member.incarnation:
+        if suspicion is None or is_later(incarnation, member.incarnation):
             member.standing, member.incarnation = Standing.SUSPECT, incarnation
             member.suspicion = suspicion = _Suspicion(now, source, len(self._roster) + 1)
             self._spread(update)
@@ -363,6 +385,11 @@ class Detector:
         share = math.log(len(suspicion.sources)) / math.log(confirmations + 1)
         return max(shortest, longest - (longest - shortest) * share)
 
+    def suspects(self, peer: bytes) -> bool:
+        """Whether a member is suspected by our own probes, not by what others say alone."""
+        member = self._states.get(peer)
+        return member is not None and member.suspicion is not None and self._own in member.suspicion.sources
+
     def on_suspect_timer(self, peer: bytes, out: list[Effect]) -> None:
         """It did not speak up: it is gone."""
         member = self._states.get(peer)
@@ -371,7 +398,7 @@ class Detector:
 
     def _bury(self, peer: bytes, incarnation: int, source: bytes, out: list[Effect]) -> None:
         member = self._find_state(peer)
-        if member is None or member.standing is Standing.GONE or incarnation < member.incarnation:
+        if member is None or member.standing is Standing.GONE or is_later(member.incarnation, incarnation):
             return
         member.standing, member.incarnation, member.suspicion = Standing.GONE, incarnation, None
         out.append(Cancel(("suspect", peer)))

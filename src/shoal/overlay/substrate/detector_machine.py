@@ -25,7 +25,7 @@ def handle_message(detector: Detector, now: float, peer: bytes, message: Message
         case ProbeFor():
             detector.on_probe_for(now, peer, message, out)
         case ProbeSilence():
-            detector.on_probe_silence(message)
+            detector.on_probe_silence(peer, message)
         case _:
             raise LocalMisuse(f"{type(message).__name__} is not for the detector")
 

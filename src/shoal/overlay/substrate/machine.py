@@ -174,8 +174,9 @@ class SubstrateMachine:
             case ("sweep",):
                 self.plumtree.on_sweep(now, out)
             case ("suspect", bytes(peer)):
+                is_ours = self.detector.suspects(peer)  # else it is hearsay: the session is asked
                 self.detector.on_suspect_timer(peer, out)
-                if self.detector.find_standing(peer) == Standing.GONE:
+                if is_ours and self.detector.find_standing(peer) == Standing.GONE:
                     self.views.on_session_down(now, peer, out)
                     out.append(Send(peer, _PART))  # if it is there after all it must know
             case _:
@@ -229,7 +230,7 @@ _ON_MESSAGE: dict[type, _Handler] = {
     Probe: lambda node, now, peer, message, out: node.detector.on_probe(now, peer, message, out),
     ProbeAnswer: lambda node, now, peer, message, out: node.detector.on_probe_answer(now, peer, message, out),
     ProbeFor: lambda node, now, peer, message, out: node.detector.on_probe_for(now, peer, message, out),
-    ProbeSilence: lambda node, now, peer, message, out: node.detector.on_probe_silence(message),
+    ProbeSilence: lambda node, now, peer, message, out: node.detector.on_probe_silence(peer, message),
     Shuffle: lambda node, now, peer, message, out: node.views.on_shuffle(peer, message, out),
     ShuffleAnswer: lambda node, now, peer, message, out: node.views.on_shuffle_answer(message),
 }
