@@ -4,9 +4,10 @@ from __future__ import annotations
 
 from tests.machine.test_overlay_mesh import ANN, ANN_ID, BOB, BOB_ID, EVE_ID, NETWORK, Playbook
 
+from shoal.identity.keys import DeviceKeys
 from shoal.identity.record import sign_record
 from shoal.overlay.messages import Records
-from shoal.overlay.steps import Connect, DialEnded, Emit, Received, Sparse, Timer, Wanted
+from shoal.overlay.steps import Connect, DialEnded, Emit, Received, Sparse, Timer, Unreached, Wanted
 from shoal.transport.address import Address
 
 
@@ -52,3 +53,31 @@ def test_a_peer_whose_relay_has_a_session_is_dialled_over_it_at_once() -> None:
     book.do(Wanted(BOB_ID))
     assert book.do(Timer(("dial", BOB_ID))) == [Connect(BOB_ID, str(Address.via(ANN_ID)))]
     assert book.timer_at("dial", ANN_ID) is None
+
+
+def give_up(*via: tuple[DeviceKeys, bytes]) -> list[bytes]:
+    """Want Bob, whom nothing reaches; return who was told to be unreachable in ten rounds of dials."""
+    addresses = {ANN_ID: "192.0.2.2:4711", BOB_ID: "192.0.2.3:4711"}
+    records = [sign_record(k, NETWORK, 1, [addresses[k.peer_id]], "x", 0, True, (r,)) for k, r in via]
+    book = Playbook(ANN_ID, BOB_ID, EVE_ID)
+    book.do(Sparse(True))
+    book.connect(EVE_ID)
+    book.do(Received(EVE_ID, Records([record.packed for record in records])))
+    book.do(Wanted(BOB_ID))
+    found = []
+    for _ in range(10):
+        for keys, _ in via:
+            for dial in [e for e in book.do(Timer(("dial", keys.peer_id))) if isinstance(e, Connect)]:
+                ended = book.do(DialEnded(dial.peer, dial.address, "refused"))
+                found += [
+                    e.event.peer for e in ended if isinstance(e, Emit) and isinstance(e.event, Unreached)
+                ]
+    return found
+
+
+def test_two_that_name_each_other_as_relay_are_given_up() -> None:
+    assert sorted(give_up((ANN, BOB_ID), (BOB, ANN_ID))) == sorted([ANN_ID, BOB_ID])
+
+
+def test_who_names_itself_as_relay_is_given_up() -> None:
+    assert give_up((BOB, BOB_ID)) == [BOB_ID]

@@ -343,10 +343,14 @@ class MeshMachine:
 
     def _give_up(self, peer: bytes) -> list[Effect]:
         """A round is over: whoever wanted the peer in a large network may want another one."""
-        if not self._is_sparse or any(relay in self._plan for relay in self._book.relays_of(peer)):
+        if not self._is_sparse or any(self._is_begun(relay) for relay in self._book.relays_of(peer)):
             return []  # a relay to it may come yet
         why = self._plan.why(peer)
         return [*self._plan.drop(peer), Emit(Unreached(peer, why))]
+
+    def _is_begun(self, peer: bytes) -> bool:
+        """Whether the first round of dials to a peer lasts: two may name each other as relays."""
+        return peer in self._plan and self._plan.rounds_of(peer) == 0
 
     def _on_contact(self, now: float, peer: bytes, addresses: tuple[str, ...]) -> list[Effect]:
         if peer == self._own_id:
