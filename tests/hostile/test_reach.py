@@ -161,6 +161,20 @@ async def test_who_is_no_member_gets_nothing_from_a_relay() -> None:
             await stranger.transport.dial(world.relay.peer_id, world.relay.address, 2.0)
 
 
+async def test_what_is_relayed_for_a_device_ends_with_its_membership_though_its_session_ended_before() -> (
+    None
+):
+    async with make_world() as world:
+        over = await dial_over(world)
+        (await world.relay.wait_session(world.ann)).close("shutdown")
+        service = world.services[world.relay.peer_id]
+        assert service.relay is not None
+        assert await over.ping() >= 0  # the stream needs no session of the relay
+        service.drop(world.ann.peer_id)
+        await wait_until(lambda: service.relay is not None and service.relay.status().streams == 0)
+        await wait_until(lambda: over.closed)
+
+
 async def test_a_token_is_good_once() -> None:
     async with make_world() as world:
         token = await ask(world.ann, world, world.bob.peer_id)

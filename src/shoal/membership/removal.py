@@ -5,8 +5,9 @@ When a removal (or a leave) takes effect on this node, in this order and at once
  1. its session is closed, and with it every lane, every request in flight and everything queued for it
     (`SessionCloser.close_peer`); from now on `MembershipView.is_active` is False, so its key is refused in
     every hello, and a session that was just being made does not survive its hello;
- 2. whoever keeps something for a peer drops it: overlay its contact, provider records and dials, swarm its
-    wants and its place among providers, storage nothing (each registers with `on_ended`);
+ 2. whoever keeps something for a peer drops it: overlay its contact, provider records and dials, reach what
+    is relayed for it, swarm its wants and its place among providers, storage nothing (each registers with
+    `on_ended`);
  3. if the device is this one: its open invites are revoked, every session is closed, none is opened or
     accepted, and `status` says so;
  4. the author of the removal gets a RemovalAck, now or when it is next connected.

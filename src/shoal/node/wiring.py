@@ -117,6 +117,7 @@ def wire(
     base.events.on(MembershipChanged, lambda event: overlay.members_changed())
     assert network.enforcer is not None  # MembershipService has set it
     network.enforcer.on_ended(overlay.drop)
+    network.enforcer.on_ended(reach.drop)
     swarm = SwarmService(
         own_id=keys.peer_id,
         network_id=network_id,

@@ -318,6 +318,11 @@ class ReachService(BaseService):
         if self.relay is not None and not self._is_member(session.peer_id):
             self.relay.drop(session.peer_id)
 
+    def drop(self, peer_id: bytes) -> None:
+        """A device is no member any more: what is relayed for it ends, whether it has a session or not."""
+        if self.relay is not None:
+            self.relay.drop(peer_id)
+
     def network_changed(self) -> None:
         """Our addresses changed."""
         self._step(NetworkChanged())
