@@ -193,7 +193,10 @@ def run_live(runs: Runs) -> None:
     runs.results["tools.live_overlay"] = found
     runs.hold("24 real processes, a quarter killed: parts", found.get("parts"), 1, 1)
     if "idle_bytes_s" in found:
-        runs.hold("24 real nodes idle: bytes/s by interface", found["idle_bytes_s"]["mean"], high=2048)
+        live_s = found["idle_bytes_s"]["mean"]
+        runs.hold("24 real nodes idle: bytes/s by interface", live_s, high=2048)
+        simulated, _, _ = runs.run("idle", "--nodes", "24", "--minutes", "10")
+        runs.hold("24 idle nodes: simulated to real", simulated["bytes_s"]["mean"] / live_s, 0.8, 1.2)
 
 
 def run_idle(runs: Runs) -> None:

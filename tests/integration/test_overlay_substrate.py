@@ -190,6 +190,9 @@ async def test_who_is_no_neighbour_is_dialled_when_needed_and_let_go(monkeypatch
         monkeypatch.setattr(one.overlay._substrate, "_is_busy", lambda peer: True)
         assert one.overlay._substrate._find_extra() == []
         monkeypatch.setattr(one.overlay._substrate, "_is_busy", lambda peer: False)
+        one.overlay._substrate._sweep()
+        resting = {s.peer_id for s in one.transport.transport.sessions() if s.may_rest}
+        assert resting == one.sessions - set(one.overlay._substrate._machine.views.active)
         await wait_until(lambda: other.peer_id not in one.sessions or other.peer_id in one.links, 15.0)
         status = next(s for s in one.overlay.peers_status() if s.peer_id == other.peer_id)
         assert (status.state, status.ended) == ("known", "idle") or status.neighbour

@@ -271,7 +271,7 @@ class Network(Generic[M]):
         if self.on_send is not None:
             self.on_send(node, effect)
         session = node.sessions.get(there)
-        if session is not None and now_us - session[1] > IDLE_US and not self._is_kept(node, there):
+        if session is not None and now_us - session[1] > IDLE_US and not self.is_kept(here, there):
             self._close(here, there)
             session = None
         if session is None:
@@ -298,14 +298,16 @@ class Network(Generic[M]):
             return
         kernel.plan(arrives_us, self._arrive, self.nodes[there], (node.identifier, message, size))
 
-    def _is_kept(self, node: SimNode[M], there: int) -> bool:
-        return there in node.kept or node.index in self.nodes[there].kept
+    def is_kept(self, here: int, there: int) -> bool:
+        """Whether one of the two is a neighbour of the other."""
+        return there in self.nodes[here].kept or here in self.nodes[there].kept
 
     def count_sessions(self, node: SimNode[M]) -> int:
         """Return how many sessions a node has now; those that have been idle for too long are over."""
         limit_us = self.kernel.now_us - IDLE_US
         return sum(
-            session[1] >= limit_us or self._is_kept(node, there) for there, session in node.sessions.items()
+            session[1] >= limit_us or self.is_kept(node.index, there)
+            for there, session in node.sessions.items()
         )
 
     def _arrive(self, node: SimNode[M], what: tuple[bytes, Any, int]) -> None:
