@@ -14,7 +14,7 @@ from shoal.identity.log import MembershipLog
 from shoal.identity.operations import parents_of, parse_operation
 from shoal.identity.record import parse_record, sign_record
 from shoal.identity.recovery import RecoveryKey
-from shoal.identity.ticket import Ticket
+from shoal.identity.ticket import Ticket, TicketRelay
 from shoal.wire.text import Kind, format_text, parse_text
 
 NETWORK = b"\x11" * 32
@@ -22,7 +22,15 @@ LOG = found(make_keys(1))
 ENTRY = write(LOG, make_keys(1), admit(LOG, make_keys(2)))
 RECORD = sign_record(make_keys(1), NETWORK, 1, ["192.0.2.1:1", "[::1]:2"], "name", TIME).pack()
 TICKET = parse_text(
-    Kind.TICKET, Ticket(NETWORK, make_keys(1).peer_id, bytes(16), TIME, ("192.0.2.1:1",)).to_text()
+    Kind.TICKET,
+    Ticket(
+        NETWORK,
+        make_keys(1).peer_id,
+        bytes(16),
+        TIME,
+        ("192.0.2.1:1",),
+        (TicketRelay(make_keys(2).peer_id, ("192.0.2.2:1", "relay.example:2")),),
+    ).to_text(),
 )
 
 

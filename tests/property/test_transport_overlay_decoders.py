@@ -15,6 +15,9 @@ from shoal.transport.lane_record import (
     parse_header,
     parse_preamble,
 )
+from shoal.transport.reach.guest_messages import GUEST_TABLE, GuestGrant, GuestRefused
+from shoal.transport.reach.messages import REACH_TABLE
+from shoal.transport.reach.messages import check as check_reach
 from shoal.wire.limits import GOSSIP_BYTES, LANE_RECORD_PLAINTEXT_BYTES
 from shoal.wire.registry import MessageTable, ServiceNumber
 
@@ -28,6 +31,26 @@ def test_overlay_messages(number: int, payload: bytes) -> None:
         message = OVERLAY_TABLE.decode(number, payload)
         if message is not None:
             check(message)
+    except (MalformedMessage, LimitExceeded):
+        pass
+
+
+@given(st.sampled_from(range(2, 28, 2)), st.binary(max_size=300))
+def test_reach_messages(number: int, payload: bytes) -> None:
+    try:
+        message = REACH_TABLE.decode(number, payload)
+        if message is not None:
+            check_reach(message)
+    except (MalformedMessage, LimitExceeded):
+        pass
+
+
+@given(st.sampled_from([2, 4, 6]), st.binary(max_size=300))
+def test_guest_messages(number: int, payload: bytes) -> None:
+    try:
+        message = GUEST_TABLE.decode(number, payload)
+        if isinstance(message, GuestGrant | GuestRefused):
+            message.check()
     except (MalformedMessage, LimitExceeded):
         pass
 

@@ -32,7 +32,7 @@ from shoal.identity.operations import Role
 from shoal.identity.record import sign_record
 from shoal.identity.recovery import RecoveryKey
 from shoal.identity.secrets import DEFAULT_SPACE, Context, derive
-from shoal.identity.ticket import Ticket
+from shoal.identity.ticket import Ticket, TicketRelay, make_guest_pass
 from shoal.wire.text import Kind, format_text
 
 DIRECTORY = Path(__file__).parents[2] / "spec" / "vectors"
@@ -161,9 +161,14 @@ def find_wrapped(info: bytes) -> str:
 def make_tickets() -> dict[str, Any]:
     inviter = make_keys(1).peer_id
     addresses = ("192.0.2.7:7400", "[2001:db8::7]:7400", "nas.example:65535")
+    relays = (
+        TicketRelay(make_keys(2).peer_id, ("198.51.100.7:7400", "[2001:db8::9]:7400")),
+        TicketRelay(make_keys(3).peer_id, ("relay.example:7400",)),
+    )
     tickets = [
         Ticket(b"\x11" * 32, inviter, bytes(range(16)), TIME, addresses),
         Ticket(b"\x11" * 32, inviter, bytes(range(32)), 2**40, ()),
+        Ticket(b"\x11" * 32, inviter, bytes(range(16)), TIME, addresses[:1], relays),
     ]
     return {
         "tickets": [
@@ -174,6 +179,16 @@ def make_tickets() -> dict[str, Any]:
                 "invite_id": ticket.invite_id.hex(),
                 "expires_at": ticket.expires_at,
                 "addresses": list(ticket.addresses),
+                "relays": [
+                    {
+                        "peer_id": relay.peer_id.hex(),
+                        "addresses": list(relay.addresses),
+                        "guest_pass": make_guest_pass(
+                            ticket.secret, ticket.network_id, inviter, relay.peer_id
+                        ).hex(),
+                    }
+                    for relay in ticket.relays
+                ],
                 "text": ticket.to_text(),
             }
             for ticket in tickets

@@ -121,7 +121,7 @@ def test_paths_that_cannot_be_used(value: str | BytesPath) -> None:
 def test_requests_are_strict_and_results_are_the_interface() -> None:
     fields = {
         s.Status: {"peer_id", "network_id", "name", "pid", "listen", "peers", "version"},
-        s.Invite: {"ticket", "code", "expires_at"},
+        s.Invite: {"ticket", "code", "expires_at", "relays"},
         s.Peer: {"peer_id", "name", "state", "addresses", "rtt_ms"},
         s.Member: {"peer_id", "name", "user", "role", "state", "since"},
         s.Share: {"link", "share_id", "complete", "content_id", "files", "bytes"},

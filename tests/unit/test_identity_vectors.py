@@ -62,6 +62,10 @@ def test_tickets_and_records_are_read() -> None:
         ticket = Ticket.parse(vector["text"])
         assert ticket.secret.hex() == vector["secret"]
         assert list(ticket.addresses) == vector["addresses"]
+        assert [relay.peer_id.hex() for relay in ticket.relays] == [x["peer_id"] for x in vector["relays"]]
+        assert [list(relay.addresses) for relay in ticket.relays] == [
+            x["addresses"] for x in vector["relays"]
+        ]
     records = load("record")
     for vector in records["records"]:
         record = parse_record(bytes.fromhex(vector["data"]), bytes.fromhex(records["network_id"]))

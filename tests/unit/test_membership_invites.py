@@ -11,15 +11,17 @@ from tests.support.stores import open_stores
 
 from shoal.core.errors import LocalMisuse, Refused
 from shoal.identity.operations import Role
-from shoal.identity.ticket import Ticket
-from shoal.membership.invites import REMEMBERED, Invites, join_knock
+from shoal.identity.ticket import Ticket, make_guest_pass
+from shoal.membership.invites import GUEST_AGAIN_S, REMEMBERED, Invites, join_knock
 from shoal.storage.invites import KEEP_S, InviteRow
 from shoal.storage.invites import Invites as InviteTable
 from shoal.testing.clock import ManualClock
+from shoal.transport.reach.messages import GUEST_PASSES
 
 OWN = make_keys(1).peer_id
 ANN, BOB = b"a" * 32, b"b" * 32
 NETWORK = b"n" * 32
+RELAY = b"r" * 32
 
 
 @pytest.fixture
@@ -98,6 +100,43 @@ async def test_a_knock_is_matched_to_its_invite_for_this_inviter_only(table: Inv
     assert invites.match_knock(nonce, join_knock(second.secret, nonce, OWN)) == second.invite_id
     assert invites.match_knock(nonce, join_knock(first.secret, nonce, ANN)) is None
     assert invites.match_knock(b"1" * 16, join_knock(first.secret, nonce, OWN)) is None
+
+
+async def test_passes_for_a_relay_are_those_of_open_invites_and_for_a_while_of_used_ones(
+    table: InviteTable,
+) -> None:
+    clock = ManualClock()
+    invites = Invites(table, OWN, clock, allow)
+    first, used, revoked = await make(invites, 100), await make(invites), await make(invites)
+    await invites.revoke(revoked.invite_id)
+    passes = {row.invite_id: row for row in invites.guest_passes(NETWORK, RELAY)}
+    assert passes.keys() == {first.invite_id, used.invite_id}
+    assert passes[first.invite_id].key == make_guest_pass(first.secret, NETWORK, OWN, RELAY)
+    assert passes[first.invite_id].seconds == 100
+    await invites.use(used.invite_id, ANN)
+    clock.advance(100)  # the first is over
+    await invites.use(used.invite_id, ANN)  # its reply was lost; that gives no more time
+    (row,) = invites.guest_passes(NETWORK, RELAY)
+    assert (row.invite_id, row.seconds) == (used.invite_id, int(GUEST_AGAIN_S - 100))
+    clock.advance(GUEST_AGAIN_S - 100)
+    assert invites.guest_passes(NETWORK, RELAY) == []
+    again = Invites(table, OWN, clock, allow)
+    await again.load()  # when it was used nobody knows now
+    assert [row.invite_id for row in again.guest_passes(NETWORK, RELAY)] == [used.invite_id]
+
+
+async def test_what_was_promised_is_not_taken_back_by_newer_invites(table: InviteTable) -> None:
+    clock = ManualClock()
+    invites = Invites(table, OWN, clock, allow)
+    tickets = []
+    for _ in range(GUEST_PASSES + 3):
+        tickets.append(await make(invites))
+        clock.advance(1)
+    known = {row.invite_id for row in invites.guest_passes(NETWORK, RELAY)}
+    assert known == {ticket.invite_id for ticket in tickets[:GUEST_PASSES]}
+    await invites.use(tickets[0].invite_id, ANN)
+    known = {row.invite_id for row in invites.guest_passes(NETWORK, RELAY)}
+    assert tickets[GUEST_PASSES].invite_id in known
 
 
 async def test_an_open_invite_is_not_pushed_out_by_newer_used_ones_at_a_restart(table: InviteTable) -> None:

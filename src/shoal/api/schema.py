@@ -57,7 +57,10 @@ class Reach(Struct, frozen=True, kw_only=True):
 
 
 class RelayUse(Struct, frozen=True, kw_only=True):
-    """What this node relays for others: streams now, bytes since its day began, and of how many it may."""
+    """What this node relays for others: streams now, bytes since its day began, and of how many it may.
+
+    `guests`: streams of newcomers who are led to their inviter, counted in `streams` too.
+    """
 
     streams: int
     streams_limit: int
@@ -65,6 +68,8 @@ class RelayUse(Struct, frozen=True, kw_only=True):
     day_limit_bytes: int | None
     rate_limit_bytes_s: int | None
     refused: int
+    guests: int = 0
+    guests_limit: int = 0
 
 
 class Overlay(Struct, frozen=True, kw_only=True):
@@ -107,11 +112,17 @@ class InviteRequest(Request, frozen=True, kw_only=True):
 
 
 class Invite(Struct, frozen=True):
-    """A single-use invite: a ticket, and a code that people can read out. Either ends both."""
+    """A single-use invite: a ticket, and a code that people can read out. Either ends both.
+
+    `relays`: the members over which the ticket's holder can come who cannot dial this device. `notice`: why
+    it may not get here at all.
+    """
 
     ticket: str
     code: str | None
     expires_at: str
+    relays: list[str] = []
+    notice: str | UnsetType = UNSET
 
 
 class InviteWaitRequest(Request, frozen=True, kw_only=True):

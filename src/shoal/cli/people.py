@@ -59,6 +59,8 @@ def invite(
             face.show(ticket, [ticket.ticket])
             if ticket.code is not None:
                 face.tell(f"in the same local network also: shoal join {ticket.code}")
+            if isinstance(ticket.notice, str):
+                face.tell(printable(ticket.notice))
             return
         face.show(ticket, _describe_invite(ticket, role))
         if not no_wait:
@@ -76,6 +78,11 @@ def _describe_invite(ticket: s.Invite, role: str) -> list[str]:
     if ticket.code is not None:
         lines += ["", "or, in the same local network (elsewhere with --at HOST:PORT):", ""]
         lines += [f"  shoal join {ticket.code}"]
+    if ticket.relays:
+        names = " or ".join(map(printable, ticket.relays))
+        lines += ["", f"Where the other device cannot dial this one, the ticket works over {names}."]
+    if isinstance(ticket.notice, str):
+        lines += ["", f"Note: {printable(ticket.notice)}"]
     return lines
 
 

@@ -38,6 +38,7 @@ class Context(Enum):
     JOIN = "shoal v1 join"  # ticket secret -> key of the join knock
     JOIN_PROOF = "shoal v1 join proof"  # ticket secret -> key of the joiner's proof
     INVITE = "shoal v1 invite"  # ticket secret -> invite id
+    GUEST = "shoal v1 guest"  # ticket secret -> key of the keyed hash that makes passes for relays
     CODE_CONFIRM = "shoal v1 code confirm"  # SPAKE2 key -> key of both confirmations of a typed code
     CODE_GRANT = "shoal v1 code grant"  # SPAKE2 key, transcript -> key that seals the ticket
     KEY_FILE = "shoal v1 key file"  # checksum of a key file

@@ -11,20 +11,23 @@ import hmac
 import secrets
 from collections.abc import Callable
 
+from shoal.core.budget import BoundedMap
 from shoal.core.clock import Clock
 from shoal.core.errors import LocalMisuse, Refused
 from shoal.identity.code import NAMEPLATE_LIMIT, TypedCode
 from shoal.identity.operations import Role, is_valid_name
 from shoal.identity.secrets import Context, derive
-from shoal.identity.ticket import ADDRESSES_LIMIT, Ticket, make_invite_id
+from shoal.identity.ticket import ADDRESSES_LIMIT, Ticket, make_guest_pass, make_invite_id
 from shoal.storage.invites import KEEP_S, OPEN, REVOKED, USED, InviteRow, check_code
 from shoal.storage.invites import Invites as InviteTable
+from shoal.transport.reach.messages import GUEST_PASS_LIMIT_S, GUEST_PASSES, GuestPass
 
 EXPIRES_SHORTEST_S = 1.0
 EXPIRES_LONGEST_S = 30 * 86400.0
 SMALL_NAMEPLATES = 99  # taken first; wild guess: what two people do not mishear
 NAMEPLATES_FREE = 20  # fewer small ones than this, and all up to 999 are taken
 REMEMBERED = 512  # in memory: 256 open ones, and as many that are over
+GUEST_AGAIN_S = 600.0  # a used invite is led to over relays so long: the reply may have been lost
 
 
 def join_knock(secret: bytes, nonce: bytes, inviter: bytes) -> bytes:
@@ -43,12 +46,16 @@ class Invites:
         self._clock = clock
         self._check_right = check_right  # raises Refused for a role that this device may not admit
         self._known: dict[bytes, InviteRow] = {}
+        self._used_at: BoundedMap[bytes, float] = BoundedMap(REMEMBERED)  # since this node started
 
     async def load(self) -> None:
         """Read what is kept: those that are open, then the newest."""
         now = self._clock.wall()
         rows = sorted(await self._table.load(), key=lambda row: not row.is_open(now))  # else as they come
         self._known = {row.id: row for row in rows[:REMEMBERED]}
+        for row in self._known.values():
+            if row.state == USED:  # when, is not known: perhaps right before this node stopped
+                self._used_at.put(row.id, self._clock.monotonic())
 
     async def make(
         self, network_id: bytes, role: Role, user: str, expires_s: float, addresses: list[str]
@@ -88,6 +95,25 @@ class Invites:
     def all(self) -> list[InviteRow]:
         """Return what is remembered, newest first."""
         return sorted(self._known.values(), key=lambda row: row.created_at, reverse=True)
+
+    def guest_passes(self, network_id: bytes, relay: bytes) -> list[GuestPass]:
+        """Return what a relay has to know to lead newcomers here: spec/guest.md. At most GUEST_PASSES.
+
+        The oldest open invites come first: what a ticket promised is not taken back by newer ones.
+        """
+        now, since = self._clock.wall(), self._clock.monotonic() - GUEST_AGAIN_S
+        rows = sorted(self._known.values(), key=lambda row: row.created_at)
+        times = [(row, row.expires_at - now) for row in rows if row.is_open(now)]
+        for row in rows:
+            used_at = self._used_at.find(row.id)
+            if row.state == USED and used_at is not None:
+                times.append((row, used_at - since))
+        passes = []
+        for row, left_s in times:
+            if left_s >= 1:
+                key = make_guest_pass(row.secret, network_id, self._own_id, relay)
+                passes.append(GuestPass(row.id, key, min(int(left_s), GUEST_PASS_LIMIT_S)))
+        return passes[:GUEST_PASSES]
 
     def any_answered(self) -> bool:
         """Whether somebody could have a ticket to which this device gives an answer."""
@@ -150,6 +176,8 @@ class Invites:
         """Give an invite to one joiner for good, durable on return. Raises: Refused, StorageFault."""
         self.get(invite_id, joiner)
         row = await self._table.use(invite_id, joiner, self._clock.wall())
+        if invite_id not in self._used_at:
+            self._used_at.put(invite_id, self._clock.monotonic())
         self._remember(row)
         return row
 

@@ -7,9 +7,8 @@ Joining again with the same ticket and the same keys is safe at any point: the i
 
 from __future__ import annotations
 
-import os
-from dataclasses import dataclass
-from typing import Protocol
+from contextlib import aclosing
+from dataclasses import dataclass, replace
 
 from shoal.core.errors import (
     LimitExceeded,
@@ -24,8 +23,7 @@ from shoal.core.units import MIB, format_time
 from shoal.identity.entry import parse_entry
 from shoal.identity.log import Added, Duplicate, MembershipLog
 from shoal.identity.operations import Admit, is_valid_name, parse_operation, sign_joiner
-from shoal.identity.ticket import Ticket
-from shoal.membership.invites import join_knock
+from shoal.identity.ticket import Ticket, TicketRelay
 from shoal.membership.join_messages import (
     JOIN_TABLE,
     JoinAccepted,
@@ -35,36 +33,29 @@ from shoal.membership.join_messages import (
     JoinRequest,
 )
 from shoal.membership.join_proof import export_for_join, make_join_proof
+from shoal.membership.join_ways import JoinDialler, JoinWays
 from shoal.membership.network import Network
 from shoal.transport.address import Address
+from shoal.transport.interfaces import list_interface_addresses
 from shoal.transport.join_channel import JoinChannel
 from shoal.wire.limits import OPERATIONS
 
-NONCE_BYTES = 16  # formats.md, Knock
-DIAL_TIMEOUT_S = 4.0  # for each address of the ticket
 ANSWER_TIMEOUT_S = 30.0  # the inviter writes to its disk and to its log before it answers
 LATER = {"too_often", "try_later"}  # refusals that are about now, not about the ticket
 NAME_TRIES = 3  # with a proposed name; somebody else may take it in between
 LOG_BYTES_LIMIT = 64 * MIB  # 4,096 admissions take 7
 
 
-class JoinDialler(Protocol):
-    """The part of transport that a joiner needs."""
-
-    async def dial_join(
-        self, inviter: bytes, address: Address, nonce: bytes, mac: bytes, timeout_s: float = 8.0
-    ) -> JoinChannel:
-        """Return a channel to the inviter, whose key is checked."""
-        ...
-
-
 @dataclass(frozen=True, slots=True)
 class Joined:
-    """What a joiner starts with: where the inviter answered, and signed peer records of others."""
+    """What a joiner starts with: where the inviter answered, over which relay if it was not reached
+    directly, and signed peer records of others.
+    """
 
     inviter: bytes
     address: Address
     contacts: list[bytes]
+    relay: TicketRelay | None = None
 
 
 class NameIsTaken(Refused):
@@ -81,7 +72,7 @@ async def join_network(
     Where another device has the name already, the one that the inviter proposes is taken ("vm-2").
     `network` has the ticket's id, and is empty or has what a join left that did not come to its end. The
     caller marks the home afterwards. Cancelling is safe: the same ticket works again from this home. Tries
-    the ticket's addresses one after the other, 4 s each.
+    the ticket's addresses and relays one after the other, 4 s for each that is silent.
     Raises: LocalMisuse, Refused (by the inviter, with its reason), Unavailable, RemoteFault, StorageFault.
     """
     for _ in range(NAME_TRIES):
@@ -96,26 +87,20 @@ async def join_network(
 
 async def _join_as(network: Network, transport: JoinDialler, ticket: Ticket, name: str, user: str) -> Joined:
     _check(network, ticket, name)
-    failures: list[str] = []
-    knock_refused = False
-    for text in ticket.addresses:
-        try:
-            address = Address.parse(text)
-            nonce = os.urandom(NONCE_BYTES)
-            mac = join_knock(ticket.secret, nonce, ticket.inviter)
-            channel = await transport.dial_join(ticket.inviter, address, nonce, mac, DIAL_TIMEOUT_S)
-        except (Unavailable, Refused, RemoteFault, LocalMisuse) as error:
-            knock_refused = knock_refused or error.code == "knock"
-            failures.append(f"{text}: {error.cause or error.message}")
-            continue
-        async with channel:
-            try:
-                return await _join_over(channel, network, ticket, name, user)
-            except Unavailable as error:
-                if error.code in LATER:
-                    raise
-                failures.append(f"{text}: {error.cause or error.message}")
-    raise _not_joined(network, ticket, failures, knock_refused)
+    own = [str(Address(address.ip, 1)) for address in list_interface_addresses()]
+    ways = JoinWays(transport, ticket, own)
+    async with aclosing(ways.channels()) as channels:
+        async for channel, relay in channels:
+            async with channel:
+                try:
+                    joined = await _join_over(channel, network, ticket, name, user)
+                    return replace(joined, relay=relay)
+                except Unavailable as error:
+                    if error.code in LATER:
+                        raise
+                    place = channel.address if relay is None else f"over relay {relay.addresses[0]}"
+                    ways.failures.append(f"{place}: {error.cause or error.message}")
+    raise _not_joined(network, ticket, ways)
 
 
 def _check(network: Network, ticket: Ticket, name: str) -> None:
@@ -244,7 +229,7 @@ def _make_refusal(refused: JoinRefused) -> ShoalError:
     return error
 
 
-def _not_joined(network: Network, ticket: Ticket, failures: list[str], knock_refused: bool) -> ShoalError:
+def _not_joined(network: Network, ticket: Ticket, ways: JoinWays) -> ShoalError:
     now = network.clock.wall()
     if now >= ticket.expires_at:
         return Refused(
@@ -253,16 +238,22 @@ def _not_joined(network: Network, ticket: Ticket, failures: list[str], knock_ref
             next_step="ask for a new one (`shoal invite`), or correct this machine's clock",
             code="expired",
         )
-    if knock_refused:
+    told = "; ".join(ways.failures)
+    if ways.knock_refused:
         return Refused(
             "This device has not joined",
-            cause="the inviter does not answer this ticket: " + "; ".join(failures),
+            cause=f"the inviter does not answer this ticket: {told}",
             next_step="ask for a new one: `shoal invite`",
             code="invite_unknown",
         )
+    step = "check that the inviting device runs and can be reached from here, then try again"
+    if ways.relay_failed:
+        step = "check that the inviting device and a relay of its network run, then try again"
+    elif not ticket.relays:
+        step += "; where nobody can dial it, its network needs a relay: shoal up --relay"
     return Unavailable(
         "This device has not joined",
-        cause="the inviter was not reached: " + ("; ".join(failures) or "the ticket names no address"),
-        next_step="check that the inviting device runs and can be reached from here, then try again",
+        cause=f"the inviter was not reached: {told or 'the ticket names no address'}",
+        next_step=step,
         code="inviter_unreachable",
     )

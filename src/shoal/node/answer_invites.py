@@ -3,6 +3,9 @@
 from __future__ import annotations
 
 import asyncio
+from dataclasses import replace
+
+import msgspec
 
 from shoal.api import schema as s
 from shoal.core.budget import BoundedMap
@@ -13,7 +16,9 @@ from shoal.identity.operations import Role
 from shoal.identity.ticket import Ticket
 from shoal.membership.events import CodeFailed, InviteUsed
 from shoal.node.parts import Parts
+from shoal.node.ticket_relays import ADDRESSES_BESIDE, find_ticket_relays
 from shoal.storage.invites import CODE_TRIES, OPEN, REVOKED, USED, InviteRow
+from shoal.transport.reach.standing import UNDIALLED
 
 ROLES: dict[s.RoleName, Role] = {
     "owner": Role.OWNER,
@@ -30,7 +35,7 @@ class InviteAnswers:
     def __init__(self, parts: Parts) -> None:
         self._network = parts.network
         self._clock = parts.clock
-        self._own_addresses = parts.own_addresses
+        self._parts = parts
         self._last_from: BoundedMap[bytes, str] = BoundedMap(WATCHED)
         self._changed = asyncio.Event()
         parts.base.events.on(CodeFailed, self._on_code_failed)
@@ -43,10 +48,20 @@ class InviteAnswers:
             ROLES[request.role],
             request.user or "",
             request.expires_s,
-            self._own_addresses(),
+            self._parts.own_addresses(),
         )
         code = TypedCode(row.nameplate, tuple(row.words.split("-"))).text
-        return s.Invite(ticket.to_text(), code, format_time(ticket.expires_at))
+        relays = await find_ticket_relays(self._parts, row.id)
+        if relays:
+            ticket = replace(ticket, relays=relays, addresses=ticket.addresses[:ADDRESSES_BESIDE])
+        members = self._network.state.members
+        return s.Invite(
+            ticket.to_text(),
+            code,
+            format_time(ticket.expires_at),
+            [members[relay.peer_id].name for relay in relays if relay.peer_id in members],
+            self._find_reach_notice(bool(relays)) or msgspec.UNSET,
+        )
 
     async def invite_state(self, request: s.InviteWaitRequest) -> s.InviteState:
         """Say what became of an invite, after at most `wait_s` if nothing is new."""
@@ -88,6 +103,15 @@ class InviteAnswers:
                     f"{row.nameplate}{last}{burnt}"
                 )
         return "; ".join(said[:3]) or None
+
+    def _find_reach_notice(self, over_relays: bool) -> str | None:
+        """Return why the other device may not get here, as far as this one knows."""
+        if over_relays or self._parts.reach.prober.standing().state not in UNDIALLED:
+            return None
+        return (
+            "nobody outside can dial this device, and it has no relay: the other one has to be in the same "
+            "local network, or a member that others can dial has to run: shoal up --relay"
+        )
 
     def _state(self, row: InviteRow) -> tuple[s.InviteStateName, int]:
         if row.state == OPEN and self._clock.wall() >= row.expires_at:

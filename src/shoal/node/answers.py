@@ -120,6 +120,8 @@ class Answers(
             day_limit_bytes=status.limits.day_bytes,
             rate_limit_bytes_s=status.limits.rate_bytes_s,
             refused=status.refused,
+            guests=status.guests,
+            guests_limit=status.limits.guests,
         )
 
     def _find_notice(self) -> str | None:

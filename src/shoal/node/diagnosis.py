@@ -131,7 +131,7 @@ def _check_reach(parts: Parts) -> Check:
         text += f"; {relayed} of {len(parts.transport.sessions())} sessions are relayed"
     step = reach.next_step
     if reach.state in UNDIALLED and not parts.overlay.find_relays():
-        text += "; there is no session with a relay"
+        text += "; there is no session with a relay: invites work in this network only"
         step += "; or run shoal up --relay on a member that others can dial"
     return Check("reachable", "warn" if step else "ok", text, step)
 
@@ -171,6 +171,7 @@ def _check_relay(parts: Parts) -> list[Check]:
     day = status.limits.day_bytes
     moved = format_size(status.day_bytes) + (f" of {format_size(day)}" if day is not None else "") + " today"
     text = f"{status.streams} of {status.limits.streams} streams, {moved}, {status.refused} refused"
+    text += f", {status.guests} of {status.limits.guests} newcomers"
     if parts.reach.prober.standing().state in ("nat", "symmetric", "blocked"):
         return [Check("relay", "warn", text, "others cannot dial this device: see `reachable`")]
     return [Check("relay", "ok", text)]

@@ -8,10 +8,11 @@ from shoal.transport.reach.relay_machine import RelayLimits
 
 STREAMS_LIMIT = 1024
 IDLE_MIN_S = 10.0  # a session says something every 5 s
-_KEYS = ("streams", "streams_a_peer", "rate", "day", "idle")
+GUESTS_LIMIT = 64
+_KEYS = ("streams", "streams_a_peer", "rate", "day", "idle", "guests")
 _ALLOWED = (
     f"streams and streams_a_peer: 1 to {STREAMS_LIMIT}; rate: 10 MB/s or unlimited; "
-    "day: 20 GB or unlimited; idle: 10s or more"
+    f"day: 20 GB or unlimited; idle: 10s or more; guests: 0 to {GUESTS_LIMIT}"
 )
 
 
@@ -35,6 +36,7 @@ def check_relay(value: object, where: str) -> RelayLimits:
         rate_bytes_s=default.rate_bytes_s if "rate" not in value else rate,
         day_bytes=_read_day(value, default.day_bytes, where),
         idle_s=_read_idle(value, default.idle_s, where),
+        guests=_read_count("guests", value, default.guests, where, 0, GUESTS_LIMIT),
     )
 
 
@@ -48,12 +50,15 @@ def describe_relay(limits: RelayLimits) -> list[str]:
         f"rate {rate}",
         f"day {day}",
         f"idle {limits.idle_s:g}s",
+        f"guests {limits.guests}",
     ]
 
 
-def _read_count(key: str, table: dict[str, object], default: int, where: str) -> int:
+def _read_count(
+    key: str, table: dict[str, object], default: int, where: str, least: int = 1, most: int = STREAMS_LIMIT
+) -> int:
     value = table.get(key, default)
-    if not isinstance(value, int) or isinstance(value, bool) or not 0 < value <= STREAMS_LIMIT:
+    if not isinstance(value, int) or isinstance(value, bool) or not least <= value <= most:
         raise _fault(key, value, where)
     return value
 

@@ -7,10 +7,10 @@ from collections.abc import AsyncIterator
 from contextlib import AsyncExitStack, aclosing
 
 from shoal.core.clock import Clock
-from shoal.core.errors import Refused, RemoteFault, Unavailable
+from shoal.core.errors import Refused, RemoteFault, ShoalError, Unavailable
 from shoal.identity.code import TypedCode
 from shoal.identity.keys import DeviceKeys
-from shoal.identity.ticket import Ticket
+from shoal.identity.ticket import Ticket, TicketRelay
 from shoal.membership.code_join import find_ticket
 from shoal.membership.join import join_network
 from shoal.node.config import NodeConfig
@@ -44,7 +44,10 @@ async def run_parts(
             parts.network, parts.transport, ticket, name=config.name, user=config.user
         )
         home.mark_network(ticket.network_id)
-        parts.overlay.add_contact(joined.inviter, [str(joined.address), *ticket.addresses])
+        direct = [] if joined.address.is_way else [str(joined.address)]
+        parts.overlay.add_contact(joined.inviter, [*direct, *ticket.addresses])
+        for relay in ticket.relays:
+            parts.overlay.add_contact(relay.peer_id, relay.addresses)
     stack.push_async_callback(parts.overlay.close)
     await parts.overlay.start()
     parts.reach.start()
@@ -64,9 +67,24 @@ async def run_parts(
         await parts.discovery.start()
     if joined is not None:
         try:
+            if joined.relay is not None:  # this device is a member now: the relay takes it as one
+                await _dial_any(parts, joined.relay)
             await parts.transport.dial(joined.inviter, joined.address, FIRST_SESSION_TIMEOUT_S)
         except (Unavailable, Refused, RemoteFault) as error:
             log.warning("joined, but no session is up yet: %s", error)
+
+
+async def _dial_any(parts: Parts, relay: TicketRelay) -> None:
+    """Open a session with a relay at one of its addresses. Raises: Unavailable, Refused, RemoteFault."""
+    failed: ShoalError | None = None
+    for text in relay.addresses:
+        try:
+            await parts.transport.dial(relay.peer_id, Address.parse(text), FIRST_SESSION_TIMEOUT_S)
+            return
+        except (Unavailable, Refused, RemoteFault) as error:
+            failed = error
+    if failed is not None:
+        raise failed
 
 
 async def find_inviter(

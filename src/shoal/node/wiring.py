@@ -13,8 +13,9 @@ from shoal.apps.files.pins import PinKeeper
 from shoal.apps.files.ports import FileStores
 from shoal.apps.files.service import Files
 from shoal.identity.keys import DeviceKeys
+from shoal.identity.operations import Role
 from shoal.membership.code_door import CodeDoor, answer_joins
-from shoal.membership.events import MembershipChanged
+from shoal.membership.events import InviteUsed, MembershipChanged
 from shoal.membership.inviter import Inviter
 from shoal.membership.network import Network
 from shoal.membership.network import Stores as MembershipStores
@@ -31,6 +32,7 @@ from shoal.swarm.service import SwarmService
 from shoal.transport.address import Address
 from shoal.transport.config import TransportConfig
 from shoal.transport.lane_broker import LaneBroker
+from shoal.transport.reach.guests import GuestPort
 from shoal.transport.reach.mapper import Mapper
 from shoal.transport.reach.relay import Relay
 from shoal.transport.reach.service import ReachService
@@ -110,7 +112,14 @@ def wire(
         monotonic=clock.monotonic,
         observe=observe,
         rng=base.rng,
+        guests=GuestPort(
+            may_invite=lambda peer: network.role_of(peer) in (Role.OWNER, Role.ADMIN),
+            log_bytes=lambda: sum(len(entry.data) for entry in network.log.entries()),
+            passes_for=lambda relay: network.invites.guest_passes(network_id, relay),
+            find_relays=overlay.find_relays,
+        ),
     )
+    base.events.on(InviteUsed, lambda event: reach.guests.invites_changed())
     transport.attach_reach(reach)
     mapper = Mapper(lambda: _find_port(transport), overlay.outer_changed) if config.upnp else None
     _tell_outer(overlay, reach, mapper)

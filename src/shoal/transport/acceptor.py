@@ -128,6 +128,9 @@ class Acceptor:
             if channel.verdict is not None and channel.verdict.kind is KnockKind.JOIN:
                 handed_over = self._accept_join(channel, address, channel.verdict.invite_id)
                 return
+            if channel.verdict is not None and channel.verdict.kind is KnockKind.GUEST:
+                handed_over = self._accept_guest(channel, address, channel.verdict.guest_pass)
+                return
             if peer_id == self._party.keys.peer_id:
                 raise RemoteFault("The peer uses our own key", peer=peer_id, code="own_key")
             pipe = FramePipe(channel)
@@ -158,6 +161,14 @@ class Acceptor:
         self._joins += 1  # at once: others may be accepted before the task runs
         task.add_done_callback(lambda _: self._on_join_done(join))
         return True
+
+    def _accept_guest(self, channel: TlsChannel, address: Address, guest_pass: bytes) -> bool:
+        reach = self._host.reach
+        guest = JoinChannel(FramePipe(channel), self._party.keys.peer_id, address, False, None)
+        if reach is not None and reach.take_guest(guest, guest_pass):
+            return True
+        self._host.observe(Observation("guests_full", address.budget_group))
+        return False
 
     def _on_join_done(self, join: JoinChannel) -> None:
         self._joins -= 1

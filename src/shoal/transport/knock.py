@@ -3,6 +3,8 @@
     shoal/1.<nonce>.<mac>        mac = HMAC-SHA256(door key, "knock" || nonce || responder peer id)
     shoal-join/1.<nonce>.<mac>   mac made from a ticket secret by membership
     shoal-join/1.<nameplate>     by typed code, 1 .. 999: shows nothing, so it is charged like no knock
+    shoal-guest/1.<nonce>.<mac>  at a relay, to be led to an inviter; mac = HMAC-SHA256(guest pass,
+                                 "guest" || nonce || relay peer id); charged like no knock too
 
 Nonce (16 bytes) and mac (32) are lower-case hex. The knock is a filter, never authorisation.
 """
@@ -11,7 +13,7 @@ from __future__ import annotations
 
 import hmac
 import re
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 from enum import Enum
 
@@ -20,7 +22,7 @@ from shoal.transport.ports import DOOR_KEYS, MembershipView
 
 NONCE_BYTES = 16
 _CODE_NAME = re.compile(rb"shoal-join/1\.([1-9][0-9]{0,2})")
-_NAME = re.compile(rb"(shoal|shoal-join)/1\.([0-9a-f]{32})\.([0-9a-f]{64})")
+_NAME = re.compile(rb"(shoal|shoal-join|shoal-guest)/1\.([0-9a-f]{32})\.([0-9a-f]{64})")
 
 
 class KnockKind(Enum):
@@ -28,6 +30,7 @@ class KnockKind(Enum):
 
     SESSION = b"shoal"
     JOIN = b"shoal-join"
+    GUEST = b"shoal-guest"
 
 
 @dataclass(frozen=True, slots=True)
@@ -47,13 +50,14 @@ class Knock:
 @dataclass(frozen=True, slots=True)
 class KnockVerdict:
     """A knock that was right. `newest` is false for what is accepted but charged like none: an older door
-    key, a nameplate.
+    key, a nameplate, a guest.
     """
 
     kind: KnockKind
     newest: bool
     invite_id: bytes | None = None
     nameplate: int = 0  # of a typed code: then nothing was shown yet
+    guest_pass: bytes = b""  # that a guest knocked with
 
 
 class KnockRefused(Exception):
@@ -68,6 +72,16 @@ def make_mac(door_key: bytes, nonce: bytes, responder: bytes) -> bytes:
 def make_knock(door_key: bytes, nonce: bytes, responder: bytes) -> Knock:
     """Return the session knock of a member."""
     return Knock(KnockKind.SESSION, nonce, make_mac(door_key, nonce, responder))
+
+
+def make_guest_mac(guest_pass: bytes, nonce: bytes, relay: bytes) -> bytes:
+    """Return the mac of a guest's knock at `relay` (its peer id)."""
+    return hmac.digest(guest_pass, b"guest" + nonce + relay, "sha256")
+
+
+def make_guest_knock(guest_pass: bytes, nonce: bytes, relay: bytes) -> Knock:
+    """Return the knock of somebody with a ticket at a relay that the ticket names."""
+    return Knock(KnockKind.GUEST, nonce, make_guest_mac(guest_pass, nonce, relay))
 
 
 def parse_name(name: bytes) -> Knock | None:
@@ -90,12 +104,16 @@ def parse_code_name(name: bytes) -> int:
 
 
 class KnockGate:
-    """Judges the knocks of those who connect; remembers seen nonces, only of right knocks."""
+    """Judges the knocks of those who connect; remembers seen nonces, only of right knocks.
+
+    `match_guest` returns the pass that made a guest's knock, or None; a relay sets it.
+    """
 
     def __init__(self, own_id: bytes, view: MembershipView, nonces: int) -> None:
         self._own_id = own_id
         self._view = view
         self._seen: BoundedMap[bytes, None] = BoundedMap(nonces)
+        self.match_guest: Callable[[bytes, bytes], bytes | None] = lambda nonce, mac: None
 
     def check(self, names: Sequence[bytes]) -> tuple[bytes, KnockVerdict]:
         """Return the chosen ALPN name and what it means. Raises: KnockRefused for everything else."""
@@ -126,6 +144,9 @@ class KnockGate:
                 return None
             invite_id = self._view.match_join_knock(knock.nonce, knock.mac)
             return None if invite_id is None else KnockVerdict(KnockKind.JOIN, True, invite_id)
+        if knock.kind is KnockKind.GUEST:
+            found_pass = self.match_guest(knock.nonce, knock.mac)
+            return None if found_pass is None else KnockVerdict(knock.kind, False, guest_pass=found_pass)
         found: KnockVerdict | None = None
         for index, key in enumerate(self._view.door_keys()[:DOOR_KEYS]):
             if hmac.compare_digest(make_mac(key, knock.nonce, self._own_id), knock.mac) and found is None:

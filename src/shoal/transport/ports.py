@@ -18,6 +18,7 @@ from shoal.wire.registry import MessageTable, ServiceNumber
 if TYPE_CHECKING:
     from shoal.identity.operations import Role
     from shoal.transport.address import Address
+    from shoal.transport.join_channel import JoinChannel
     from shoal.transport.lane import Lane
     from shoal.transport.session import Session
 
@@ -158,6 +159,14 @@ class ReachPort(Protocol):
 
     preamble_first_byte: int  # neither 0x16 nor that of lanes
     preamble_bytes: int
+
+    def match_guest_knock(self, nonce: bytes, mac: bytes) -> bytes | None:
+        """The guest pass that made `mac`, or None; in constant time. None where nobody is relayed."""
+        ...
+
+    def take_guest(self, channel: JoinChannel, guest_pass: bytes) -> bool:
+        """Serve who knocked with a pass; False: not now, and transport closes the channel."""
+        ...
 
     def accept(self, sock: socket.socket, preamble: bytes, address: Address) -> bool:
         """Take an accepted socket whose preamble was read; as `LanePort.accept`."""

@@ -17,6 +17,7 @@ from shoal.core.clock import Clock
 from shoal.core.errors import LocalMisuse, Refused, Unavailable
 from shoal.core.observation import Observation, Observer
 from shoal.core.supervisor import Supervisor
+from shoal.core.undo import undone_on_failure
 from shoal.identity.ids import short_peer_id
 from shoal.transport.acceptor import Acceptor, OnJoin
 from shoal.transport.address import Address
@@ -26,10 +27,11 @@ from shoal.transport.config import TransportConfig
 from shoal.transport.dialler import open_socket
 from shoal.transport.dials import Dials
 from shoal.transport.frame_pipe import FramePipe
+from shoal.transport.guest_dial import ask_at_door, open_with_token
 from shoal.transport.handshake import Party, refuse, send_hello
 from shoal.transport.hello import INSTANCE_BYTES
 from shoal.transport.join_channel import JoinChannel
-from shoal.transport.knock import Knock, KnockGate, KnockKind
+from shoal.transport.knock import NONCE_BYTES, Knock, KnockGate, KnockKind, make_guest_knock
 from shoal.transport.listener import Listener
 from shoal.transport.messages import ErrorReply, Hello
 from shoal.transport.ports import LanePort, MembershipView, ReachPort, Service
@@ -74,9 +76,9 @@ class Transport:
         self._party = Party(config.keys, config.network_id, view, secrets.token_bytes(INSTANCE_BYTES))
         self._services: dict[int, Service] = {}
         self._lane_table: MessageTable | None = None
-        gate = KnockGate(self._own_id, view, config.limits.nonces)
+        self._gate = KnockGate(self._own_id, view, config.limits.nonces)
         admission = Admission(config.limits)
-        self._channels = Channels(config.keys, gate, admission, config.limits, clock.monotonic)
+        self._channels = Channels(config.keys, self._gate, admission, config.limits, clock.monotonic)
         self._acceptor = Acceptor(self, self._party, self._channels, admission)
         self._listener = Listener(config.listen, self._acceptor.on_socket, self.observe)
         self._dials = Dials(self, self._party, self._channels, config.limits.dials)
@@ -101,8 +103,9 @@ class Transport:
         self._lane_table = MessageTable(ServiceNumber.SESSION, lanes.messages)
 
     def attach_reach(self, reach: ReachPort) -> None:
-        """Give ways that are no addresses, and sockets with its preamble, to who makes them."""
+        """Give ways that are no addresses, guests, and sockets with its preamble to who makes them."""
         self.reach = reach
+        self._gate.match_guest = reach.match_guest_knock
 
     async def start(self) -> None:
         """Bind, accept and judge sessions from now on. Raises: ConfigFault when an address cannot be used."""
@@ -188,18 +191,47 @@ class Transport:
             ) from error
 
     async def dial_join(
-        self, inviter: bytes, address: Address, nonce: bytes, mac: bytes, timeout_s: float = 8.0
+        self,
+        inviter: bytes,
+        address: Address,
+        nonce: bytes,
+        mac: bytes,
+        timeout_s: float = 8.0,
+        sock: socket.socket | None = None,
     ) -> JoinChannel:
         """Return a channel to the inviter of a ticket, whose key is checked. Cancelling is safe.
 
-        `nonce` and `mac` are the join knock. Raises: Unavailable, Refused (the knock), RemoteFault.
+        `nonce` and `mac` are the join knock; `sock`: a connection that leads there already, and is closed
+        where this fails. Raises: Unavailable, Refused (the knock), RemoteFault.
         """
-        self._check_dial(inviter)
+        with undone_on_failure(sock.close if sock is not None else lambda: None):
+            self._check_dial(inviter)
         knock = Knock(KnockKind.JOIN, nonce, mac)
+        return await self._dial_channel(inviter, address, knock, timeout_s, sock)
+
+    async def open_guest_way(
+        self, relay: bytes, at: Address, guest_pass: bytes, timeout_s: float = 8.0
+    ) -> socket.socket:
+        """Return a socket that leads to an inviter over a relay, which lets in who has the pass (guest.md).
+
+        `at`: where the relay is. Cancelling closes it. Raises: Unavailable, Refused (the relay does not know
+        the pass: code `knock`; or it said no), RemoteFault.
+        """
+        self._check_dial(relay)
+        knock = make_guest_knock(guest_pass, secrets.token_bytes(NONCE_BYTES), relay)
+        door = await self._dial_channel(relay, at, knock, timeout_s, None)
+        async with door:
+            token = await ask_at_door(door)
+        return await open_with_token(at, token, timeout_s)
+
+    async def _dial_channel(
+        self, peer_id: bytes, address: Address, knock: Knock, timeout_s: float, sock: socket.socket | None
+    ) -> JoinChannel:
         try:
             async with asyncio.timeout(timeout_s):
-                sock = await self.open_socket(address, timeout_s)
-                channel = await self._channels.dial(sock, inviter, knock.name)
+                if sock is None:
+                    sock = await self.open_socket(address, timeout_s)
+                channel = await self._channels.dial(sock, peer_id, knock.name)
         except TimeoutError as error:
             raise Unavailable(
                 f"{address} did not answer", cause=f"it had {timeout_s:g} s", code="timeout"

@@ -11,6 +11,9 @@ type  message      kind      who
 16    DialedBack   response
 18    Punch        request   let us connect to each other at one moment
 20    PunchReady   response
+22    GuestPasses  request   to a relay: let who knocks with one of these ask for me
+24    GuestsKnown  response
+26    GuestOffer   request   relay to an inviter: somebody with one of your tickets asks for you (answer: 8)
 """
 
 from __future__ import annotations
@@ -18,6 +21,7 @@ from __future__ import annotations
 from collections.abc import Sequence
 
 from shoal.core.errors import LimitExceeded, MalformedMessage
+from shoal.identity.operations import INVITE_ID_BYTES
 from shoal.identity.record import is_valid_address
 from shoal.wire.codec import Message
 from shoal.wire.registry import MessageTable, ServiceNumber
@@ -27,6 +31,9 @@ PEER_BYTES = 32
 CANDIDATES = 4  # addresses in one Punch
 DIAL_BACKS = 4  # addresses in one DialBack
 WAIT_LIMIT_MS = 2000
+GUEST_PASSES = 16  # of one inviter
+GUEST_PASS_BYTES = 32
+GUEST_PASS_LIMIT_S = 30 * 86400  # an invite is open no longer
 
 REACH_MAGIC = b"REACHSH1"  # its first byte is neither TLS's nor a lane's
 PREAMBLE_BYTES = len(REACH_MAGIC) + TOKEN_BYTES
@@ -111,6 +118,36 @@ class PunchReady(Message, frozen=True, array_like=True):
     addresses: list[str]  # 1-4
 
 
+class GuestPass(Message, frozen=True, array_like=True):
+    """One ticket's pass for one relay, see spec/guest.md."""
+
+    invite_id: bytes  # 16
+    key: bytes  # 32
+    seconds: int  # from now on, 1 to 30 days
+
+
+class GuestPasses(Message, frozen=True, array_like=True):
+    """To a relay with a session: who knocks with one of these passes may be led to the sender.
+
+    All that there are: what it said before is over. They end with the session, too.
+    """
+
+    passes: list[GuestPass]  # at most 16
+
+
+class GuestsKnown(Message, frozen=True, array_like=True):
+    """The relay lets in who has one of these passes, as long as the session lasts."""
+
+
+class GuestOffer(Message, frozen=True, array_like=True):
+    """From a relay: somebody knocked with the pass of this invite. Who takes it connects to the relay with
+    `token` and serves what comes as if it had been accepted; answered with RelayTaken.
+    """
+
+    invite_id: bytes  # 16
+    token: bytes  # 16
+
+
 REACH_TABLE = MessageTable(
     ServiceNumber.REACH,
     {
@@ -124,6 +161,9 @@ REACH_TABLE = MessageTable(
         16: DialedBack,
         18: Punch,
         20: PunchReady,
+        22: GuestPasses,
+        24: GuestsKnown,
+        26: GuestOffer,
     },
 )
 
@@ -169,6 +209,19 @@ def check(message: Message) -> None:
                 raise MalformedMessage("a wait out of range", cause=f"{wait_ms} ms")
         case PunchReady(addresses):
             _addresses(addresses, CANDIDATES)
+        case GuestPasses(passes):
+            if len(passes) > GUEST_PASSES:
+                raise LimitExceeded(
+                    f"{len(passes)} guest passes", cause=f"at most {GUEST_PASSES} are allowed"
+                )
+            for row in passes:
+                _length("invite id", row.invite_id, INVITE_ID_BYTES)
+                _length("guest pass", row.key, GUEST_PASS_BYTES)
+                if not 0 < row.seconds <= GUEST_PASS_LIMIT_S:
+                    raise MalformedMessage("a guest pass for a time out of range", cause=f"{row.seconds} s")
+        case GuestOffer(invite_id, token):
+            _length("invite id", invite_id, INVITE_ID_BYTES)
+            _length("token", token, TOKEN_BYTES)
         case _:
             pass
 

@@ -17,7 +17,7 @@ from shoal.core.errors import RemoteFault, Unavailable
 from shoal.core.observation import Observation, Observer
 from shoal.core.supervisor import Supervisor
 from shoal.identity.ids import short_peer_id
-from shoal.transport.reach.messages import TOKEN_BYTES, RelayGrant, RelayOffer, RelayTaken
+from shoal.transport.reach.messages import TOKEN_BYTES, GuestOffer, RelayGrant, RelayOffer, RelayTaken
 from shoal.transport.reach.relay_machine import (
     Answered,
     Arrived,
@@ -26,6 +26,7 @@ from shoal.transport.reach.relay_machine import (
     Effect,
     Ended,
     Grant,
+    Guest,
     Hold,
     Input,
     Moved,
@@ -58,6 +59,7 @@ class RelayHost(Protocol):
 class _Stream:
     tokens: tuple[bytes, bytes]  # of the asker, of the target
     grant: asyncio.Future[RelayGrant]
+    invite_id: bytes  # of a guest's pass; empty: the asker is a member
     sockets: dict[int, socket.socket] = field(default_factory=dict)  # by end
     task: asyncio.Task[None] | None = None
 
@@ -89,16 +91,29 @@ class Relay:
 
     async def grant(self, session: Session, target: bytes) -> RelayGrant:
         """Answer a member's RelayAsk. Raises: Unavailable when there is no stream for it now."""
-        other = self._host.find_session(target)
+        # a relay does not stand on another one: two hops cost twice and nobody could say where they go
+        may = session.relay is None and self._is_direct(target)
+        return await self._begin(lambda stream: Ask(stream, session.peer_id, target, may))
+
+    async def grant_guest(
+        self, guest_key: bytes, inviter: bytes, guest: Guest, invite_id: bytes
+    ) -> RelayGrant:
+        """Lead who showed a pass, and is no member, to its inviter. Raises: Unavailable."""
+        may = self._is_direct(inviter)
+        return await self._begin(lambda stream: Ask(stream, guest_key, inviter, may, guest), invite_id)
+
+    def _is_direct(self, peer_id: bytes) -> bool:
+        session = self._host.find_session(peer_id)
+        return session is not None and session.relay is None
+
+    async def _begin(self, make_ask: Callable[[int], Ask], invite_id: bytes = b"") -> RelayGrant:
         self._next += 1
         stream = self._next
         tokens = (secrets.token_bytes(TOKEN_BYTES), secrets.token_bytes(TOKEN_BYTES))
-        held = _Stream(tokens, asyncio.get_running_loop().create_future())
+        held = _Stream(tokens, asyncio.get_running_loop().create_future(), invite_id)
         self._streams[stream] = held
         try:
-            # a relay does not stand on another one: two hops cost twice and nobody could say where they go
-            direct = other is not None and other.relay is None
-            self._step(Ask(stream, session.peer_id, target, direct and session.relay is None))
+            self._step(make_ask(stream))
             return await held.grant
         except asyncio.CancelledError:
             self._step(Ended(stream))
@@ -164,7 +179,8 @@ class Relay:
         try:
             if held is not None and session is not None:
                 self._tokens[held.tokens[1]] = (stream, 1)  # it may come before its answer does
-                offer = RelayOffer(asker, held.tokens[1])
+                token, invite_id = held.tokens[1], held.invite_id
+                offer = GuestOffer(invite_id, token) if invite_id else RelayOffer(asker, token)
                 answer = await session.request(ServiceNumber.REACH, offer, OFFER_TIMEOUT_S)
                 agreed = isinstance(answer, RelayTaken)
         except (Unavailable, RemoteFault) as error:

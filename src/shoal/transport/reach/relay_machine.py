@@ -26,9 +26,22 @@ class RelayLimits:
     day_bytes: int | None = 20 * GIB  # likewise
     idle_s: float = 60.0  # a session says something every 5 s
     token_s: float = 10.0  # from the grant until both ends have connected
+    guests: int = 4  # streams of who is no member yet, at once; 0: nobody. Counted in `streams` as well
+
+
+GUESTS_A_PASS = 2  # streams at once: a new try may come before the end of the last one was noticed
+GUEST_S = 75.0  # from end to end: the inviter gives a join 60 s after its handshake, which has 8
 
 
 # -- inputs ------------------------------------------------------------------------------------------------
+
+
+@dataclass(frozen=True, slots=True)
+class Guest:
+    """What somebody with a ticket gets: so many bytes both ways, for GUEST_S."""
+
+    key: bytes  # the pass
+    size_bytes: int
 
 
 @dataclass(frozen=True, slots=True)
@@ -39,6 +52,7 @@ class Ask:
     asker: bytes
     target: bytes
     has_target: bool
+    guest: Guest | None = None  # the asker is no member
 
 
 @dataclass(frozen=True, slots=True)
@@ -158,6 +172,7 @@ class _Stream:
     target: bytes
     granted: bool = False
     arrived: int = 0  # a bit an end
+    guest: Guest | None = None
     moved_at: float = 0.0
     moved_bytes: int = 0
 
@@ -170,6 +185,7 @@ class RelayStatus:
     limits: RelayLimits
     day_bytes: int  # moved since the day began
     refused: int
+    guests: int = 0  # of the streams, those of who is no member
 
 
 class RelayMachine:
@@ -185,7 +201,8 @@ class RelayMachine:
 
     def status(self) -> RelayStatus:
         """Return a snapshot."""
-        return RelayStatus(len(self._streams), self.limits, self._day_bytes, self._refused)
+        guests = sum(stream.guest is not None for stream in self._streams.values())
+        return RelayStatus(len(self._streams), self.limits, self._day_bytes, self._refused, guests)
 
     def step(self, now: float, event: Input) -> list[Effect]:
         """Take one input, return what the driver must do, in order."""
@@ -206,6 +223,8 @@ class RelayMachine:
             case Timer(("token", int(stream))):
                 found = self._streams.get(stream)
                 return self._drop(stream, "nobody came") if found is not None and found.arrived != 3 else []
+            case Timer(("guest", int(stream))):
+                return self._drop(stream, "a guest had its time")
             case Timer(("idle", int(stream))):
                 return self._on_idle(now, stream)
             case Timer(token):
@@ -227,7 +246,13 @@ class RelayMachine:
             if taken >= limits.streams_a_peer:
                 cause = "this relay has all the streams that it allows one member"
                 return self._refuse(ask.stream, "relay_full", cause, 5.0)
-        self._streams[ask.stream] = _Stream(ask.asker, ask.target)
+        if ask.guest is not None:
+            guests = [s.guest for s in self._streams.values() if s.guest is not None]
+            of_pass = sum(guest.key == ask.guest.key for guest in guests)
+            if len(guests) >= limits.guests or of_pass >= GUESTS_A_PASS:
+                cause = "this relay leads as many newcomers as it allows at once"
+                return self._refuse(ask.stream, "relay_full", cause, 30.0)
+        self._streams[ask.stream] = _Stream(ask.asker, ask.target, guest=ask.guest)
         return [
             SetTimer(now + limits.token_s, ("token", ask.stream)),
             Offer(ask.stream, ask.asker, ask.target),
@@ -251,7 +276,10 @@ class RelayMachine:
         if found.arrived != 3:
             return []
         found.moved_at = now
-        return [Splice(stream), SetTimer(now + self.limits.idle_s, ("idle", stream))]
+        effects: list[Effect] = [Splice(stream), SetTimer(now + self.limits.idle_s, ("idle", stream))]
+        if found.guest is not None:
+            effects.append(SetTimer(now + GUEST_S, ("guest", stream)))
+        return effects
 
     def _on_moved(self, now: float, stream: int, size_bytes: int) -> list[Effect]:
         found = self._streams.get(stream)
@@ -265,6 +293,8 @@ class RelayMachine:
         if self._exhausted_s(now) is not None:
             reason = "the relay has moved what it gives a day"
             return [effect for s in list(self._streams) for effect in self._drop(s, reason)]
+        if found.guest is not None and found.moved_bytes > found.guest.size_bytes:
+            return self._drop(stream, "a guest had its bytes")
         rate = self.limits.rate_bytes_s
         if rate is None:
             return []

@@ -23,7 +23,9 @@ from shoal.core.undo import undone_on_failure
 from shoal.identity.ids import short_peer_id
 from shoal.transport.address import PUNCHED, Address, may_dial
 from shoal.transport.dialler import open_socket
+from shoal.transport.join_channel import JoinChannel
 from shoal.transport.ports import BaseService, ServiceBudget
+from shoal.transport.reach.guests import NO_GUESTS, GuestPort, Guests
 from shoal.transport.reach.messages import (
     CANDIDATES,
     PREAMBLE_BYTES,
@@ -32,6 +34,8 @@ from shoal.transport.reach.messages import (
     TOKEN_BYTES,
     DialBack,
     DialedBack,
+    GuestOffer,
+    GuestPasses,
     Observe,
     Observed,
     Punch,
@@ -122,6 +126,7 @@ class ReachService(BaseService):
         monotonic: Callable[[], float],
         observe: Observer,
         rng: Random,
+        guests: GuestPort = NO_GUESTS,
     ) -> None:
         """`addresses_of`: what of a peer may be dialled; `relays_of`: over whom it can be reached;
         `on_standing`: how this node can be reached is known better now.
@@ -141,6 +146,15 @@ class ReachService(BaseService):
         self._dial_backs: BoundedMap[bytes, TokenBucket] = BoundedMap(MEMBERS)
         self._offers = 0
         self._closed = False
+        self.guests = Guests(
+            host,
+            guests,
+            own_id=own_id,
+            relay=relay,
+            supervisor=supervisor,
+            monotonic=monotonic,
+            observe=observe,
+        )
         self.prober = Prober(
             host,
             own_addresses=own_addresses,
@@ -151,8 +165,9 @@ class ReachService(BaseService):
         )
 
     def start(self) -> None:
-        """Find out how this node can be reached, from now on."""
+        """Find out how this node can be reached, and tell relays of guests, from now on."""
         self._supervisor.start("reachability", self.prober.run)
+        self._supervisor.start("guest passes", self.guests.run)
 
     def close(self) -> None:
         """Stop trying and relaying; idempotent."""
@@ -180,6 +195,14 @@ class ReachService(BaseService):
         except Unavailable:
             return False
         return True
+
+    def match_guest_knock(self, nonce: bytes, mac: bytes) -> bytes | None:
+        """See `ports.ReachPort.match_guest_knock`."""
+        return self.guests.match_knock(nonce, mac)
+
+    def take_guest(self, channel: JoinChannel, guest_pass: bytes) -> bool:
+        """See `ports.ReachPort.take_guest`."""
+        return self.guests.take(channel, guest_pass)
 
     async def open_socket(
         self, way: Address, peer_id: bytes, timeout_s: float, fall_back: bool
@@ -311,10 +334,12 @@ class ReachService(BaseService):
         self._step(Relayed(session.peer_id) if relayed else NotRelayed(session.peer_id))
         if not relayed:
             self.prober.session_changed()
+            self.guests.invites_changed()
 
     def on_session_down(self, session: Session, reason: str) -> None:
         """A session ended; for a replaced one the new one is told of right after."""
         self._step(NotRelayed(session.peer_id))
+        self.guests.session_ended(session.peer_id)
         if self.relay is not None and not self._is_member(session.peer_id):
             self.relay.drop(session.peer_id)
 
@@ -340,6 +365,11 @@ class ReachService(BaseService):
                 return await self.relay.grant(session, peer)
             case RelayOffer(peer, token):
                 return self._on_offer(session, peer, token)
+            case GuestPasses(passes):
+                return self.guests.take_passes(session, passes)
+            case GuestOffer(_, token):
+                self.guests.take_offer(session, message)
+                return self._follow_offer(session, token)
             case Observe(reflect):
                 seen = "" if session.relay is not None else str(session.address)
                 return Observed(seen, self._add_token() if reflect else b"")
@@ -364,6 +394,9 @@ class ReachService(BaseService):
     def _on_offer(self, session: Session, peer: bytes, token: bytes) -> RelayTaken:
         if not self._is_member(peer):
             raise Refused("The offer was not taken", cause="that peer is no member", code="stranger")
+        return self._follow_offer(session, token)
+
+    def _follow_offer(self, session: Session, token: bytes) -> RelayTaken:
         if self._offers >= OFFERS:
             raise Unavailable("The offer was not taken", cause="too many at once", retry_after_s=2.0)
         self._supervisor.spawn("relay follow", self._follow(session, token), for_peer=True)
