@@ -9,7 +9,8 @@ from tests.support.mesh_world import NETWORK, MeshWorld, Node
 from shoal.core.errors import LimitExceeded, MalformedMessage
 from shoal.overlay import provision as provision_module
 from shoal.overlay.exchange import ROUND_MESSAGES, Exchange
-from shoal.overlay.messages import PROVISION_BYTES, Digest, Provisions, Summary, check
+from shoal.overlay.messages import OVERLAY_TABLE, PROVISION_BYTES, Digest, Provisions, Summary, check
+from shoal.overlay.provider_index import TTL_S
 from shoal.overlay.provision import PAGE_KEYS, PAGES, Provision, parse_provision, sign_provision
 from shoal.overlay.provision_store import KEPT, KEPT_BYTES, SMALL_PAGE, OwnPages, ProvisionStore
 from shoal.overlay.steps import (
@@ -102,15 +103,15 @@ def test_forged_ones_and_strangers_are_judged() -> None:
 
 def test_a_summary_of_lies_brings_few_messages_and_a_round_is_bounded() -> None:
     items = {(bytes([n // 256, n % 256]) + bytes(30), 0): 1 for n in range(20_000)}
-    exchange = Exchange(lambda: items, lambda slot: b"r" * 2000)
+    exchange = Exchange(lambda: items, lambda now, slot: (b"r" * 2000, 0))
     answers = exchange.on_digest(b"p" * 32, Digest([b"x" * 8] * 64))
     assert 0 < len(answers) <= ROUND_MESSAGES
     for effect in answers:
         assert isinstance(effect, Send)
         check(effect.message)
     lie = Summary(0, bytes(32), b"\xff" * 32, [(bytes([0, n]) + bytes(30), 0, 2**62) for n in range(256)])
-    assert len(exchange.on_summary(b"p" * 32, lie)) <= ROUND_MESSAGES + 1
-    assert len(exchange.on_summary(b"p" * 32, Summary(0, bytes(32), b"\xff" * 32, []))) <= ROUND_MESSAGES
+    assert len(exchange.on_summary(0.0, b"p" * 32, lie)) <= ROUND_MESSAGES + 1
+    assert len(exchange.on_summary(0.0, b"p" * 32, Summary(0, bytes(32), b"\xff" * 32, []))) <= ROUND_MESSAGES
 
 
 def test_own_pages_change_one_at_a_time_and_are_counted_on_after_a_crash() -> None:
@@ -190,10 +191,50 @@ def test_the_store_of_provisions_is_bounded_in_number_and_bytes() -> None:
         store = ProvisionStore()
         for number in range(most + 50):
             peer = number.to_bytes(32, "big")
-            store.put(Provision(peer, 0, 1, (), bytes(size)))
-            store.put(Provision(peer, 0, 2, (), bytes(size)))  # in its own place
+            store.put(Provision(peer, 0, 1, (), bytes(size)), 0.0, 0.0)
+            store.put(Provision(peer, 0, 2, (), bytes(size)), 0.0, 0.0)  # in its own place
         kept = list(store.all())
         assert len(kept) == most
         assert kept[0].peer_id == (50).to_bytes(32, "big")
         store.drop(kept[0].peer_id)
         assert store._bytes == sum(len(provision.packed) for provision in store.all()) == (most - 1) * size
+
+
+def test_what_a_device_provided_is_forgotten_three_hours_after_it_went_away_whoever_restarts() -> None:
+    world = make_world(4)
+    away, one, two, _ = world.nodes
+    connect(world, away, one)
+    world.step(away, Publish(KEY))
+    world.run(2)
+    world.stop(away)
+    connect(world, one, two)
+    for _ in range(7):  # each node restarts again and again, and is told what the other one has
+        for node, other in ((one, two), (two, one)):
+            world.run(1500)
+            world.stop(node)
+            world.restart(node, node.address)
+            world.step(node, Sparse(True))
+            connect(world, node, other)
+            world.run(2)
+            told = node.machine._index.find(KEY, world.now) == [away.peer_id]
+            assert told == (world.now < TTL_S), world.now
+    for node in (one, two):
+        assert node.machine._signed._provisions.find(away.peer_id, 0) is None
+        assert (away.peer_id, 1) not in node.machine._signed.list_seqs()
+
+
+def test_ages_fit_their_provisions_and_who_tells_none_told_of_new_ones() -> None:
+    world = make_world(2)
+    one, two = world.nodes
+    connect(world, one, two)
+    for seq, ages, kept in ((1, [], True), (2, [int(TTL_S)], False), (3, [int(TTL_S) - 1], True)):
+        packed = sign_provision(two.keys, NETWORK, 0, seq, (KEY,)).packed
+        one.machine.step(world.now, Received(two.peer_id, Provisions([packed], ages)))
+        found = one.machine._signed._provisions.find(two.peer_id, 0)
+        assert found is not None
+        assert (found.seq == seq) == kept
+    earlier = OVERLAY_TABLE.decode(54, bytes.fromhex("9191c40170"))  # of a release without ages
+    assert earlier == Provisions([b"p"], [])
+    for ages in ([1, 2], [-1], [2**32]):
+        with pytest.raises(MalformedMessage):
+            check(Provisions([b"p"], ages))

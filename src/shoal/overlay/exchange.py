@@ -31,10 +31,15 @@ Slot = tuple[bytes, int]  # subject, slot
 
 
 class Exchange:
-    """Compares what is here with what a peer has. `list_items` gives the seq of every slot."""
+    """Compares what is here with what a peer has.
+
+    `list_items` gives the seq of every slot, `find_packed` the bytes of one and their age in seconds.
+    """
 
     def __init__(
-        self, list_items: Callable[[], Mapping[Slot, int]], find_packed: Callable[[Slot], bytes | None]
+        self,
+        list_items: Callable[[], Mapping[Slot, int]],
+        find_packed: Callable[[float, Slot], tuple[bytes, int] | None],
     ) -> None:
         self._list_items = list_items
         self._find_packed = find_packed
@@ -53,7 +58,7 @@ class Exchange:
                 messages += _summarise(bucket, items)
         return [Send(peer, summary) for summary in messages[:ROUND_MESSAGES]]
 
-    def on_summary(self, peer: bytes, message: Summary) -> list[Effect]:
+    def on_summary(self, now: float, peer: bytes, message: Summary) -> list[Effect]:
         """Send what is newer here, ask for what is newer there."""
         theirs = {(subject, slot): seq for subject, slot, seq in message.items}
         items = {
@@ -63,20 +68,22 @@ class Exchange:
         }
         newer = [slot for slot, seq in sorted(items.items()) if theirs.get(slot, -1) < seq]
         wanted = [slot for slot, seq in sorted(theirs.items()) if items.get(slot, -1) < seq]
-        effects = self._send(peer, newer)
+        effects = self._send(now, peer, newer)
         return [*effects, Send(peer, Wanted(wanted[:WANTED_ITEMS]))] if wanted else effects
 
-    def on_wanted(self, peer: bytes, message: Wanted) -> list[Effect]:
+    def on_wanted(self, now: float, peer: bytes, message: Wanted) -> list[Effect]:
         """Send what was asked for."""
-        return self._send(peer, message.slots)
+        return self._send(now, peer, message.slots)
 
-    def _send(self, peer: bytes, slots: Iterable[Slot]) -> list[Effect]:
+    def _send(self, now: float, peer: bytes, slots: Iterable[Slot]) -> list[Effect]:
         records: list[bytes] = []
-        provisions: list[bytes] = []
+        provisions: list[tuple[bytes, int]] = []
         for slot in slots:
-            packed = self._find_packed(slot)
-            if packed is not None:
-                (provisions if slot[1] else records).append(packed)
+            found = self._find_packed(now, slot)
+            if found is not None and slot[1]:
+                provisions.append(found)
+            elif found is not None:
+                records.append(found[0])
         pages: list[Message] = [*make_record_pages(records), *make_provision_pages(provisions)]
         return [Send(peer, page) for page in pages[:ROUND_MESSAGES]]
 

@@ -203,7 +203,7 @@ class MeshMachine:
                 return self._on_delivered(now, topic, payload, sender)
             case OwnProvision(provision):
                 self._own_pages.note(provision.page, provision.seq)
-                self._signed.put(provision)
+                self._signed.put(now, provision)
                 return [Spread(PROVISION_TOPIC, provision.packed)]
             case Publish(key, entries):
                 return self._on_publish(now, key, entries)
@@ -239,6 +239,7 @@ class MeshMachine:
             case ("announce",):
                 return self._announce(now)
             case ("exchange",):
+                self._signed.sweep(now)
                 peers = sorted(self._peers)
                 begun = self._exchange.begin(self._random.choice(peers)) if peers else []
                 return [*self._exchange_later(now), *begun]
@@ -373,14 +374,14 @@ class MeshMachine:
         match message:
             case Records(records):
                 return self._on_records(now, peer, records)
-            case Provisions(provisions):
-                return self._on_provisions(now, peer, provisions)
+            case Provisions(provisions, ages):
+                return self._on_provisions(now, peer, provisions, ages or [0] * len(provisions))
             case Digest():
                 return self._exchange.on_digest(peer, message)
             case Summary():
-                return self._exchange.on_summary(peer, message)
+                return self._exchange.on_summary(now, peer, message)
             case m.Wanted():
-                return self._exchange.on_wanted(peer, message)
+                return self._exchange.on_wanted(now, peer, message)
             case Query(query, key):
                 providers = self._find_providers(now, key)
                 if key in self._published:
@@ -463,32 +464,36 @@ class MeshMachine:
         session = self._peers.get(sender)
         return self._on_record(now, item, session is not None and session.over_loopback)[1]
 
-    def _on_provisions(self, now: float, peer: bytes, provisions: list[bytes]) -> list[Effect]:
+    def _on_provisions(
+        self, now: float, peer: bytes, provisions: list[bytes], ages: list[int]
+    ) -> list[Effect]:
         effects: list[Effect] = []
-        for packed in provisions:
+        for packed, age in zip(provisions, ages, strict=True):
             if not self._peers[peer].bucket.try_take(now):
                 return [*effects, Observe("too_many_records", peer)]
             try:
                 provision = parse_provision(packed, self._network_id)
             except RemoteFault as error:
                 return [*effects, Observe("bad_provision", peer, str(error))]
-            is_new, more = self._on_provision(now, provision)
+            is_new, more = self._on_provision(now, provision, age)
             effects += more
             if is_new and provision.peer_id == peer and self._peers[peer].spreads.try_take(now):
                 effects.append(Spread(PROVISION_TOPIC, packed))  # it may have no other neighbour yet
         return effects
 
-    def _on_provision(self, now: float, provision: Provision) -> tuple[bool, list[Effect]]:
+    def _on_provision(
+        self, now: float, provision: Provision, age_s: float = 0.0
+    ) -> tuple[bool, list[Effect]]:
         """Take a verified provision; return whether it was new, and effects."""
         peer = provision.peer_id
         if peer == self._own_id:
             return False, self._announce_soon(now) if self._signed.claim(provision) else []
         told = self._signed.find_heads(peer, provision.page)
-        withdrawn = self._signed.put(provision)
+        withdrawn = self._signed.put(now, provision, age_s)
         if withdrawn is None:
             return False, []
         self._index.retract(peer, withdrawn)
-        ignored = self._index.announce(peer, provision.keys, now)
+        ignored = self._index.announce(peer, provision.keys, now - age_s)
         effects = self._searches.look_again(now, self._plan.is_settling())
         heads = [(key, entries) for key, entries in provision.heads.items() if told.get(key) != entries]
         effects += [Emit(HeadTold(peer, key, entries)) for key, entries in heads]

@@ -7,6 +7,8 @@ from __future__ import annotations
 
 from collections.abc import Iterable, Sequence
 
+import msgspec
+
 from shoal.core.errors import LimitExceeded, MalformedMessage
 from shoal.core.units import KIB
 from shoal.identity.record import RECORD_LIMIT_BYTES
@@ -28,6 +30,7 @@ WANTED_ITEMS = 256
 SLOTS = 65  # of a subject: its record and the pages of its provisions
 _OVERHEAD_BYTES = 16  # array headers of a message
 _ITEM_OVERHEAD_BYTES = 3  # MessagePack header of a byte string
+_AGE_BYTES = 5  # the longest u32
 
 
 class Records(Message, frozen=True, array_like=True):
@@ -55,9 +58,14 @@ class Answer(Message, frozen=True, array_like=True):
 
 
 class Provisions(Message, frozen=True, array_like=True):
-    """Signed provisions of anybody (overlay/provision.py), in answer to Summary or Wanted."""
+    """Signed provisions of anybody (overlay/provision.py), in answer to Summary or Wanted.
+
+    Ages say how long ago each was signed, as far as the sender knows: without them what a device provided
+    would live in exchanges for ever after it went away.
+    """
 
     provisions: list[bytes]  # 1-16, each at most 5 KiB
+    ages: list[int] = msgspec.field(default_factory=list)  # seconds, u32; as many, or none: they are new
 
 
 class Digest(Message, frozen=True, array_like=True):
@@ -105,8 +113,10 @@ def check(message: Message) -> None:
             _number(query)
             _count("providers", providers, PROVIDERS)
             _lengths("peer id", providers, PEER_BYTES)
-        case Provisions(provisions):
+        case Provisions(provisions, ages):
             _count("provisions", provisions, PROVISIONS)
+            if len(ages) not in (0, len(provisions)) or any(not 0 <= age < 2**32 for age in ages):
+                raise MalformedMessage("ages that do not fit their provisions")
             if any(len(provision) > PROVISION_BYTES for provision in provisions):
                 raise LimitExceeded("a provision over the limit")
         case Digest(hashes):
@@ -144,18 +154,18 @@ def make_record_pages(records: Iterable[bytes]) -> list[Records]:
     return [*pages, Records(page)] if page else pages
 
 
-def make_provision_pages(provisions: Iterable[bytes]) -> list[Provisions]:
-    """Put provisions into as few messages of at most 16 KiB as their order allows."""
-    pages: list[list[bytes]] = []
+def make_provision_pages(provisions: Iterable[tuple[bytes, int]]) -> list[Provisions]:
+    """Put provisions and their ages into as few messages of at most 16 KiB as their order allows."""
+    pages: list[list[tuple[bytes, int]]] = []
     size = 0
-    for packed in provisions:
-        more = len(packed) + _ITEM_OVERHEAD_BYTES
+    for packed, age in provisions:
+        more = len(packed) + _ITEM_OVERHEAD_BYTES + _AGE_BYTES
         if not pages or size + more > GOSSIP_BYTES or len(pages[-1]) == PROVISIONS:
             pages.append([])
             size = _OVERHEAD_BYTES
-        pages[-1].append(packed)
+        pages[-1].append((packed, age))
         size += more
-    return [Provisions(page) for page in pages]
+    return [Provisions([packed for packed, _ in page], [age for _, age in page]) for page in pages]
 
 
 def _count(name: str, items: Sequence[bytes], limit: int) -> None:

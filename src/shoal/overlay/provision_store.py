@@ -6,6 +6,7 @@ from collections import OrderedDict
 from collections.abc import Iterable
 
 from shoal.core.units import MIB
+from shoal.overlay.provider_index import TTL_S
 from shoal.overlay.provision import PAGE_KEYS, PAGES, Provision
 from shoal.wire.limits import MEMBERS
 
@@ -86,34 +87,53 @@ class OwnPages:
 
 
 class ProvisionStore:
-    """The newest provision of every member and page, at most KEPT of KEPT_BYTES together."""
+    """The newest provision of every member and page, at most KEPT of KEPT_BYTES together.
+
+    Each counts TTL_S from when it was signed, as far as is known here.
+    """
 
     def __init__(self) -> None:
         self._kept: OrderedDict[tuple[bytes, int], Provision] = OrderedDict()
+        self._signed: dict[tuple[bytes, int], float] = {}  # when; exactly of those
         self._bytes = 0
 
     def find(self, peer: bytes, page: int) -> Provision | None:
         """Return what is kept."""
         return self._kept.get((peer, page))
 
-    def put(self, provision: Provision) -> list[bytes] | None:
-        """Keep a provision if it is newer; return the keys that its device no longer provides, or None."""
+    def signed_at(self, peer: bytes, page: int) -> float:
+        """Return when what is kept was signed."""
+        return self._signed[peer, page]
+
+    def put(self, provision: Provision, signed_at: float, now: float) -> list[bytes] | None:
+        """Keep a provision if it is newer and still counts; return the keys it withdraws, or None."""
         before = self.find(provision.peer_id, provision.page)
-        if not provision.is_newer(before):
+        if not provision.is_newer(before) or signed_at + TTL_S <= now:
             return None
-        self._kept[provision.peer_id, provision.page] = provision
-        self._kept.move_to_end((provision.peer_id, provision.page))
+        slot = (provision.peer_id, provision.page)
+        self._kept[slot], self._signed[slot] = provision, signed_at
+        self._kept.move_to_end(slot)
         self._bytes += len(provision.packed) - (0 if before is None else len(before.packed))
         while len(self._kept) > KEPT or self._bytes > KEPT_BYTES:
-            self._bytes -= len(self._kept.popitem(last=False)[1].packed)
-        now = set(provision.keys)
-        return [] if before is None else [key for key in before.keys if key not in now]
+            self._forget(next(iter(self._kept)))
+        keys = set(provision.keys)
+        return [] if before is None else [key for key in before.keys if key not in keys]
 
     def drop(self, peer: bytes) -> None:
         """Forget a device."""
         for page in range(PAGES):
-            dropped = self._kept.pop((peer, page), None)
-            self._bytes -= 0 if dropped is None else len(dropped.packed)
+            self._forget((peer, page))
+
+    def sweep(self, now: float) -> None:
+        """Forget what its device has not signed anew: it is away, or provides nothing on that page."""
+        for slot in [slot for slot, signed_at in self._signed.items() if signed_at + TTL_S <= now]:
+            self._forget(slot)
+
+    def _forget(self, slot: tuple[bytes, int]) -> None:
+        dropped = self._kept.pop(slot, None)
+        if dropped is not None:
+            del self._signed[slot]
+            self._bytes -= len(dropped.packed)
 
     def all(self) -> Iterable[Provision]:
         """Return every provision, longest kept first."""

@@ -68,9 +68,11 @@ class SignedItems:
         is_old = before is not None and (before.seq, before.packed) > (item.seq, item.packed)
         return Verdict.STALE if is_old else Verdict.GOOD
 
-    def put(self, provision: Provision) -> list[bytes] | None:
-        """Keep a member's provision if it is newer; return the keys that it withdraws, or None."""
-        return self._provisions.put(provision) if self._is_member(provision.peer_id) else None
+    def put(self, now: float, provision: Provision, age_s: float = 0.0) -> list[bytes] | None:
+        """Keep a member's provision, as `ProvisionStore.put` does; None also for a stranger's."""
+        if not self._is_member(provision.peer_id):
+            return None
+        return self._provisions.put(provision, now - age_s, now)
 
     def find_heads(self, peer: bytes, page: int) -> Mapping[bytes, int]:
         """Return how many entries a member said that its feeds of a page have."""
@@ -94,11 +96,17 @@ class SignedItems:
         seqs.update({(p.peer_id, p.page + 1): p.seq for p in self._provisions.all()})
         return seqs
 
-    def find_packed(self, slot: Slot) -> bytes | None:
-        """Return the signed bytes of a slot."""
+    def find_packed(self, now: float, slot: Slot) -> tuple[bytes, int] | None:
+        """Return the signed bytes of a slot, and how many seconds ago a provision was signed."""
         subject, number = slot
         if number:
             provision = self._provisions.find(subject, number - 1)
-            return None if provision is None else provision.packed
+            if provision is None:
+                return None
+            return provision.packed, int(now - self._provisions.signed_at(subject, number - 1))
         contact = self._book.find(subject)
-        return None if contact is None or contact.record is None else contact.record.packed
+        return None if contact is None or contact.record is None else (contact.record.packed, 0)
+
+    def sweep(self, now: float) -> None:
+        """Forget the provisions that their devices did not sign anew in time."""
+        self._provisions.sweep(now)
