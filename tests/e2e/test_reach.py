@@ -18,6 +18,7 @@ import pytest
 from shoal.testing.namespaces import INTERFACE, Bridge
 from shoal.testing.nats import Internet, Nat, find_obstacle
 from shoal.testing.processes import Device, Json
+from shoal.transport.address import Address
 
 OBSTACLE = find_obstacle()
 pytestmark = pytest.mark.skipif(OBSTACLE is not None, reason=OBSTACLE or "")
@@ -93,7 +94,14 @@ def test_every_pair_of_nat_classes_connects_and_directly_where_theory_allows(tmp
             assert one.run("ping", other.name)["path"] == "relay"
             shown = next(p for p in one.run("peers")["peers"] if p["name"] == other.name)
             assert (shown["state"], shown["path"], shown["relay"]) == ("relayed", "relay", "rel")
+            addresses = [Address.parse(text) for p in one.run("peers")["peers"] for text in p["addresses"]]
+            assert addresses
+            assert one.run("ping", other.name)["relay"] == "rel"
         assert "via relay rel" in cyd.call("peers").stdout
+        shown = ben.call("peers").stdout + ada.call("peers").stdout
+        assert "via relay rel" in shown
+        assert ", through NAT" in shown
+        assert "via shp1" not in shown
         for device in devices:
             assert device.run("ping", "rel")["path"] == "direct"
         send_file(tmp_path, ada, ben, 3_000_000)  # over punched lanes

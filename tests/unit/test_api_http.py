@@ -141,6 +141,6 @@ def test_requests_are_strict_and_results_are_the_interface() -> None:
         },
     }
     optional = {"notice", "recovery_key", "unmatched", "relay", "reach", "path", "skipped_why"}
-    optional |= {"overlay", "neighbour", "reason"}
+    optional |= {"overlay", "neighbour", "reason", "address", "incoming"}
     for kind, expected in fields.items():
         assert set(kind.__struct_fields__) - optional == expected

@@ -144,7 +144,7 @@ class InviteState(Struct, frozen=True, kw_only=True):
 
 
 class Peer(Struct, frozen=True):
-    """Another member, seen from here."""
+    """Another member, seen from here. `addresses` are those that may be dialled, most promising first."""
 
     peer_id: str
     name: str
@@ -155,6 +155,8 @@ class Peer(Struct, frozen=True):
     relay: str | UnsetType = UNSET  # the relay's name, where the path is one
     neighbour: bool = False  # broadcasts go over its session
     reason: str | UnsetType = UNSET  # why the last session with it ended, one word; absent while there is one
+    address: str | UnsetType = UNSET  # the other end of its direct session
+    incoming: bool = False  # it dialled: `address` is no place to be dialled
 
 
 class Peers(Struct, frozen=True):
@@ -416,7 +418,10 @@ class Left(Struct, frozen=True):
 
 
 class Ping(Struct, frozen=True, kw_only=True):
-    """How a peer is reached. `path` and `rtt_ms` are null where it is not; `why` says what was tried."""
+    """How a peer is reached. `path` and `rtt_ms` are null where it is not; `why` says what was tried.
+
+    `address` is the other end of a direct session; `relay` the name of who relays another one.
+    """
 
     peer_id: str
     name: str
@@ -425,6 +430,7 @@ class Ping(Struct, frozen=True, kw_only=True):
     address: str | None
     rtt_ms: float | None
     why: str
+    relay: str | UnsetType = UNSET
 
 
 class LimitsRequest(Request, frozen=True, kw_only=True):

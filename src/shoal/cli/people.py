@@ -146,9 +146,11 @@ def _describe_way(peer: s.Peer) -> str:
     """Say where a peer is, and how it is reached unless that is plain."""
     if peer.path == "relay":
         return f"via relay {printable(peer.relay) if isinstance(peer.relay, str) else '?'}"
+    if not isinstance(peer.address, str):
+        return peer.addresses[0] if peer.addresses else "-"
     if peer.path == "punched":
-        return "direct, through NAT"
-    return peer.addresses[0] if peer.addresses else "-"
+        return f"{peer.address}, through NAT"
+    return f"from {peer.address}" if peer.incoming else peer.address
 
 
 def members(home: HomeOption = None, json: JsonOption = False) -> None:
@@ -170,7 +172,8 @@ def ping(peer: PeerArgument, home: HomeOption = None, json: JsonOption = False) 
         found = client.ping(peer)
     name = printable(found.name)
     if found.rtt_ms is not None:
-        lines = [f"{name}: {found.rtt_ms:.2f} ms, {found.path}, {found.address}", f"  {printable(found.why)}"]
+        where = found.address or (printable(found.relay) if isinstance(found.relay, str) else "?")
+        lines = [f"{name}: {found.rtt_ms:.2f} ms, {found.path}, {where}", f"  {printable(found.why)}"]
     else:
         lines = [f"{name}: {found.state}", f"  {printable(found.why)}"]
     face.show(found, lines)

@@ -15,6 +15,7 @@ from shoal.identity.state import Member
 from shoal.node.answer_invites import ROLES
 from shoal.node.parts import Parts
 from shoal.overlay.steps import PeerStatus
+from shoal.transport.address import Address
 
 PEER_PREFIX_CHARACTERS = 6  # the least of a peer id that names a peer: 3 of them are its kind
 PEER_ID_CHARACTERS = len(format_peer_id(bytes(32)))
@@ -42,6 +43,7 @@ class PeopleAnswers:
                 *self._find_path(peer.peer_id),
                 peer.neighbour,
                 peer.ended or UNSET,
+                *self._find_far_end(peer),
             )
             for peer in self._parts.overlay.peers_status()
             if peer.peer_id in members
@@ -58,8 +60,25 @@ class PeopleAnswers:
         session = self._parts.transport.find_session(peer_id)
         if session is None or session.path == "direct":
             return UNSET, UNSET
-        member = self._parts.network.state.members.get(session.relay) if session.relay is not None else None
-        return session.path, member.name if member is not None else UNSET
+        return session.path, self._find_relay_name(session.relay) or UNSET
+
+    def _find_far_end(self, peer: PeerStatus) -> tuple[str | UnsetType, bool]:
+        """Return the other end of a direct session, as it was dialled, and whether the peer dialled."""
+        session = self._parts.transport.find_session(peer.peer_id)
+        if session is None or session.far_end is None:
+            return UNSET, False
+        dialled = session.dial_address
+        return str(session.far_end if dialled is None or dialled.is_way else dialled), dialled is None
+
+    def _find_relay_name(self, peer_id: bytes | None) -> str | None:
+        member = self._parts.network.state.members.get(peer_id) if peer_id is not None else None
+        return member.name if member is not None else None
+
+    def _name_relays(self, why: str) -> str:
+        """Say the name of a relay where a reason has its id."""
+        way, colon, rest = why.partition(": ")
+        name = self._find_relay_name(Address(way, 0).relay) if colon else None
+        return why if name is None else f"over the relay {name}: {rest}"
 
     async def members(self, request: s.Nothing) -> s.Members:
         """List everybody whom the log names, active members first."""
@@ -121,15 +140,17 @@ class PeopleAnswers:
         elif member.state != "active":
             why = "it is no member any more, so no session is opened"
         elif seen is not None:
-            why = seen.why or "no address of it has answered yet"
+            why = self._name_relays(seen.why) or "no address of it has answered yet"
+        far_end = None if session is None else session.far_end
         return s.Ping(
             peer_id=format_peer_id(member.peer_id),
             name=member.name,
-            state=_PEER_STATES[seen.state] if seen is not None else "offline",
+            state=self._find_state(seen) if seen is not None else "offline",
             path=session.path if session is not None and rtt_ms is not None else None,
-            address=str(session.address) if session is not None else None,
+            address=str(far_end) if far_end is not None else None,
             rtt_ms=_round(rtt_ms),
             why=why,
+            relay=(self._find_relay_name(session.relay) if session is not None else None) or UNSET,
         )
 
     def _get_member(self, text: str) -> Member:

@@ -304,8 +304,8 @@ class OverlayService(BaseService):
         for peer in self._machine.others():
             session = self._transport.find_session(peer)
             state, why = self._machine.state_of(peer)
-            addresses = self._machine.addresses(peer)
-            if session is not None and session.dial_address is not None:
+            addresses = self._machine.direct_addresses(peer)
+            if session is not None and session.dial_address is not None and not session.dial_address.is_way:
                 used = str(session.dial_address)
                 addresses = [used, *(text for text in addresses if text != used)]
             rtt_ms = None if session is None else session.rtt_ms

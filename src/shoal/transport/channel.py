@@ -97,6 +97,12 @@ class TlsChannel(asyncio.Protocol):
         return "" if not name else Address.from_socket(name).host.partition("%")[0]
 
     @property
+    def far_end(self) -> Address | None:
+        """The other end of this connection, as this machine sees it; None before it is made."""
+        name = None if self._transport is None else self._transport.get_extra_info("peername")
+        return Address.from_socket(name) if name else None
+
+    @property
     def alpn(self) -> bytes:
         """The protocol name that was agreed on."""
         return bytes(self._tls.get_alpn_proto_negotiated())

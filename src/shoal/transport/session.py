@@ -135,6 +135,11 @@ class Session:
         return self._channel.own_host
 
     @property
+    def far_end(self) -> Address | None:
+        """Where the connection leads, or comes from; None over a relay: it is the relay's."""
+        return None if self.relay is not None else self._channel.far_end
+
+    @property
     def over_loopback(self) -> bool:
         """Whether the peer is on this machine."""
         return self.address.is_loopback
