@@ -9,6 +9,7 @@ import resource
 import signal
 import socket
 import stat
+import subprocess
 import time
 from pathlib import Path
 
@@ -57,7 +58,9 @@ def test_join_makes_a_member_with_a_session(device: MakeDevice) -> None:
     assert joined["network_id"] == owner["network_id"]
     anna.wait_peers(1)
     peers = anna.run("peers")["peers"]
-    assert [set(p) for p in peers] == [{"peer_id", "name", "state", "addresses", "rtt_ms", "neighbour"}]
+    assert [set(p) for p in peers] == [
+        {"peer_id", "name", "state", "addresses", "rtt_ms", "neighbour", "address", "incoming"}
+    ]
     assert (peers[0]["peer_id"], peers[0]["name"], peers[0]["state"]) == (
         joined["peer_id"],
         "bert",
@@ -137,6 +140,37 @@ def test_remove_ends_a_device_everywhere(network: MakeNetwork) -> None:
     with pytest.raises(CommandFailed) as failed:
         carl.run("invite")
     assert code_of(failed)[0] == 4
+    assert failed.value.error["cause"] == "this device is no member of the network any more"
+    assert "(removed)" not in carl.call("peers").stdout  # nobody there was
+
+
+def test_who_may_not_invite_is_told_what_it_is(network: MakeNetwork) -> None:
+    _, bert = network("anna", "bert")
+    with pytest.raises(CommandFailed) as failed:
+        bert.run("invite")
+    assert failed.value.error["message"] == "No invite was made"
+    assert failed.value.error["cause"] == "this device is member and may not admit anybody as member"
+
+
+def test_a_node_in_a_terminal_says_that_its_device_was_removed(network: MakeNetwork) -> None:
+    anna, bert = network("anna", "bert")
+    bert.stop()
+    node = subprocess.Popen(
+        bert.command("up", "--listen", "127.0.0.1:0", "--no-lan"),
+        env=bert.environment,
+        stdout=subprocess.DEVNULL,
+        stderr=subprocess.PIPE,
+        text=True,
+    )
+    try:
+        wait_until(lambda: bert.call("status").returncode == 0)
+        bert.wait_peers(1)
+        anna.run("remove", "bert")
+        assert node.stderr is not None
+        assert any("this device was removed" in line for line in node.stderr)  # ends as soon as it is said
+    finally:
+        node.terminate()
+        node.communicate(timeout=30)
 
 
 def test_leave(network: MakeNetwork) -> None:

@@ -19,6 +19,7 @@ import typer
 
 from shoal.api.paths import default_home
 from shoal.core.errors import LocalMisuse, ShoalError
+from shoal.core.units import count_of
 
 if TYPE_CHECKING:
     from shoal.api.client import Client
@@ -162,11 +163,6 @@ def skipped_lines(paths: Sequence[str], reasons: object) -> list[str]:
 def count_files(count: int) -> str:
     """Return `1 file`, `2 files`."""
     return count_of(count, "file")
-
-
-def count_of(count: int, noun: str) -> str:
-    """Return `1 chunk`, `2 chunks`."""
-    return f"{count} {noun}" if count == 1 else f"{count} {noun}s"
 
 
 def read_argument(given: str | None, name: str) -> str:

@@ -15,14 +15,13 @@ from shoal.cli.face import (
     HomeOption,
     JsonOption,
     count_files,
-    count_of,
     make_face,
     printable,
     read_argument,
     skipped_lines,
 )
 from shoal.core.errors import LocalMisuse
-from shoal.core.units import format_duration, format_size, parse_duration
+from shoal.core.units import count_of, format_duration, format_size, parse_duration
 
 BackgroundOption = Annotated[
     bool,

@@ -15,12 +15,11 @@ from shoal.cli.face import (
     HomeOption,
     JsonOption,
     columns,
-    count_of,
     make_face,
     printable,
     read_argument,
 )
-from shoal.core.units import format_size, parse_duration
+from shoal.core.units import count_of, format_size, parse_duration
 
 
 def pin(

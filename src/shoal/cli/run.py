@@ -8,9 +8,9 @@ from typing import Annotated
 import typer
 
 from shoal.api.schema import Overlay, Reach, RelayUse, Status
-from shoal.cli.face import Face, HomeOption, JsonOption, count_of, make_face, printable, read_argument
+from shoal.cli.face import Face, HomeOption, JsonOption, make_face, printable, read_argument
 from shoal.core.errors import LocalMisuse
-from shoal.core.units import format_size
+from shoal.core.units import count_of, format_size
 from shoal.identity.code import TypedCode, complete_word, is_code
 from shoal.node.order import Flags, LaunchOrder, refuse_second_network
 from shoal.storage.home import has_network
@@ -146,7 +146,10 @@ def _start(face: Face, order: LaunchOrder, detach: bool) -> None:
     def on_stopping() -> None:
         face.tell("\nStopping; at most five seconds. What was begun goes on with the next `shoal up`.")
 
-    code = run_in_foreground(order, on_up, on_stopping)
+    def on_notice(notice: str) -> None:
+        face.tell(f"\n{printable(notice)}")
+
+    code = run_in_foreground(order, on_up, on_stopping, on_notice)
     if code:
         raise typer.Exit(code)
     with suppress(OSError):  # the terminal may be gone, which is why it stopped
@@ -200,7 +203,8 @@ def _describe(found: Status, others: int | None = None) -> list[str]:
     if isinstance(found.overlay, Overlay):
         lines.insert(-1, f"overlay    {_describe_overlay(found.overlay)}")
     if isinstance(found.relay, RelayUse):
-        lines.append(f"relaying   {found.relay.streams} streams, {format_size(found.relay.day_bytes)} today")
+        streams = count_of(found.relay.streams, "stream")
+        lines.append(f"relaying   {streams}, {format_size(found.relay.day_bytes)} today")
     if isinstance(found.notice, str):
         lines.append(f"notice     {printable(found.notice)}")
     return lines

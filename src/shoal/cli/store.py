@@ -9,9 +9,9 @@ import typer
 from shoal.api import operations as ops
 from shoal.api import schema as s
 from shoal.api import store_schema as st
-from shoal.cli.face import HomeOption, JsonOption, columns, count_files, count_of, make_face
+from shoal.cli.face import HomeOption, JsonOption, columns, count_files, make_face
 from shoal.core.errors import ExitCode
-from shoal.core.units import format_size
+from shoal.core.units import count_of, format_size
 
 store_app = typer.Typer(help="The copies that this node keeps: state, check, space.", no_args_is_help=True)
 

@@ -79,7 +79,9 @@ def transfers(
     if len(found.transfers) > 1:
         lines.append(count_states(found.transfers))
     if len(shown) < len(chosen):
-        lines.append(f"{len(chosen) - len(shown)} older ones have ended: shoal transfers --all")
+        hidden = len(chosen) - len(shown)
+        older = "1 older one has" if hidden == 1 else f"{hidden} older ones have"
+        lines.append(f"{older} ended: shoal transfers --all")
     face.show(s.Transfers(chosen), lines)
 
 

@@ -132,6 +132,11 @@ def parse_duration(text: str) -> float:
     return total
 
 
+def count_of(count: int, noun: str) -> str:
+    """Return `1 chunk`, `2 chunks`."""
+    return f"{count} {noun}" if count == 1 else f"{count} {noun}s"
+
+
 def format_time(wall_s: float) -> str:
     """Write a time as RFC 3339 in UTC, whole seconds: `2026-11-22T10:58:00Z`.
 

@@ -9,7 +9,7 @@ import msgspec
 
 from shoal.api import schema as s
 from shoal.core.budget import BoundedMap
-from shoal.core.errors import LocalMisuse
+from shoal.core.errors import LocalMisuse, Refused
 from shoal.core.units import format_time
 from shoal.identity.code import TypedCode
 from shoal.identity.operations import Role
@@ -43,6 +43,7 @@ class InviteAnswers:
 
     async def invite(self, request: s.InviteRequest) -> s.Invite:
         """Make an invite of this device."""
+        self._check_may_invite(request.role)
         ticket, row = await self._network.invites.make(
             self._network.network_id,
             ROLES[request.role],
@@ -62,6 +63,27 @@ class InviteAnswers:
             [members[relay.peer_id].name for relay in relays if relay.peer_id in members],
             self._find_reach_notice(bool(relays)) or msgspec.UNSET,
         )
+
+    def _check_may_invite(self, role: s.RoleName) -> None:
+        """Raises: Refused, in the words of who invites, where this device may not admit such a device."""
+        network = self._network
+        member = network.state.members.get(network.own_id)
+        if network.is_out or member is None:
+            raise Refused(
+                "No invite was made",
+                cause="this device is no member of the network any more",
+                next_step="invite on a device that is one",
+                code="not_allowed",
+            )
+        try:
+            network.check_may_admit(ROLES[role])
+        except Refused as error:
+            raise Refused(
+                "No invite was made",
+                cause=f"this device is {member.role.name.lower()} and may not admit anybody as {role}",
+                next_step="invite on a device of an owner (admins admit members and storage): shoal members",
+                code=error.code,
+            ) from error
 
     async def invite_state(self, request: s.InviteWaitRequest) -> s.InviteState:
         """Say what became of an invite, after at most `wait_s` if nothing is new."""

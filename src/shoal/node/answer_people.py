@@ -42,7 +42,7 @@ class PeopleAnswers:
                 _round(peer.rtt_ms),
                 *self._find_path(peer.peer_id),
                 peer.neighbour,
-                peer.ended or UNSET,
+                self._find_reason(peer) or UNSET,
                 *self._find_far_end(peer),
             )
             for peer in self._parts.overlay.peers_status()
@@ -54,6 +54,12 @@ class PeopleAnswers:
         session = self._parts.transport.find_session(peer.peer_id)
         is_relayed = peer.state == "connected" and session is not None and session.relay is not None
         return "relayed" if is_relayed else _PEER_STATES[peer.state]
+
+    def _find_reason(self, peer: PeerStatus) -> str:
+        """Say in a word why there is no session; nothing where that is this device's own removal."""
+        if self._parts.network.is_out:
+            return ""
+        return "refused" if peer.denies_us else peer.ended
 
     def _find_path(self, peer_id: bytes) -> tuple[str | UnsetType, str | UnsetType]:
         """Return how a peer is reached if not plainly, and the name of the relay if it is over one."""

@@ -19,7 +19,7 @@ from shoal.node.answer_people import PeopleAnswers
 from shoal.node.answer_pins import PinAnswers
 from shoal.node.answer_store import StoreAnswers
 from shoal.node.config import NodeConfig
-from shoal.node.diagnosis import describe_reach, diagnose
+from shoal.node.diagnosis import describe_denial, describe_reach, diagnose
 from shoal.node.parts import Parts
 from shoal.version import __version__
 
@@ -134,4 +134,4 @@ class Answers(
             }.get(word, f"this device is no member any more: {word}")
         if network.is_blocked:
             return f"no sessions until shoal is upgraded: {network.state.blocked}"
-        return self.find_code_notice()
+        return describe_denial(self._parts) or self.find_code_notice()

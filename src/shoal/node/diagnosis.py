@@ -6,13 +6,14 @@ import asyncio
 import os
 
 from shoal.api.schema import Check, Reach, Report
-from shoal.core.units import format_duration, format_rate, format_size
+from shoal.core.units import count_of, format_duration, format_rate, format_size
 from shoal.node.parts import Parts
 from shoal.transport.interfaces import list_interface_addresses
 from shoal.transport.reach.standing import UNDIALLED
 
 LAG_WARN_S = 0.25  # security.md, D26
 LAG_PROBE_S = 0.05
+DENIERS_SHOWN = 3  # names in a line
 CLOCK_SKEW_WARN_S = 60.0  # security.md, D23
 
 
@@ -53,9 +54,33 @@ def _check_sessions(parts: Parts) -> Check:
     expected = len(network.active_members()) - 1
     have = len(parts.transport.sessions())
     text = f"{have} of {expected} members are connected"
+    denial = describe_denial(parts)
+    if denial is not None:
+        return Check("sessions", "warn", f"{text}; {denial}", "ask at one of them: shoal members")
     if expected and not have:
         return Check("sessions", "warn", text, "see why: shoal ping NAME")
     return Check("sessions", "ok", text)
+
+
+def describe_denial(parts: Parts) -> str | None:
+    """Return who says that this device is no member, where it has no session at all; else None.
+
+    A device that was removed while it was away is told so by nobody: those who know refuse it at its hello.
+    One that was just admitted may meet only such as have not heard of it yet.
+    """
+    if parts.transport.sessions():
+        return None
+    members = parts.network.state.members
+    deniers = [p.peer_id for p in parts.overlay.peers_status() if p.denies_us]
+    names = sorted(members[x].name for x in deniers if x in members)
+    if not names:
+        return None
+    more = f" and {len(names) - DENIERS_SHOWN} more" if len(names) > DENIERS_SHOWN else ""
+    word = "does" if len(names) == 1 else "do"
+    return (
+        f"{', '.join(names[:DENIERS_SHOWN])}{more} {word} not know this device as a member: it was removed "
+        "while it was away, or was just admitted and they have not heard of it"
+    )
 
 
 def _check_clock(parts: Parts) -> Check:
@@ -70,11 +95,11 @@ def _check_clock(parts: Parts) -> Check:
         return Check("clocks", "ok", "no peer has told the time yet")
     off = sorted((x for x in skews if abs(x[0]) > CLOCK_SKEW_WARN_S), key=lambda x: -abs(x[0]))
     if not off:
-        return Check("clocks", "ok", f"agrees with {len(skews)} peers")
+        return Check("clocks", "ok", f"agrees with {count_of(len(skews), 'peer')}")
     skew, name = off[0]
     text = f"{format_duration(abs(skew))} {'behind' if skew > 0 else 'ahead of'} the clock of {name}"
     if len(off) == len(skews) > 1:
-        text += f", and {len(off) - 1} more differ"
+        text += f", and {len(off) - 1} more {'differs' if len(off) == 2 else 'differ'}"
     step = "set the right time on the machine that is wrong; nothing but dates and expiry depends on it"
     return Check("clocks", "warn", text, step)
 
@@ -123,7 +148,7 @@ def _check_reach(parts: Parts) -> Check:
     reach = describe_reach(parts)
     text = _REACH_WORDS[reach.state]
     if reach.asked:
-        text += f" ({reach.reached_by} of {reach.asked} peers got through)"
+        text += f" ({reach.reached_by} of {count_of(reach.asked, 'peer')} got through)"
     if reach.observed and reach.state != "public":
         text += f"; they see {', '.join(reach.observed[:3])}"
     relayed = sum(session.relay is not None for session in parts.transport.sessions())
@@ -180,7 +205,9 @@ def _check_relay(parts: Parts) -> list[Check]:
 def _check_services(parts: Parts) -> Check:
     failing = [x for x in parts.base.supervisor.status() if x.last_error]
     if failing:
-        text = "; ".join(f"{x.name} failed {x.restarts} times, last: {x.last_error}" for x in failing)
+        text = "; ".join(
+            f"{x.name} failed {count_of(x.restarts, 'time')}, last: {x.last_error}" for x in failing
+        )
         return Check("services", "warn", text, "see the log file in the home's folder log")
     return Check("services", "ok", f"{len(parts.base.supervisor.status())} run")
 

@@ -40,6 +40,7 @@ OPEN_FILES = 65_536  # wanted; sessions, lanes and files of shares each take one
 
 OnUp = Callable[[Status], None]
 OnStopping = Callable[[], None]
+OnNotice = Callable[[str], None]
 
 
 def main() -> int:
@@ -65,9 +66,11 @@ def _be_silent() -> None:
     pass
 
 
-def run(order: LaunchOrder, on_up: OnUp, on_stopping: OnStopping = _be_silent) -> ExitCode:
+def run(
+    order: LaunchOrder, on_up: OnUp, on_stopping: OnStopping = _be_silent, on_notice: OnNotice | None = None
+) -> ExitCode:
     """Run a node until it is told to stop. `on_up` gets its status once it accepts sessions; `on_stopping` is
-    called when it has been told.
+    called when it has been told; `on_notice` with each notice that its status has from then on.
 
     Raises: what kept it from starting.
     """
@@ -78,15 +81,17 @@ def run(order: LaunchOrder, on_up: OnUp, on_stopping: OnStopping = _be_silent) -
     with Home.open(config.home, create=True) as home:
         crash_file = _open_log(home.log_dir, config.log_level)
         try:
-            return uvloop.run(_run_node(order, config, home, on_up, on_stopping, crash_file))
+            return uvloop.run(_run_node(order, config, home, on_up, on_stopping, on_notice, crash_file))
         finally:
             for handler in logging.getLogger().handlers:
                 handler.flush()
 
 
-def run_in_foreground(order: LaunchOrder, on_up: OnUp, on_stopping: OnStopping) -> ExitCode:
+def run_in_foreground(
+    order: LaunchOrder, on_up: OnUp, on_stopping: OnStopping, on_notice: OnNotice
+) -> ExitCode:
     """Run a node inside a command."""
-    return run(order, on_up, on_stopping)
+    return run(order, on_up, on_stopping, on_notice)
 
 
 async def _run_node(
@@ -95,6 +100,7 @@ async def _run_node(
     home: Home,
     on_up: OnUp,
     on_stopping: OnStopping,
+    on_notice: OnNotice | None,
     crash_file: TextIO,
 ) -> ExitCode:
     stop = _Stop(crash_file, on_stopping)
@@ -106,6 +112,8 @@ async def _run_node(
             on_up(status)
             is_up = True
             settle_memory()
+            if on_notice is not None:
+                node.watch_notices(on_notice, status.notice or None)
             await node.wait_stopped()
             stop.begin()
     except asyncio.CancelledError:

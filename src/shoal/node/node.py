@@ -10,7 +10,8 @@ import asyncio
 import logging
 import os
 import random
-from contextlib import AsyncExitStack
+from collections.abc import Callable
+from contextlib import AsyncExitStack, suppress
 from types import TracebackType
 
 from shoal.api.http import ApiServer
@@ -41,6 +42,7 @@ from shoal.transport.address import Address
 
 log = logging.getLogger("shoal.node")
 
+NOTICE_S = 2.0  # how soon a terminal hears what its node has to say
 LISTEN_VALUE = "listen"  # where this node listened last
 
 
@@ -108,6 +110,20 @@ class Node:
     def request_stop(self) -> None:
         """Let `wait_stopped` return."""
         self._stopping.set()
+
+    def watch_notices(self, tell: Callable[[str], None], said: str | None) -> None:
+        """From now on tell each notice of the status that is another than the last one, which was `said`."""
+        assert self._supervisor is not None
+        self._supervisor.spawn("watch notices", self._watch_notices(tell, said))
+
+    async def _watch_notices(self, tell: Callable[[str], None], last: str | None) -> None:
+        while True:
+            await asyncio.sleep(NOTICE_S)
+            notice = (await self.status()).notice or None
+            if notice is not None and notice != last:
+                with suppress(OSError):  # the terminal may be gone
+                    tell(notice)
+            last = notice
 
     async def wait_stopped(self) -> None:
         """Wait until somebody wants the node to stop. Raises: the error of a part it cannot do without."""

@@ -198,6 +198,7 @@ class OverlayService(BaseService):
             self._substrate.handle(topic, Taker(self._machine, self._step, topic))
         self._timers = Timers[Token](clock.monotonic, lambda token: self._step(Timer(token)), TIMERS)
         self._dials: dict[bytes, asyncio.Task[None]] = {}  # bounded by the machine's DIALS
+        self._deniers: set[bytes] = set()  # to whom this device is no member; only members are dialled
         self._searches: dict[int, asyncio.Future[Result]] = {}  # bounded by the machine's SEARCHES
         self._next_search = 0
         self._listeners: dict[tuple[bytes, str], Callable[[bytes, int], None]] = {}  # bounded by own follows
@@ -313,7 +314,8 @@ class OverlayService(BaseService):
             ended = "" if session is not None else self._substrate.find_end(peer)
             if state == "offline" and not self._substrate.is_mesh and ended in NEVER_TRIED:
                 state = "known"
-            found.append(PeerStatus(peer, state, addresses, rtt_ms, why, neighbour, ended))
+            denies_us = session is None and peer in self._deniers
+            found.append(PeerStatus(peer, state, addresses, rtt_ms, why, neighbour, ended, denies_us))
         return found
 
     def find_session(self, peer_id: bytes) -> Session | None:
@@ -401,6 +403,7 @@ class OverlayService(BaseService):
 
     def on_session_up(self, session: Session) -> None:
         """A session is settled."""
+        self._deniers.discard(session.peer_id)
         self._step(SessionUp(session.peer_id, session.over_loopback))
         self._substrate.on_session_up(session.peer_id)
         self._look_at_relays()
@@ -500,6 +503,9 @@ class OverlayService(BaseService):
             await self._transport.dial(peer, address, DIAL_TIMEOUT_S)
         except ShoalError as failed:
             error = failed.cause or failed.message
+            if failed.code == "stranger" and isinstance(failed, Unavailable) and peer not in self._deniers:
+                self._deniers.add(peer)
+                log.warning("%s does not know this device as a member", short_peer_id(peer))
         finally:
             if self._dials.get(peer) is asyncio.current_task():
                 del self._dials[peer]

@@ -312,3 +312,4 @@ class PeerStatus:
     why: str = ""
     neighbour: bool = False  # broadcasts go over its session
     ended: str = ""  # why the last session with it went down, one word; empty while there is one
+    denies_us: bool = False  # it answered our last dial that we are no member

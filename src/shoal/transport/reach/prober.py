@@ -16,6 +16,7 @@ from random import Random
 from typing import Protocol
 
 from shoal.core.errors import LocalMisuse, MalformedMessage, Refused, RemoteFault, Unavailable
+from shoal.core.units import count_of
 from shoal.transport.address import Address, may_dial
 from shoal.transport.reach.messages import (
     DIAL_BACKS,
@@ -123,7 +124,7 @@ class Prober:
             await self._compare(sessions)
         found = self.standing()
         if found.state != before.state:
-            log.info("reachability: %s, by what %s peers saw", found.state, found.witnesses)
+            log.info("reachability: %s, by what %s saw", found.state, count_of(found.witnesses, "peer"))
         if found.addresses != before.addresses:
             self._on_changed()
         return found
