@@ -9,12 +9,14 @@ from tests.support.mesh_world import NETWORK, MeshWorld, Node
 from shoal.core.errors import LimitExceeded, MalformedMessage
 from shoal.overlay import provision as provision_module
 from shoal.overlay.exchange import ROUND_MESSAGES, Exchange
-from shoal.overlay.messages import OVERLAY_TABLE, PROVISION_BYTES, Digest, Provisions, Summary, check
+from shoal.overlay.mesh import PAGES_BURST, ROUNDS_BURST
+from shoal.overlay.messages import OVERLAY_TABLE, PROVISION_BYTES, Digest, Provisions, Summary, Wanted, check
 from shoal.overlay.provider_index import TTL_S
 from shoal.overlay.provision import PAGE_KEYS, PAGES, Provision, parse_provision, sign_provision
 from shoal.overlay.provision_store import KEPT, KEPT_BYTES, SMALL_PAGE, OwnPages, ProvisionStore
 from shoal.overlay.steps import (
     Delivered,
+    Observe,
     Publish,
     Received,
     Send,
@@ -112,6 +114,22 @@ def test_a_summary_of_lies_brings_few_messages_and_a_round_is_bounded() -> None:
     lie = Summary(0, bytes(32), b"\xff" * 32, [(bytes([0, n]) + bytes(30), 0, 2**62) for n in range(256)])
     assert len(exchange.on_summary(0.0, b"p" * 32, lie)) <= ROUND_MESSAGES + 1
     assert len(exchange.on_summary(0.0, b"p" * 32, Summary(0, bytes(32), b"\xff" * 32, []))) <= ROUND_MESSAGES
+
+
+def test_who_begins_rounds_without_end_is_answered_some() -> None:
+    world = make_world(2)
+    one, two = world.nodes
+    connect(world, one, two)
+    world.run(10)
+    lies = (Digest([b"x" * 8] * 64), Summary(0, bytes(32), b"\xff" * 32, []), Wanted([(two.peer_id, 0)]))
+    for lie, most in zip(lies, (ROUNDS_BURST, PAGES_BURST, PAGES_BURST), strict=True):
+        found = [e for _ in range(1000) for e in one.machine.step(world.now, Received(two.peer_id, lie))]
+        answered = [effect for effect in found if isinstance(effect, Send)]
+        assert len(answered) <= most * ROUND_MESSAGES
+        assert sum(isinstance(e, Observe) and e.rule == "too_many_exchanges" for e in found) >= 1000 - most
+    world.run(60)
+    (again,) = one.machine.step(world.now, Received(two.peer_id, lies[2]))
+    assert isinstance(again, Send)
 
 
 def test_own_pages_change_one_at_a_time_and_are_counted_on_after_a_crash() -> None:

@@ -28,6 +28,7 @@ from shoal.wire.codec import Message
 
 ROUND_MESSAGES = 64  # to one peer in a round; what does not fit comes in the next one
 Slot = tuple[bytes, int]  # subject, slot
+_Row = tuple[bytes, int, int]  # subject, slot, seq
 
 
 class Exchange:
@@ -52,10 +53,13 @@ class Exchange:
         """Say what is here in the buckets that differ."""
         items = self._list_items()
         mine = _hash_buckets(items)
+        rows: list[list[_Row]] = [[] for _ in range(BUCKETS)]
+        for (subject, slot), seq in items.items():
+            rows[bucket_of(subject)].append((subject, slot, seq))
         messages: list[Message] = []
         for bucket in range(BUCKETS):
             if mine[bucket] != message.hashes[bucket]:
-                messages += _summarise(bucket, items)
+                messages += _summarise(bucket, sorted(rows[bucket]))
         return [Send(peer, summary) for summary in messages[:ROUND_MESSAGES]]
 
     def on_summary(self, now: float, peer: bytes, message: Summary) -> list[Effect]:
@@ -101,9 +105,8 @@ def _hash_buckets(items: Mapping[Slot, int]) -> list[bytes]:
     return [value.to_bytes(HASH_BYTES, "big") for value in hashes]
 
 
-def _summarise(bucket: int, items: Mapping[Slot, int]) -> list[Message]:
-    """List a bucket, cut between subjects; the pages cover all of its ids without a gap."""
-    rows = sorted((slot[0], slot[1], seq) for slot, seq in items.items() if bucket_of(slot[0]) == bucket)
+def _summarise(bucket: int, rows: list[_Row]) -> list[Message]:
+    """List the sorted rows of a bucket, cut between subjects; the pages cover all ids without a gap."""
     pages: list[Message] = []
     first = b"\0" * 32
     while len(rows) > SUMMARY_ITEMS:

@@ -79,6 +79,12 @@ RECORDS_S = 20.0  # changed records taken from one peer, and verified for it; wi
 RECORDS_BURST = 12_000.0  # a first exchange may bring everybody (wire.limits.MEMBERS)
 SPREADS_S = 1.0  # of its own that one peer has us broadcast; more than its record and pages it has no need of
 SPREADS_BURST = 80.0  # else one peer could use up what our neighbours take of us, other things too
+# rounds of anti-entropy that one peer begins here (a lonely one does so every 2 s), and their pages, 64 a
+# round each way: with 10,000 members a round costs 0.1 s; without a bound one peer could stop a node
+ROUNDS_S = 1.0
+ROUNDS_BURST = 4.0
+PAGES_S = 8.0
+PAGES_BURST = 192.0
 WAKE_SPREAD_S = 1.0  # after a changed network: not all members in one tick
 RELAYS_WANTED = 2  # of those that a wanted member names; who has one needs no other
 UNKNOWN_ROUNDS = 3  # some 3 s for the record of a wanted member to come; who is new is named before it has
@@ -88,12 +94,14 @@ NO_REDIAL = frozenset({"removed", "left"})  # words of transport; the members' s
 class _Peer:
     """A peer with a session."""
 
-    __slots__ = ("bucket", "over_loopback", "spreads")
+    __slots__ = ("bucket", "over_loopback", "pages", "rounds", "spreads")
 
     def __init__(self, over_loopback: bool, now: float) -> None:
         self.over_loopback = over_loopback
         self.bucket = TokenBucket(RECORDS_S, RECORDS_BURST, now)
         self.spreads = TokenBucket(SPREADS_S, SPREADS_BURST, now)
+        self.rounds = TokenBucket(ROUNDS_S, ROUNDS_BURST, now)
+        self.pages = TokenBucket(PAGES_S, PAGES_BURST, now)
 
 
 class MeshMachine:
@@ -376,12 +384,8 @@ class MeshMachine:
                 return self._on_records(now, peer, records)
             case Provisions(provisions, ages):
                 return self._on_provisions(now, peer, provisions, ages or [0] * len(provisions))
-            case Digest():
-                return self._exchange.on_digest(peer, message)
-            case Summary():
-                return self._exchange.on_summary(now, peer, message)
-            case m.Wanted():
-                return self._exchange.on_wanted(now, peer, message)
+            case Digest() | Summary() | m.Wanted():
+                return self._on_exchange(now, peer, message)
             case Query(query, key):
                 providers = self._find_providers(now, key)
                 if key in self._published:
@@ -398,6 +402,19 @@ class MeshMachine:
                 return effects
             case _:
                 raise LocalMisuse(f"{type(message).__name__} is not for the mesh")
+
+    def _on_exchange(self, now: float, peer: bytes, message: Digest | Summary | m.Wanted) -> list[Effect]:
+        session = self._peers[peer]
+        bucket = session.rounds if isinstance(message, Digest) else session.pages
+        if not bucket.try_take(now):
+            return [Observe("too_many_exchanges", peer)]
+        match message:
+            case Digest():
+                return self._exchange.on_digest(peer, message)
+            case Summary():
+                return self._exchange.on_summary(now, peer, message)
+            case m.Wanted():
+                return self._exchange.on_wanted(now, peer, message)
 
     def _on_records(self, now: float, peer: bytes, records: list[bytes]) -> list[Effect]:
         effects: list[Effect] = []
