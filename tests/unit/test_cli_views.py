@@ -11,7 +11,7 @@ from rich.console import Console
 from tests.support.fake_node import LINK, SHARE, FakeNode, serve
 
 from shoal.api import schema as s
-from shoal.cli import complete, progress
+from shoal.cli import complete, people, progress
 from shoal.cli.face import skipped_lines
 from shoal.cli.main import main
 from shoal.cli.progress import Step
@@ -30,6 +30,21 @@ def node(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Iterator[FakeNode]:
 
 def transfer(number: int, state: s.TransferStateName) -> s.Transfer:
     return s.Transfer(f"{number:032x}", SHARE, state, 100, 50, 0.0, {})
+
+
+# --- removals -----------------------------------------------------------------------------------------------
+
+
+def test_who_has_not_confirmed_a_removal_is_named_within_80_columns() -> None:
+    peers = [f"{number:052x}" for number in range(100)]
+    assert people.describe_removal(s.Removal("sho1x", peers, [])) == [
+        "removed; confirmed by 100 of 100 peers"
+    ]
+    lines = people.describe_removal(s.Removal("sho1x", peers[:5], peers[5:]))
+    assert lines[0] == "removed; confirmed by 5 of 100 peers"
+    assert lines[-1].endswith(" and 91 more")
+    assert all(len(line) <= 80 for line in lines)
+    assert "more" not in people.describe_removal(s.Removal("sho1x", [], peers[:2]))[-1]
 
 
 # --- progress ---------------------------------------------------------------------------------------------

@@ -24,6 +24,8 @@ PeerArgument = Annotated[
         metavar="PEER", help="A name, a peer id, or the beginning of one.", autocompletion=complete.peers
     ),
 ]
+PENDING_SHOWN = 4  # of those that have not confirmed a removal; --json names all
+
 YesOption = Annotated[bool, typer.Option("--yes", "-y", help="Do not ask.", metavar="", show_default=False)]
 
 
@@ -187,14 +189,20 @@ def remove(
     _confirm(face, yes, f"Remove {printable(peer)} for good?")
     with face.connect() as client:
         done = client.remove(peer)
+    face.show(done, describe_removal(done))
+
+
+def describe_removal(done: s.Removal) -> list[str]:
+    """Say who has carried a removal out. In a large network only who has a session here confirms it."""
     lines = [
         f"removed; confirmed by {len(done.confirmed)} of {len(done.confirmed) + len(done.pending)} peers"
     ]
     if done.pending:
-        lines.append(
-            "the others will carry it out when they are back: " + ", ".join(map(short_id, done.pending))
-        )
-    face.show(done, lines)
+        shown = ", ".join(map(short_id, done.pending[:PENDING_SHOWN]))
+        more = len(done.pending) - PENDING_SHOWN
+        lines.append("the others carry it out as soon as they hear of it, or are back:")
+        lines.append(f"  {shown} and {more} more" if more > 0 else f"  {shown}")
+    return lines
 
 
 def leave(yes: YesOption = False, home: HomeOption = None, json: JsonOption = False) -> None:
