@@ -2,12 +2,13 @@
 
 from __future__ import annotations
 
+from shoal.overlay.relay_failures import PAUSE_FIRST_S, PAUSE_LAST_S, PROVEN_S
 from shoal.overlay.relay_keeper import (
+    CHECK_FIRST_S,
+    CHECK_S,
     KEPT,
-    PAUSE_FIRST_S,
-    PAUSE_LAST_S,
-    PROVEN_S,
     WAIT_S,
+    Check,
     Failed,
     Look,
     RelayKeeper,
@@ -21,7 +22,8 @@ NEAR, NEXT, THIRD = RELAYS[:3]
 
 def look(keeper: RelayKeeper, now: float, *direct: bytes, relays: tuple[bytes, ...] = RELAYS) -> list[bytes]:
     """Return which relays are to be dialled."""
-    return [want.relay for want in keeper.step(now, Look(True, relays, frozenset(direct)))]
+    effects = keeper.step(now, Look(True, relays, frozenset(direct)))
+    return [effect.relay for effect in effects if isinstance(effect, Want)]
 
 
 def test_the_nearest_are_dialled_once_and_kept() -> None:
@@ -47,10 +49,32 @@ def test_sessions_that_are_there_anyhow_are_enough() -> None:
 def test_a_lost_one_is_replaced_and_named_no_more() -> None:
     keeper = RelayKeeper(OWN)
     look(keeper, 0.0, NEAR, NEXT)
-    assert look(keeper, 1.0, NEXT) == [NEAR]
+    assert look(keeper, PROVEN_S, NEXT) == [NEAR]
     assert keeper.kept == (NEXT,)
-    keeper.step(2.0, Failed(NEAR))
-    assert look(keeper, 2.0, NEXT) == [THIRD]
+    keeper.step(PROVEN_S + 1.0, Failed(NEAR))
+    assert look(keeper, PROVEN_S + 1.0, NEXT) == [THIRD]
+
+
+def test_who_takes_us_and_drops_us_at_once_by_whatever_word_is_not_asked_again_at_once() -> None:
+    keeper = RelayKeeper(OWN)
+    look(keeper, 0.0, NEAR, NEXT)
+    assert look(keeper, 1.0, NEXT) == [THIRD]
+    assert look(keeper, 1.0 + PAUSE_FIRST_S, NEXT, relays=(NEAR, NEXT)) == [NEAR]
+
+
+def test_a_relay_that_does_not_bring_our_own_call_is_kept_no_longer_though_its_session_lasts() -> None:
+    keeper = RelayKeeper(OWN)
+    both = Look(True, RELAYS, frozenset({NEAR, NEXT}))
+    assert keeper.step(0.0, both) == []
+    assert keeper.step(CHECK_FIRST_S, both) == [Check(NEAR), Check(NEXT)]
+    assert keeper.step(CHECK_FIRST_S + 1.0, both) == []
+    keeper.step(4.0, Failed(NEAR))
+    assert keeper.kept == (NEXT,)
+    assert keeper.step(4.0, both) == [Want(THIRD)]
+    three = Look(True, RELAYS, frozenset({NEAR, NEXT, THIRD}))
+    keeper.step(5.0, three)
+    assert keeper.kept == (NEXT, THIRD)
+    assert keeper.step(CHECK_FIRST_S + CHECK_S, three) == [Check(NEXT), Check(THIRD)]
 
 
 def test_who_fails_again_and_again_is_left_alone_longer_and_longer() -> None:
@@ -100,9 +124,8 @@ def test_who_can_be_dialled_keeps_none() -> None:
 def test_it_never_keeps_more_whatever_there_is() -> None:
     keeper = RelayKeeper(OWN)
     for now in range(200):
-        wants = keeper.step(float(now), Look(True, RELAYS, frozenset(RELAYS[now % 8 :])))
-        assert all(isinstance(want, Want) for want in wants)
-        assert len(wants) <= KEPT
+        effects = keeper.step(float(now), Look(True, RELAYS, frozenset(RELAYS[now % 8 :])))
+        assert len(effects) <= 2 * KEPT
         assert len(keeper.kept) <= KEPT
 
 

@@ -196,7 +196,7 @@ def _tell_outer(overlay: OverlayService, reach: ReachService, mapper: Mapper | N
             mapper.network_changed()
 
     overlay.outer_addresses = find_outer
-    overlay.set_needs_relay(lambda: reach.prober.standing().state in UNDIALLED)
+    overlay.set_needs_relay(lambda: reach.prober.standing().state in UNDIALLED, reach.check_relay)
     overlay.on_network_changed = on_network_changed
 
 

@@ -19,6 +19,7 @@ GIVE_WAY_S = 1.0  # the end with the higher id begins this much later; some roun
 SPREAD_S = 0.2  # so that a node that starts does not dial all members in one tick
 DIALS = 32  # at once; transport allows 64 in all
 FULL_RETRY_S = 1.0
+WAY_WAIT_S = 2.0  # for a relay that is being dialled, before an address at which nobody can be
 QUIET_S = 5.0  # a contact that is found again and again resets the pause at most this often
 
 
@@ -29,6 +30,7 @@ class _Plan:
     queue: list[str] = field(default_factory=list)  # of this round, not tried yet
     dialling: str | None = None
     rounds: int = 0  # without success
+    awaits_way: bool = False  # over a relay that is being dialled
     began_at: float = float("-inf")  # last round
     why: str = ""
 
@@ -46,11 +48,16 @@ class DialPlan:
     def __contains__(self, peer: object) -> bool:
         return peer in self._plans
 
-    def add(self, now: float, peer: bytes, at_once: bool = False) -> list[Effect]:
-        """Plan a member that has no session (any more); `at_once` where the other end does not dial too."""
+    def add(self, now: float, peer: bytes, at_once: bool = False, awaits_way: bool = False) -> list[Effect]:
+        """Plan a member that has no session (any more); `at_once` where the other end does not dial too.
+
+        `awaits_way`: a relay to it is being dialled, and its addresses promise less.
+        """
         if peer in self._plans:
             return []
-        self._plans[peer] = _Plan()
+        self._plans[peer] = _Plan(awaits_way=awaits_way)
+        if awaits_way:
+            return [SetTimer(now + WAY_WAIT_S, ("dial", peer))]
         wait_s = 0.0 if at_once else self._random.uniform(0.0, SPREAD_S)
         if self._own_id > peer and not at_once:
             wait_s += GIVE_WAY_S
@@ -94,7 +101,7 @@ class DialPlan:
     def offer_way(self, now: float, peer: bytes, way: str) -> list[Effect]:
         """There is a relay to the peer: next, unless no address was tried yet, which may make it needless."""
         plan = self._plans.get(peer)
-        if plan is None or (plan.dialling is None and plan.rounds == 0):
+        if plan is None or (plan.dialling is None and plan.rounds == 0 and not plan.awaits_way):
             return []
         return self.offer(now, peer, [way])
 
@@ -103,6 +110,7 @@ class DialPlan:
         plan = self._plans.get(peer)
         if plan is None or plan.dialling is not None:
             return []
+        plan.awaits_way = False
         if not plan.queue:
             plan.queue = self._addresses(peer)
             plan.began_at = now

@@ -7,7 +7,7 @@ from typing import Protocol
 
 from shoal.core.clock import Clock
 from shoal.overlay.mesh import MeshMachine
-from shoal.overlay.relay_keeper import Failed, Look, RelayKeeper
+from shoal.overlay.relay_keeper import Check, Failed, Look, RelayKeeper, Want
 from shoal.transport.session import Session
 
 CLIENTS = 256  # members that name this relay, whose sessions it keeps; some 100 KiB each. Wild guess
@@ -26,7 +26,7 @@ class KeptRelays:
     """One a node. `look` is called now and then, and soon after sessions or records have changed.
 
     `is_mesh`: everybody keeps a session with everybody; `want` dials a member; `needs_relay`: nobody outside
-    can dial this node.
+    can dial this node; `check` calls this node over a relay, and tells when that does not come back.
     """
 
     def __init__(
@@ -42,6 +42,7 @@ class KeptRelays:
     ) -> None:
         """`relays`: this node is a relay itself."""
         self.needs_relay: Callable[[], bool] = lambda: False
+        self.check: Callable[[bytes, Callable[[bytes], None]], None] = lambda relay, on_failed: None
         self._own_id = own_id
         self._sessions = sessions
         self._machine = machine
@@ -58,8 +59,12 @@ class KeptRelays:
         direct = frozenset(relay for relay in known if self._is_direct(relay))
         # over a relay nobody relays any further
         usable = tuple(r for r in known if r in direct or self._sessions.find_session(r) is None)
-        for wish in self._keeper.step(self._clock.monotonic(), Look(needed, usable, direct)):
-            self._want(wish.relay)
+        for effect in self._keeper.step(self._clock.monotonic(), Look(needed, usable, direct)):
+            match effect:
+                case Want(relay):
+                    self._want(relay)
+                case Check(relay):
+                    self.check(relay, self._on_failed)
 
     def find_relays(self) -> list[bytes]:
         """Return the relays over which this node can be reached: with a direct session, in views the kept."""
@@ -82,12 +87,15 @@ class KeptRelays:
 
     def on_unreached(self, peer: bytes) -> None:
         """No address of a peer answered."""
-        self._keeper.step(self._clock.monotonic(), Failed(peer))
+        self._on_failed(peer)
 
     def on_session_down(self, session: Session, reason: str) -> None:
         """A session ended: a relay that had no place is left alone for a while."""
         if reason in NO_PLACE and session.closed_by == "peer" and session.peer_id in self._keeper.kept:
-            self._keeper.step(self._clock.monotonic(), Failed(session.peer_id))
+            self._on_failed(session.peer_id)
+
+    def _on_failed(self, relay: bytes) -> None:
+        self._keeper.step(self._clock.monotonic(), Failed(relay))
 
     def _is_direct(self, peer_id: bytes) -> bool:
         session = self._sessions.find_session(peer_id)

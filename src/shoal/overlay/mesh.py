@@ -27,10 +27,11 @@ from shoal.overlay.messages import (
     Summary,
     make_record_pages,
 )
-from shoal.overlay.peer_book import PeerBook
+from shoal.overlay.peer_book import PeerBook, find_address
 from shoal.overlay.provider_index import KEYS_OF_A_PROVIDER, TTL_S, ProviderIndex
 from shoal.overlay.provision import Provision, parse_provision
 from shoal.overlay.provision_store import OwnPages
+from shoal.overlay.relay_failures import RelayFailures
 from shoal.overlay.search import Searches
 from shoal.overlay.signed_items import SignedItems
 from shoal.overlay.steps import (
@@ -67,7 +68,7 @@ from shoal.overlay.steps import (
 )
 from shoal.overlay.substrate.plumtree import Verdict
 from shoal.overlay.topics import PROVISION_TOPIC, RECORD_TOPIC
-from shoal.overlay.ways import order_ways
+from shoal.overlay.ways import is_elsewhere, order_ways
 from shoal.storage.peers import PeerRow
 from shoal.transport.address import Address
 
@@ -88,16 +89,23 @@ PAGES_BURST = 192.0
 WAKE_SPREAD_S = 1.0  # after a changed network: not all members in one tick
 RELAYS_WANTED = 2  # of those that a wanted member names; who has one needs no other
 UNKNOWN_ROUNDS = 3  # some 3 s for the record of a wanted member to come; who is new is named before it has
+# codes of errors that say nothing against a relay: it has no session there, or it was ourselves
+BLAMELESS = frozenset(
+    {"closed", "dials_full", "duplicate", "internal", "no_relay", "relay_no_session", "shutdown", "stranger"}
+)
+BROKEN = frozenset({"dead", "fault", "reset"})  # words of transport: nothing, or something else, got through
 NO_REDIAL = frozenset({"removed", "left"})  # words of transport; the members' set says so too, a moment later
 
 
 class _Peer:
     """A peer with a session."""
 
-    __slots__ = ("bucket", "over_loopback", "pages", "rounds", "spreads")
+    __slots__ = ("began", "bucket", "over_loopback", "pages", "relay", "rounds", "spreads")
 
-    def __init__(self, over_loopback: bool, now: float) -> None:
+    def __init__(self, over_loopback: bool, relay: bytes | None, now: float) -> None:
         self.over_loopback = over_loopback
+        self.relay = relay
+        self.began = now
         self.bucket = TokenBucket(RECORDS_S, RECORDS_BURST, now)
         self.spreads = TokenBucket(SPREADS_S, SPREADS_BURST, now)
         self.rounds = TokenBucket(ROUNDS_S, ROUNDS_BURST, now)
@@ -111,6 +119,8 @@ class MeshMachine:
         self._own_id = own_id
         self._network_id = network_id
         self._random = rng
+        self._now = float("-inf")  # of the last step
+        self._relay_failures = RelayFailures()
         self._own_record: PeerRecord | None = None
         self._members: frozenset[bytes] = frozenset()
         self._book = PeerBook(network_id)
@@ -139,9 +149,13 @@ class MeshMachine:
         return self._book.addresses(peer, own)
 
     def relays_of(self, peer: bytes) -> list[bytes]:
-        """Return the members with a session here over which a peer says that it can be reached."""
+        """Return the members with a session here over which a peer says that it can be reached.
+
+        Those that failed lately come last.
+        """
         named = self._book.relays_of(peer)
-        return [x for x in named if x in self._peers and x in self._members and x not in (peer, self._own_id)]
+        here = [x for x in named if x in self._peers and x in self._members and x not in (peer, self._own_id)]
+        return self._relay_failures.order(self._now, here)
 
     def relays_near(self) -> list[bytes]:
         """Return the members with a session here that relay, in the order of their ids."""
@@ -184,13 +198,14 @@ class MeshMachine:
 
     def step(self, now: float, event: Input) -> list[Effect]:
         """Take one input, return what the driver must do, in order."""
+        self._now = now
         match event:
             case Received(peer, message):
                 return self._on_message(now, peer, message) if peer in self._peers else []
             case Timer(token):
                 return self._on_timer(now, token)
-            case SessionUp(peer, over_loopback):
-                return self._on_session_up(now, peer, over_loopback)
+            case SessionUp():
+                return self._on_session_up(now, event)
             case SessionDown(peer, reason):
                 return self._on_session_down(now, peer, reason)
             case DialEnded():
@@ -283,8 +298,9 @@ class MeshMachine:
         self._signed.drop(peer)
         return [Forget(peer)] if self._book.drop(peer) else []
 
-    def _on_session_up(self, now: float, peer: bytes, over_loopback: bool) -> list[Effect]:
-        self._peers[peer] = _Peer(over_loopback, now)
+    def _on_session_up(self, now: float, event: SessionUp) -> list[Effect]:
+        peer = event.peer
+        self._peers[peer] = _Peer(event.over_loopback, event.relay, now)
         effects = self._plan.drop(peer)
         for absent in self._plan.peers():
             if peer in self._book.relays_of(absent):
@@ -298,8 +314,11 @@ class MeshMachine:
         return effects + self._searches.on_session_up(peer)
 
     def _on_session_down(self, now: float, peer: bytes, reason: str) -> list[Effect]:
-        if self._peers.pop(peer, None) is None:
+        ended = self._peers.pop(peer, None)
+        if ended is None:
             return []
+        if ended.relay is not None:
+            self._relay_failures.on_ended(now, ended.relay, ended.began, reason in BROKEN)
         effects: list[Effect] = []
         if reason not in NO_REDIAL and self._is_other_member(peer) and not self._is_sparse:
             effects += self._plan.add(now, peer)
@@ -330,16 +349,23 @@ class MeshMachine:
             return []
         if not self._is_sparse:
             return self._plan.hurry(now, peer, 0.0)
-        effects = self._plan.add(now, peer, at_once=True)
-        for relay in self._book.relays_of(peer)[:RELAYS_WANTED]:
-            if relay not in self._peers and self._is_other_member(relay):
-                effects += self._plan.add(now, relay, at_once=True)
+        named = self._relay_failures.order(now, self._book.relays_of(peer))[:RELAYS_WANTED]
+        absent = [relay for relay in named if relay not in self._peers and self._is_other_member(relay)]
+        addresses = self.addresses(peer)
+        own = self._own_record.addresses if self._own_record is not None else ()
+        awaits = bool(absent) and (not addresses or is_elsewhere(addresses[0], own))
+        effects = self._plan.add(now, peer, at_once=True, awaits_way=awaits)
+        for relay in absent:
+            effects += self._plan.add(now, relay, at_once=True)
         return effects
 
     def _on_dial_ended(self, now: float, event: DialEnded) -> list[Effect]:
         if not event.error:
             self._book.mark_good(event.peer, event.address, event.wall)
             return self._save(event.peer)
+        way = find_address(event.address)
+        if way is not None and way.relay is not None and event.code not in BLAMELESS:
+            self._relay_failures.note(now, way.relay)
         effects, round_ended = self._plan.on_failed(now, event.peer, event.address, event.error)
         if round_ended:
             effects += self._give_up(event.peer)

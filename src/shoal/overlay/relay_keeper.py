@@ -2,7 +2,7 @@
 
 Only in a large network: in a small one everybody has a session with everybody. Each node begins with the
 relays whose ids are nearest to its own, so that a network's nodes spread over its relays; a relay that could
-not be reached, or had no place, is left alone for a while.
+not be reached, had no place, or did not bring us a call of our own, is left alone for a while.
 """
 
 from __future__ import annotations
@@ -10,14 +10,12 @@ from __future__ import annotations
 from collections.abc import Sequence
 from dataclasses import dataclass
 
-from shoal.core.budget import BoundedMap
+from shoal.overlay.relay_failures import PROVEN_S, RelayFailures
 
 KEPT = 2  # so that one may go: the other is named in the record already
-PAUSE_FIRST_S = 30.0  # after a relay could not be reached or had no place; doubles
-PAUSE_LAST_S = 600.0
-PROVEN_S = 30.0  # a relay that kept us so long has a place for us: its earlier failures are forgotten
 WAIT_S = 15.0  # for a session that was wished for
-REMEMBERED = 256  # relays that failed
+CHECK_FIRST_S = 2.0  # from the session until we call ourselves over it
+CHECK_S = 600.0  # and again after so long
 
 
 @dataclass(frozen=True, slots=True)
@@ -35,7 +33,7 @@ class Look:
 
 @dataclass(frozen=True, slots=True)
 class Failed:
-    """A relay could not be reached, or ended its session for want of a place."""
+    """A relay could not be reached, had no place, or passed nothing on; it is kept no longer."""
 
     relay: bytes
 
@@ -47,10 +45,11 @@ class Want:
     relay: bytes
 
 
-@dataclass(slots=True)
-class _Failure:
-    count: int
-    until: float
+@dataclass(frozen=True, slots=True)
+class Check:
+    """Call ourselves over this relay; where that does not come back, answer with Failed."""
+
+    relay: bytes
 
 
 class RelayKeeper:
@@ -60,45 +59,47 @@ class RelayKeeper:
         self._own = int.from_bytes(own_id, "big")
         self._kept: tuple[bytes, ...] = ()
         self._kept_since: dict[bytes, float] = {}  # of the same
+        self._check_at: dict[bytes, float] = {}  # likewise
         self._wanted: dict[bytes, float] = {}  # until when they are waited for; at most KEPT
-        self._failures: BoundedMap[bytes, _Failure] = BoundedMap(REMEMBERED)
+        self._failures = RelayFailures()
 
     @property
     def kept(self) -> tuple[bytes, ...]:
         """The relays that this node has a session with and wants to keep, the longest kept first."""
         return self._kept
 
-    def step(self, now: float, event: Look | Failed) -> list[Want]:
-        """Take one input, return which relays to dial."""
+    def step(self, now: float, event: Look | Failed) -> list[Want | Check]:
+        """Take one input, return which relays to dial, and which to call ourselves over."""
         match event:
             case Failed(relay):
-                before = self._failures.find(relay)
-                count = 1 if before is None else before.count + 1
-                pause_s = min(PAUSE_LAST_S, PAUSE_FIRST_S * 2.0 ** min(count - 1, 10))
-                self._failures.put(relay, _Failure(count, now + pause_s))
+                self._failures.note(now, relay)
                 self._wanted.pop(relay, None)
+                self._kept = tuple(kept for kept in self._kept if kept != relay)
                 return []
             case Look(needed, relays, direct):
                 return self._look(now, needed, relays, direct)
 
     def _look(
         self, now: float, needed: bool, relays: Sequence[bytes], direct: frozenset[bytes]
-    ) -> list[Want]:
+    ) -> list[Want | Check]:
         if not needed:
             self._kept = ()
             self._kept_since.clear()
+            self._check_at.clear()
             self._wanted.clear()
             return []
+        for relay in self._kept:
+            if relay not in direct and now - self._kept_since[relay] < PROVEN_S:
+                self._failures.note(now, relay)  # who takes us and drops us would be asked for ever
         ranked = sorted(relays, key=lambda relay: int.from_bytes(relay, "big") ^ self._own)
         kept = [relay for relay in self._kept if relay in direct and relay in ranked]
         kept += [relay for relay in ranked if relay in direct and relay not in kept and self._may(now, relay)]
         self._kept = tuple(kept[:KEPT])
         self._kept_since = {relay: self._kept_since.get(relay, now) for relay in self._kept}
+        self._check_at = {r: self._check_at.get(r, now + CHECK_FIRST_S) for r in self._kept}
         for relay, since in self._kept_since.items():
-            if (
-                now - since >= PROVEN_S
-            ):  # not at once: who takes us and evicts us again would be asked for ever
-                self._failures.pop(relay)
+            if now - since >= PROVEN_S:
+                self._failures.forgive(relay)
         for relay, until in list(self._wanted.items()):
             if relay in direct:
                 del self._wanted[relay]
@@ -109,8 +110,10 @@ class RelayKeeper:
         chosen = free[: max(0, places)]
         for relay in chosen:
             self._wanted[relay] = now + WAIT_S
-        return [Want(relay) for relay in chosen]
+        due = [relay for relay, at in self._check_at.items() if at <= now]
+        for relay in due:
+            self._check_at[relay] = now + CHECK_S
+        return [*(Want(relay) for relay in chosen), *(Check(relay) for relay in due)]
 
     def _may(self, now: float, relay: bytes) -> bool:
-        failure = self._failures.find(relay)
-        return failure is None or failure.until <= now
+        return not self._failures.is_paused(now, relay)

@@ -70,6 +70,7 @@ from shoal.storage.peers import PeerRow
 from shoal.transport.address import Address
 from shoal.transport.interfaces import POLL_S, choose_addresses, list_interface_addresses
 from shoal.transport.ports import BaseService, ServiceBudget
+from shoal.transport.reach.standing import is_inner
 from shoal.transport.session import Session
 from shoal.wire.codec import Message
 from shoal.wire.limits import GOSSIP_BYTES, MEMBERS
@@ -78,6 +79,7 @@ from shoal.wire.registry import ServiceNumber
 log = logging.getLogger("shoal.overlay")
 
 DIAL_TIMEOUT_S = 5.0  # an address; the next one waits meanwhile. Two slow round trips and a handshake
+INNER_TIMEOUT_S = 2.5  # an inner address where there are relays too: who is of this network answers at once
 SAVE_S = 0.2  # rows of the peer book are collected this long
 CLOSE_SAVE_S = 2.0
 TIMERS = MEMBERS + SEARCHES + 16  # a dial a member, a budget a search, and the machine's own rounds
@@ -354,9 +356,15 @@ class OverlayService(BaseService):
         """Return the relays over which this node can be reached now."""
         return self._kept_relays.find_relays()
 
-    def set_needs_relay(self, needs_relay: Callable[[], bool]) -> None:
-        """Give whether nobody outside can dial this node: in a large network it keeps relays then."""
+    def set_needs_relay(
+        self, needs_relay: Callable[[], bool], check: Callable[[bytes, Callable[[bytes], None]], None]
+    ) -> None:
+        """Give whether nobody outside can dial this node: in a large network it keeps relays then.
+
+        `check`: calls this node over a relay, and tells the relay's id when that does not come back.
+        """
         self._kept_relays.needs_relay = needs_relay
+        self._kept_relays.check = check
 
     def outer_changed(self) -> None:
         """What `outer_addresses` returns is something else."""
@@ -404,7 +412,7 @@ class OverlayService(BaseService):
     def on_session_up(self, session: Session) -> None:
         """A session is settled."""
         self._deniers.discard(session.peer_id)
-        self._step(SessionUp(session.peer_id, session.over_loopback))
+        self._step(SessionUp(session.peer_id, session.over_loopback, session.relay))
         self._substrate.on_session_up(session.peer_id)
         self._look_at_relays()
 
@@ -489,21 +497,23 @@ class OverlayService(BaseService):
         try:
             task = self._supervisor.spawn(f"dial {short_peer_id(peer)}", self._dial(peer, address))
         except Unavailable as error:
-            asyncio.get_running_loop().call_soon(self._step, DialEnded(peer, address, error.message))
+            asyncio.get_running_loop().call_soon(
+                self._step, DialEnded(peer, address, error.message, code="internal")
+            )
             return
         self._dials[peer] = task
         task.add_done_callback(lambda done: self._on_dial_done(peer, address, done))
 
     async def _dial(self, peer: bytes, text: str) -> None:
-        error = ""
+        error = code = ""
         address = find_address(text)
         try:
             if address is None:
                 raise Unavailable("not an address")
-            await self._transport.dial(peer, address, DIAL_TIMEOUT_S)
+            await self._transport.dial(peer, address, self._find_timeout_s(peer, address))
         except ShoalError as failed:
-            error = failed.cause or failed.message
-            if failed.code == "stranger" and isinstance(failed, Unavailable) and peer not in self._deniers:
+            error, code = failed.cause or failed.message, failed.code
+            if code == "stranger" and isinstance(failed, Unavailable) and peer not in self._deniers:
                 self._deniers.add(peer)
                 log.warning("%s does not know this device as a member", short_peer_id(peer))
         finally:
@@ -512,13 +522,17 @@ class OverlayService(BaseService):
         session = self._transport.find_session(peer)
         if not error and session is not None and session.dial_address != address:
             return  # the peer's own dial was faster: this address proved nothing
-        self._step(DialEnded(peer, text, error, self._clock.wall()))
+        self._step(DialEnded(peer, text, error, self._clock.wall(), code))
+
+    def _find_timeout_s(self, peer: bytes, address: Address) -> float:
+        is_doubtful = is_inner(address.host) and bool(self._machine.relays_of(peer))
+        return INNER_TIMEOUT_S if is_doubtful else DIAL_TIMEOUT_S
 
     def _on_dial_done(self, peer: bytes, address: str, dial: asyncio.Task[None]) -> None:
         """Free the place of a dial that failed as nothing should: the supervisor has logged it."""
         if not dial.cancelled() and dial.exception() is not None:
             cause = f"an unexpected {type(dial.exception()).__name__} in this node"
-            self._step(DialEnded(peer, address, cause, self._clock.wall()))
+            self._step(DialEnded(peer, address, cause, self._clock.wall(), "internal"))
 
     # -- own record ------------------------------------------------------------------------------------
 

@@ -57,6 +57,7 @@ class SessionUp:
 
     peer: bytes
     over_loopback: bool = False
+    relay: bytes | None = None  # over which it goes
 
 
 @dataclass(frozen=True, slots=True)
@@ -77,12 +78,13 @@ class Received:
 
 @dataclass(frozen=True, slots=True)
 class DialEnded:
-    """A `Connect` is over. `error` is empty when a session came of it."""
+    """A `Connect` is over. `error` is empty when a session came of it; `code`: that of its error."""
 
     peer: bytes
     address: str
     error: str = ""
     wall: float = 0.0
+    code: str = ""
 
 
 @dataclass(frozen=True, slots=True)

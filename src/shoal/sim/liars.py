@@ -177,12 +177,19 @@ class Eclipse(Liar):
         return out
 
 
+class Relay(Liar):
+    """Takes part as others do; what it is asked to relay is lost (sim/reach.py)."""
+
+
+RELAY = "relay"
 KINDS: dict[str, type[Liar]] = {
     "beacons": Beacons,
     "eclipse": Eclipse,
     "forge": Forger,
     "hops": Hops,
     "rejoin": Rejoin,
+    RELAY: Relay,
     "silent": Silent,
     "storm": Storm,
 }
+MIXED = tuple(kind for kind in sorted(KINDS) if kind != RELAY)  # what `mixed` stands for

@@ -3,14 +3,14 @@
 A session is made when it is needed (two round trips, HANDSHAKE_BYTES), keeps its messages in order, and is
 lost after 90 s without use unless one end keeps it as a neighbour's. Loss of packets shows as delay, as it
 does under TCP; what cannot pass for a while comes later, if the session lasts. Who is gone does not answer:
-dials time out, neighbours notice by missing heartbeats.
+dials time out, neighbours notice by missing heartbeats. `ways` (sim/reach.py) lead to who cannot be dialled.
 """
 
 from __future__ import annotations
 
 from array import array
 from collections.abc import Callable
-from typing import Any, Generic, TypeVar
+from typing import Any, Generic, Protocol, TypeVar
 
 from shoal.core.chance import Chance
 from shoal.core.machine import Machine
@@ -44,6 +44,53 @@ SILENCE_US = 9_500_000  # without a heartbeat a peer is gone; transport.config: 
 
 MACHINE, FAULTS, LATENCY = range(3)  # streams of chance
 RESTARTS = 1000  # and those of each later start
+UNUSED = "unused"  # a session that ended because nobody used it
+STREAM = 3  # place in a session that goes over a relay: number of the relayed stream, then the relay
+
+
+class Ways(Protocol):
+    """Nodes that cannot be dialled, and relays; `Session`: both ends' lists, with STREAM if relayed."""
+
+    def find_contacts(self, contacts: tuple[int, ...]) -> tuple[int, ...]:
+        """Return whom a node that starts now may be told of."""
+        ...
+
+    def on_start(self, index: int) -> None:
+        """A node started."""
+        ...
+
+    def on_crash(self, index: int, reason: str) -> None:
+        """A node is gone; its sessions still are."""
+        ...
+
+    def on_session(self, index: int, there: int) -> None:
+        """There is a session between two nodes, dialled by the first."""
+        ...
+
+    def on_end(self, session: list[int]) -> None:
+        """A relayed session is over at one end."""
+        ...
+
+    def on_down(self, index: int, there: int, reason: str, session: list[int]) -> None:
+        """A node noticed that a session is over; `reason` of `crash`, or UNUSED."""
+        ...
+
+    def take(self, index: int, effect: Send) -> bool:
+        """Whether a message without session goes to somebody who cannot be dialled; then it waits here."""
+        ...
+
+    def send(self, index: int, there: int, session: list[int], begins_us: int, what: Any) -> None:
+        """Send over a relayed session."""
+        ...
+
+    def is_kept(self, index: int, there: int) -> bool:
+        """Whether a session is not let go though nobody uses it."""
+        ...
+
+    def find_relay(self, session: list[int]) -> int | None:
+        """Return the relay of a stream that still passes bytes, or None."""
+        ...
+
 
 M = TypeVar("M", bound=Machine[Input, Effect])
 
@@ -100,6 +147,7 @@ class Network(Generic[M]):
         self.on_found: Callable[[SimNode[M], Found], None] = lambda node, event: None
         self.on_send: Callable[[SimNode[M], Send], None] | None = None
         self.lines: Lines | None = None
+        self.ways: Ways | None = None
         self._make_machine = make_machine
         self._side: bytearray | None = None  # of each node, while the network is cut
         self._one_way = False  # only what goes from side 1 to side 0 is lost
@@ -124,6 +172,9 @@ class Network(Generic[M]):
             node.skew_us = node.stalled_until_us = 0
         node.starts += 1
         node.alive = True
+        if self.ways is not None:
+            contacts = self.ways.find_contacts(contacts)
+            self.ways.on_start(index)
         self.step(node, Started(tuple(self.nodes[contact].identifier for contact in contacts)))
 
     def crash(self, index: int, reason: str = "idle") -> None:
@@ -135,15 +186,18 @@ class Network(Generic[M]):
         node = self.nodes[index]
         node.alive = False
         node.timers.clear()
+        if self.ways is not None:
+            self.ways.on_crash(index, reason)
         for other in sorted(node.sessions):
             peer = self.nodes[other]
             session = peer.sessions.get(index)
             if peer.alive and session is not None:
-                self._plan_notice(peer, index, reason, session)
+                self.plan_notice(peer, index, reason, session)
         node.sessions.clear()
         node.kept.clear()
 
-    def _plan_notice(self, node: SimNode[M], other: int, reason: str, session: list[int]) -> None:
+    def plan_notice(self, node: SimNode[M], other: int, reason: str, session: list[int]) -> None:
+        """Let a node notice that a session is over: after a silence (`idle`), or when it is told."""
         wait_us = self.latency.one_way_us(other, node.index)
         if reason == "idle":
             wait_us = SILENCE_US - int(self.chance.fraction() * HEARTBEAT_US)
@@ -173,8 +227,9 @@ class Network(Generic[M]):
         self._side, self._one_way = side, one_way
         for node in self.nodes:
             for there, session in sorted(node.sessions.items()):
-                if side[node.index] != side[there]:
-                    self._plan_notice(node, there, "idle", session)
+                relay = self._find_relay(session)
+                if side[node.index] != side[there] or (relay is not None and side[node.index] != side[relay]):
+                    self.plan_notice(node, there, "idle", session)
 
     def heal(self) -> None:
         """Let everything through again; what was sent over sessions that still are comes now."""
@@ -184,7 +239,7 @@ class Network(Generic[M]):
             if self.nodes[here].sessions.get(there) is session:
                 arrives_us = self.kernel.now_us + RETRANSMIT_US + self.latency.one_way_us(here, there)
                 session[2] = max(arrives_us, session[2] + 1)
-                self.kernel.plan(session[2], self._arrive, self.nodes[there], what)
+                self.kernel.plan(session[2], self.arrive, self.nodes[there], what)
 
     def clog(self, here: int, there: int, until_us: int) -> None:
         """Let a session pass nothing until a time, without closing it."""
@@ -192,7 +247,10 @@ class Network(Generic[M]):
         for one, other in ((here, there), (there, here)):
             session = self.nodes[one].sessions.get(other)
             if session is not None:
-                self._plan_notice(self.nodes[one], other, "idle", session)
+                self.plan_notice(self.nodes[one], other, "idle", session)
+
+    def _find_relay(self, session: list[int]) -> int | None:
+        return None if self.ways is None or len(session) <= STREAM else self.ways.find_relay(session)
 
     def _find_clog(self, here: int, there: int) -> int:
         return self._clogs.get((min(here, there), max(here, there)), 0)
@@ -215,12 +273,21 @@ class Network(Generic[M]):
         if not node.alive or node.sessions.get(other) is not session:
             return  # there is another one by now
         if session is not None:
-            back = node.index in self.nodes[other].sessions and self.can_reach(node.index, other)
-            if back:
+            if node.index in self.nodes[other].sessions and self._lasts(node.index, other, session):
                 return  # it came back before anybody noticed
             del node.sessions[other]
+            if self.ways is not None:
+                self.ways.on_end(session)
+                self.ways.on_down(node.index, other, reason, session)
         node.kept.discard(other)
         self.step(node, SessionDown(self.nodes[other].identifier, reason))
+
+    def _lasts(self, here: int, there: int, session: list[int]) -> bool:
+        """Whether what a session carries gets through."""
+        if self.ways is None or len(session) <= STREAM:
+            return self.can_reach(here, there)
+        relay = self.ways.find_relay(session)
+        return relay is not None and self.can_reach(here, relay) and self.can_reach(there, relay)
 
     # -- steps -----------------------------------------------------------------------------------------
 
@@ -231,7 +298,7 @@ class Network(Generic[M]):
         for effect in node.machine.step((kernel.now_us + node.skew_us) / SECOND_US, event):
             kind = type(effect)
             if kind is Send:
-                self._send(node, effect)  # type: ignore[arg-type]
+                self.send(node, effect)  # type: ignore[arg-type]
             elif kind is SetTimer:
                 self._timer_count = number = self._timer_count + 1
                 node.timers[effect.token] = number  # type: ignore[union-attr]
@@ -263,7 +330,7 @@ class Network(Generic[M]):
 
     # -- messages --------------------------------------------------------------------------------------
 
-    def _send(self, node: SimNode[M], effect: Send) -> None:
+    def send(self, node: SimNode[M], effect: Send) -> None:
         message = effect.message
         here, there = node.index, self.number[effect.peer]
         kernel = self.kernel
@@ -272,10 +339,12 @@ class Network(Generic[M]):
             self.on_send(node, effect)
         session = node.sessions.get(there)
         if session is not None and now_us - session[1] > IDLE_US and not self.is_kept(here, there):
-            self._close(here, there)
+            self.close(here, there)
             session = None
         if session is None:
-            session = self._dial(node, there)
+            if self.ways is not None and self.ways.take(here, effect):
+                return
+            session = self.dial(node, there)
             if session is None:
                 return
         size = size_bytes(message)
@@ -288,6 +357,9 @@ class Network(Generic[M]):
             begins_us = max(begins_us, self._find_clog(here, there))
         if self.lines is not None:
             begins_us = self.lines.leave(here, begins_us, size)
+        if self.ways is not None and len(session) > STREAM:
+            self.ways.send(here, there, session, begins_us, (node.identifier, message, size))
+            return
         arrives_us = begins_us + self.latency.one_way_us(here, there)
         if arrives_us <= session[2]:
             arrives_us = session[2] + 1
@@ -296,11 +368,27 @@ class Network(Generic[M]):
         if self._side is not None and not self._passes(here, there):
             self._held.append((here, there, session, (node.identifier, message, size)))
             return
-        kernel.plan(arrives_us, self._arrive, self.nodes[there], (node.identifier, message, size))
+        kernel.plan(arrives_us, self.arrive, self.nodes[there], (node.identifier, message, size))
 
     def is_kept(self, here: int, there: int) -> bool:
-        """Whether one of the two is a neighbour of the other."""
-        return there in self.nodes[here].kept or here in self.nodes[there].kept
+        """Whether one of the two is a neighbour of the other, or leads to one."""
+        if there in self.nodes[here].kept or here in self.nodes[there].kept:
+            return True
+        return self.ways is not None and self.ways.is_kept(here, there)
+
+    def has_session(self, here: int, there: int) -> bool:
+        """Whether there is a session that goes over no relay."""
+        session = self.nodes[here].sessions.get(there)
+        if session is None or len(session) > STREAM:
+            return False
+        return session[1] >= self.kernel.now_us - IDLE_US or self.is_kept(here, there)
+
+    def find_use(self, here: int, there: int) -> int:
+        """Return when a session was last used by this end; now, if it is kept."""
+        if self.is_kept(here, there):
+            return self.kernel.now_us
+        session = self.nodes[here].sessions.get(there)
+        return 0 if session is None else session[1]
 
     def count_sessions(self, node: SimNode[M]) -> int:
         """Return how many sessions a node has now; those that have been idle for too long are over."""
@@ -310,11 +398,12 @@ class Network(Generic[M]):
             for there, session in node.sessions.items()
         )
 
-    def _arrive(self, node: SimNode[M], what: tuple[bytes, Any, int]) -> None:
+    def arrive(self, node: SimNode[M], what: tuple[bytes, Any, int]) -> None:
+        """Let a message reach a node: (sender, message, bytes)."""
         if not node.alive:
             return
         if node.stalled_until_us > self.kernel.now_us:
-            self.kernel.plan(node.stalled_until_us, self._arrive, node, what)
+            self.kernel.plan(node.stalled_until_us, self.arrive, node, what)
             return
         if self.lines is None:
             self._take(node, what)
@@ -330,7 +419,7 @@ class Network(Generic[M]):
         if node.alive:
             self.step(node, Received(sender, message))
 
-    def _dial(self, node: SimNode[M], there: int) -> list[int] | None:
+    def dial(self, node: SimNode[M], there: int) -> list[int] | None:
         """Make a session, or plan the end of the attempt."""
         now_us = self.kernel.now_us
         here = node.index
@@ -345,8 +434,15 @@ class Network(Generic[M]):
         ready = now_us + HANDSHAKE_ROUND_TRIPS * 2 * self.latency.one_way_us(here, there)
         node.sessions[there] = session = [ready, ready, 0]
         peer.sessions[here] = [ready, ready, 0]
+        if self.ways is not None:
+            self.ways.on_session(here, there)
         return session
 
-    def _close(self, here: int, there: int) -> None:
-        self.nodes[here].sessions.pop(there, None)
+    def close(self, here: int, there: int) -> None:
+        """End a session that nobody uses, at both ends."""
+        session = self.nodes[here].sessions.pop(there, None)
         self.nodes[there].sessions.pop(here, None)
+        if self.ways is not None and session is not None:
+            self.ways.on_end(session)
+            for one, other in ((here, there), (there, here)):
+                self.ways.on_down(one, other, UNUSED, session)

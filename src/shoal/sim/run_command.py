@@ -8,6 +8,7 @@ from typing import Any
 
 from shoal.sim.graph import find_links, measure_symmetry
 from shoal.sim.kernel import SECOND_US
+from shoal.sim.network import STREAM
 from shoal.sim.scenario import Bound, Scenario, write_scenario
 from shoal.sim.world import CONFIG, WINDOW_S, World
 
@@ -57,6 +58,8 @@ def _find_smaller(scenario: Scenario) -> Iterator[Scenario]:
         yield replace(scenario, median_h=0.0)
     for place in range(len(scenario.faults)):
         yield replace(scenario, faults=scenario.faults[:place] + scenario.faults[place + 1 :])
+    if scenario.behind_nat:
+        yield replace(scenario, behind_nat=0.0)
     if scenario.up_mbit_s or scenario.down_mbit_s:
         yield replace(scenario, up_mbit_s=0.0, down_mbit_s=0.0)
     if scenario.latency != "steady":
@@ -97,10 +100,17 @@ def measure(world: World) -> dict[str, float | None]:
         between[index] = []
     places = min(CONFIG.views.active, len(honest) - 1)
     total_links = sum(map(len, mine))
+    reach = world.reach
+    circuits = [] if reach is None else [delay_us / SECOND_US for delay_us in reach.delays_us]
+
+    def is_relayed(index: int, peer: int) -> bool:
+        return len(world.network.nodes[index].sessions.get(peer, ())) > STREAM
+
     return {
         "broken": float(len(world.broken)),
         "bytes_s": _mean(loads),
         "bytes_s_p99": _quantile(loads, 0.99),
+        "circuit_s_p99": _quantile(sorted(circuits), 0.99),
         "delivered": _mean(shares),
         "delivered_min": min(shares, default=None),
         "full": sum(len(view) >= places for view in mine) / max(1, len(honest)),
@@ -110,7 +120,10 @@ def measure(world: World) -> dict[str, float | None]:
         "parts": float(world.count_parts()),
         "parts_max": float(max(world.parts)) if world.parts else None,
         "payload_copies": _mean(copies),
+        "relayed": sum(is_relayed(index, peer) for index in honest for peer in links[index])
+        / max(1, total_links),
         "symmetric": measure_symmetry(between),
+        "unreached": reach.unreached / reach.wished if reach is not None and reach.wished else None,
     }
 
 

@@ -16,11 +16,12 @@ NODES = 100_000
 SHOWN = 60  # characters of a wrong value or key in a message
 
 FAULT_KINDS = ("clog", "crash", "cut", "flap", "jump", "kill", "one_way", "restart", "stall")
-LIAR_KINDS = ("beacons", "eclipse", "forge", "hops", "mixed", "rejoin", "silent", "storm")
+LIAR_KINDS = ("beacons", "eclipse", "forge", "hops", "mixed", "rejoin", "relay", "silent", "storm")
 VALUES = (
     "broken",
     "bytes_s",
     "bytes_s_p99",
+    "circuit_s_p99",
     "delivered",
     "delivered_min",
     "full",
@@ -30,7 +31,9 @@ VALUES = (
     "parts",
     "parts_max",
     "payload_copies",
+    "relayed",
     "symmetric",
+    "unreached",
 )
 
 
@@ -66,6 +69,11 @@ class Scenario:
     loss: float | None = None  # of a way; None: each node's line has its own
     up_mbit_s: float = 0.0  # 0: no limit
     down_mbit_s: float = 0.0
+    behind_nat: float = 0.0  # of the nodes: nobody can dial them
+    relays: float = 0.0  # of the nodes, among those that can be dialled
+    relay_streams: int = 64  # of each, at once; the defaults of RelayLimits
+    relay_mib_s: float = 10.0  # of each, both directions; 0: no limit
+    relay_day_gib: float = 20.0  # likewise
     broadcasts_per_minute: float = 2.0
     payload_bytes: int = 200
     diurnal: float = 0.0  # how far the load swings about its mean in a day
@@ -107,6 +115,11 @@ _TABLES: dict[str, dict[str, _Key]] = {
         "loss": _Key(float, 0, 1),
         "up_mbit_s": _Key(float, 0, 1e6),
         "down_mbit_s": _Key(float, 0, 1e6),
+        "behind_nat": _Key(float, 0, 0.95),
+        "relays": _Key(float, 0, 1),
+        "relay_streams": _Key(int, 1, 65_536),
+        "relay_mib_s": _Key(float, 0, 1e6),
+        "relay_day_gib": _Key(float, 0, 1e6),
     },
     "load": {
         "broadcasts_per_minute": _Key(float, 0, 6000),
@@ -183,6 +196,8 @@ class _Reader:
                 f"{self.path}: bounds are missing: a run without them shows nothing",
                 next_step="add [bounds]; values: " + ", ".join(VALUES),
             )
+        if self.fields.get("liar_kind") == "relay" and not self.fields.get("relays"):
+            self._refuse("kind", "liars", 0, "there are no relays", ["network.relays above 0"])
         return Scenario(**self.fields)
 
     def _read_table(self, name: str, value: Any) -> None:

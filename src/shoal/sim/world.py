@@ -4,9 +4,10 @@ from __future__ import annotations
 
 import math
 from array import array
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 
 from shoal.core.chance import Chance
+from shoal.core.units import GIB, MIB
 from shoal.overlay.substrate.config import LIVE
 from shoal.overlay.substrate.machine import SubstrateMachine
 from shoal.overlay.substrate.messages import Gossip
@@ -17,11 +18,14 @@ from shoal.sim.graph import count_components, find_links
 from shoal.sim.growth import grow, make_picker
 from shoal.sim.kernel import SECOND_US
 from shoal.sim.latency import Latency, LossyLatency, SteadyLatency
-from shoal.sim.liars import KINDS, Liar, judge
+from shoal.sim.liars import KINDS, MIXED, RELAY, Liar, judge
 from shoal.sim.lines import Lines
 from shoal.sim.network import LATENCY, Network, SimNode
+from shoal.sim.reach import Reach
 from shoal.sim.scenario import Scenario
 from shoal.sim.sites import SiteLatency
+from shoal.sim.streams import Streams
+from shoal.transport.reach.relay_machine import RelayLimits
 
 CONFIG = LIVE
 TOPIC = 1
@@ -32,7 +36,7 @@ QUIET_S = 180.0  # after a fault: three periods of looking for other parts
 DAY_S = 86_400.0
 SPARE = 0.2  # newcomers there are at most, a share of the nodes
 KEPT_CONTACTS = 32  # a node that starts again has from its last views
-LOAD, CHURN, LIARS = 11, 12, 13  # streams of chance
+LOAD, CHURN, LIARS, REACH = 11, 12, 13, 18  # streams of chance
 
 
 class Sent:
@@ -55,10 +59,15 @@ class World:
         self.seed = seed
         self.count = scenario.nodes + int(SPARE * scenario.nodes if scenario.median_h else 0)
         chance = Chance(seed, 2**32, LIARS)
-        chosen = chance.sample(range(1, scenario.nodes), int(scenario.liars * scenario.nodes))
+        self.hidden, self.relays = self._choose_reach()
+        among: Sequence[int] = range(1, scenario.nodes) if scenario.liar_kind != RELAY else self.relays
+        count = scenario.nodes if scenario.liar_kind != RELAY else len(self.relays)
+        chosen = chance.sample(among, int(scenario.liars * count))
         self.liars = frozenset(chosen)
         self._gang = [index.to_bytes(32, "big") for index in sorted(chosen)]
         self.network = Network(seed, self.count, self._make_machine, self._make_latency())
+        self.reach = self._make_reach()
+        self.network.ways = self.reach
         if scenario.up_mbit_s or scenario.down_mbit_s:
             up, down = (rate * 125_000 or 1e12 for rate in (scenario.up_mbit_s, scenario.down_mbit_s))
             self.network.lines = Lines(self.count, up, down)
@@ -74,6 +83,30 @@ class World:
         self.contacts: dict[int, tuple[int, ...]] = {}  # of those who are away, from their last views
         self.gone_us: dict[int, list[int]] = {}  # when each node left
         self._spare = list(range(scenario.nodes, self.count))
+
+    def _choose_reach(self) -> tuple[frozenset[int], list[int]]:
+        """Return who cannot be dialled, newcomers too, and who relays. Node 0 can be: others join by it."""
+        scenario = self.scenario
+        chance = Chance(self.seed, 2**32, REACH)
+        share, nodes = scenario.behind_nat, scenario.nodes
+        hidden = chance.sample(range(1, nodes), int(share * nodes))
+        hidden += chance.sample(range(nodes, self.count), int(share * (self.count - nodes)))
+        seen = frozenset(hidden)
+        could = [index for index in range(1, nodes) if index not in seen]
+        return seen, sorted(chance.sample(could, int(scenario.relays * nodes)))
+
+    def _make_reach(self) -> Reach | None:
+        scenario = self.scenario
+        if not self.hidden and not self.relays:
+            return None
+        limits = RelayLimits(
+            streams=scenario.relay_streams,
+            rate_bytes_s=int(scenario.relay_mib_s * MIB) or None,
+            day_bytes=int(scenario.relay_day_gib * GIB) or None,
+        )
+        liars = self.liars if scenario.liar_kind == RELAY else frozenset()
+        streams = Streams(self.network, self.relays, liars, limits)
+        return Reach(self.network, self.hidden, self.relays, streams)
 
     def _make_latency(self) -> Latency:
         scenario, seed = self.scenario, self.seed
@@ -96,7 +129,7 @@ class World:
     def _find_kind(self, index: int) -> type[Liar]:
         if self.scenario.liar_kind != "mixed":
             return KINDS[self.scenario.liar_kind]
-        return KINDS[sorted(KINDS)[index % len(KINDS)]]
+        return KINDS[MIXED[index % len(MIXED)]]
 
     # -- the run ---------------------------------------------------------------------------------------
 
@@ -111,6 +144,8 @@ class World:
         for index in range(scenario.nodes):
             self.since_us[index] = 0
         self.bytes_before = self.count_bytes()
+        if self.reach is not None:
+            self.reach.count_anew()
         network.on_deliver, network.on_send = self._on_deliver, self._on_send
         self._plan_broadcast()
         self.faults.plan()

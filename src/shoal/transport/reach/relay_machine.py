@@ -46,7 +46,7 @@ class Guest:
 
 @dataclass(frozen=True, slots=True)
 class Ask:
-    """`asker` wants a stream to `target`. `has_target`: there is a direct session to it."""
+    """`asker` wants a stream to `target`, or to itself. `has_target`: there is a direct session to it."""
 
     stream: int
     asker: bytes
@@ -234,7 +234,7 @@ class RelayMachine:
         limits = self.limits
         if ask.stream in self._streams:
             raise LocalMisuse(f"stream {ask.stream} was asked for before")
-        if ask.asker == ask.target or not ask.has_target:
+        if not ask.has_target:
             return self._refuse(ask.stream, "relay_no_session", "this relay has no session to that peer")
         left_s = self._exhausted_s(now)
         if left_s is not None:

@@ -11,6 +11,7 @@ import logging
 import secrets
 import socket
 from collections.abc import Callable
+from functools import partial
 from random import Random
 from typing import Protocol
 
@@ -51,6 +52,7 @@ from shoal.transport.reach.messages import (
 from shoal.transport.reach.prober import Prober
 from shoal.transport.reach.punch import PunchPort, punch
 from shoal.transport.reach.relay import Relay
+from shoal.transport.reach.self_calls import SelfCalls
 from shoal.transport.reach.upgrade_plan import (
     Cancel,
     Effect,
@@ -85,6 +87,7 @@ DIAL_BACK_S = 1 / 30  # asked by one peer
 DIAL_BACK_BURST = 4.0
 DIAL_BACK_TIMEOUT_S = 3.0
 OFFERS = 64  # of relays that are being followed at once
+OFFERS_A_RELAY = 24  # of one of them: a relay that floods leaves room for the others
 
 
 class ReachHost(Protocol):
@@ -132,6 +135,8 @@ class ReachService(BaseService):
         `on_standing`: how this node can be reached is known better now.
         """
         self.relay = relay
+        self._own_id = own_id
+        self._self_calls = SelfCalls(observe)
         self._host = host
         self._is_member = is_member
         self._addresses_of = addresses_of
@@ -144,7 +149,7 @@ class ReachService(BaseService):
         self._tokens: BoundedMap[bytes, tuple[float, bytes]] = BoundedMap(TOKENS)  # until when, and the proof
         self._punches: BoundedMap[bytes, TokenBucket] = BoundedMap(MEMBERS)
         self._dial_backs: BoundedMap[bytes, TokenBucket] = BoundedMap(MEMBERS)
-        self._offers = 0
+        self._offers: dict[bytes, int] = {}  # relay -> offers of it that are being followed
         self._closed = False
         self.guests = Guests(
             host,
@@ -175,6 +180,18 @@ class ReachService(BaseService):
         self._timers.close()
         if self.relay is not None:
             self.relay.close()
+
+    def check_relay(self, relay: bytes, on_failed: Callable[[bytes], None]) -> None:
+        """Call ourselves over a relay with a session here; tell if that does not come back."""
+        session = self._find_direct(relay)
+        if session is None:
+            return
+        ask = partial(self._ask_relay, session, self._own_id)
+        connect = partial(self._connect_relay, session, timeout_s=ASK_TIMEOUT_S)
+        try:
+            self._supervisor.spawn("relay check", self._self_calls.check(session, ask, connect, on_failed))
+        except Unavailable as error:
+            log.debug("the relay %s was not checked: %s", session.subject, error)
 
     # -- ways (ports.ReachPort) ------------------------------------------------------------------------
 
@@ -227,11 +244,14 @@ class ReachService(BaseService):
                 cause=f"there is no session to the relay {short_peer_id(relay)}",
                 code="no_relay",
             )
+        return await self._connect_relay(session, await self._ask_relay(session, peer_id), timeout_s)
+
+    async def _ask_relay(self, session: Session, peer_id: bytes) -> bytes:
         answer = await session.request(ServiceNumber.REACH, RelayAsk(peer_id), ASK_TIMEOUT_S)
         if not isinstance(answer, RelayGrant):
-            raise MalformedMessage("a relay answered something else", peer=relay)
+            raise MalformedMessage("a relay answered something else", peer=session.peer_id)
         check(answer)
-        return await self._connect_relay(session, answer.token, timeout_s)
+        return answer.token
 
     async def _connect_relay(self, session: Session, token: bytes, timeout_s: float) -> socket.socket:
         """Connect to a relay with a token, where its session goes, or to what its record says."""
@@ -392,25 +412,33 @@ class ReachService(BaseService):
         return token
 
     def _on_offer(self, session: Session, peer: bytes, token: bytes) -> RelayTaken:
+        if peer == self._own_id:
+            if not self._self_calls.take_offer(session.peer_id, token):
+                raise Refused("The offer was not taken", cause="we did not call ourselves", code="unasked")
+            return RelayTaken()
         if not self._is_member(peer):
             raise Refused("The offer was not taken", cause="that peer is no member", code="stranger")
         return self._follow_offer(session, token)
 
     def _follow_offer(self, session: Session, token: bytes) -> RelayTaken:
-        if self._offers >= OFFERS:
+        of_relay = self._offers.get(session.peer_id, 0)
+        if of_relay >= OFFERS_A_RELAY or sum(self._offers.values()) >= OFFERS:
             raise Unavailable("The offer was not taken", cause="too many at once", retry_after_s=2.0)
         self._supervisor.spawn("relay follow", self._follow(session, token), for_peer=True)
         return RelayTaken()
 
     async def _follow(self, session: Session, token: bytes) -> None:
-        self._offers += 1
+        relay = session.peer_id
+        self._offers[relay] = self._offers.get(relay, 0) + 1
         try:
             sock = await self._connect_relay(session, token, ASK_TIMEOUT_S)
         except (Unavailable, Refused) as error:
             self._observe(Observation("relay_follow", session.subject, str(error)))
             return
         finally:
-            self._offers -= 1
+            self._offers[relay] -= 1
+            if not self._offers[relay]:
+                del self._offers[relay]
         self._host.take_socket(sock, Address.via(session.peer_id))
 
     async def _on_dial_back(
