@@ -5,6 +5,7 @@ from __future__ import annotations
 import asyncio
 import socket
 from collections.abc import AsyncIterator
+from dataclasses import replace
 from pathlib import Path
 
 import pytest
@@ -13,7 +14,8 @@ from tests.support.membership_nodes import MembershipNode
 from tests.support.transport_nodes import wait_until
 
 from shoal.core.errors import Refused, ShoalError, Unavailable
-from shoal.identity.operations import Role
+from shoal.identity.keys import DeviceKeys
+from shoal.identity.operations import Admit, Role, sign_joiner
 from shoal.identity.ticket import Ticket
 from shoal.membership import join_ways
 from shoal.membership.invites import join_knock
@@ -22,6 +24,7 @@ from shoal.transport.frame_pipe import FramePipe
 from shoal.transport.guest_dial import ask_at_door
 from shoal.transport.join_channel import JoinChannel
 from shoal.transport.knock import Knock, KnockKind, make_guest_knock, make_knock
+from shoal.transport.reach.guest_book import TRIES_BURST
 from shoal.transport.reach.guest_messages import GUEST_TABLE, GuestGrant, GuestRefused
 from shoal.transport.reach.guests import GUEST_BYTES, OFFERS_BURST
 from shoal.transport.reach.messages import GuestOffer, GuestPass, GuestPasses, RelayTaken
@@ -87,6 +90,14 @@ async def test_a_newcomer_may_come_again_and_another_with_the_same_ticket_is_tol
     assert not world.inviter.network.is_active(second.peer_id)
 
 
+async def test_who_reaches_nobody_is_told_what_would_help(world: GuestWorld) -> None:
+    ticket = replace(await world.ticket(), relays=())
+    node = await newcomer(world, ticket)
+    with pytest.raises(Unavailable) as caught:
+        await node.join(ticket, "laptop")
+    assert "its network needs a relay" in caught.value.next_step
+
+
 # -- guests that lie ---------------------------------------------------------------------------------------
 
 
@@ -119,6 +130,40 @@ async def test_a_knock_is_good_once_and_no_pass_opens_another_door(world: GuestW
         with pytest.raises(Refused) as caught:
             await open_door(world, node, wrong)
         assert caught.value.code == "knock"
+
+
+async def test_who_saw_a_knock_and_is_quicker_with_it_has_no_pass(world: GuestWorld) -> None:
+    """The ALPN name is in the clear; a router may hold back whose it is."""
+    ticket = await world.ticket()
+    thief = await newcomer(world, ticket)
+    for number in range(int(TRIES_BURST) + 1):
+        seen = make_guest_knock(world.key(ticket), b"%16d" % number, world.relay.peer_id)
+        async with await open_door(world, thief, seen) as door:
+            with pytest.raises(Refused) as caught:
+                await ask_at_door(door, b"?" * 32)
+        assert "the proof does not fit" in caught.value.cause
+    assert world.relaying.status().streams == 0
+    node = await newcomer(world, ticket)
+    await node.join(ticket, "owner of the ticket")  # no try was used up
+
+
+async def test_a_join_moves_less_than_a_guest_may(world: GuestWorld) -> None:
+    """Also into a network whose log is much longer than what a guest gets beside it."""
+    for number in range(120):
+        keys = DeviceKeys.generate()
+        name, invite_id = f"device {number}", b"%16d" % number
+        signature = sign_joiner(keys, world.relay.network.network_id, invite_id, name)
+        suite = int(keys.hpke_suite)
+        admit = Admit(keys.peer_id, Role.MEMBER, "", name, suite, keys.hpke_public, invite_id, signature)
+        await world.relay.network.author(admit)
+    await wait_until(lambda: world.inviter.network.head() == world.relay.network.head())
+    ticket = await world.ticket()
+    node = await newcomer(world, ticket)
+    await node.join(ticket, "laptop")
+    moved = world.relaying.status().day_bytes
+    log_bytes = sum(len(entry.data) for entry in world.relay.network.log.entries())
+    assert log_bytes > 150_000
+    assert log_bytes < moved < log_bytes * 9 // 8 + GUEST_BYTES // 4
 
 
 async def test_a_pass_is_over_when_its_invite_is_taken_back(world: GuestWorld) -> None:
@@ -174,7 +219,7 @@ async def test_a_guest_that_comes_again_and_again_is_slowed_down(world: GuestWor
             continue
         async with door:
             try:
-                await ask_at_door(door)
+                await ask_at_door(door, world.key(ticket))
             except Unavailable as error:
                 causes.append(error.cause)
     assert any("too often" in cause or "as many newcomers" in cause for cause in causes)

@@ -15,7 +15,7 @@ from shoal.transport.lane_record import (
     parse_header,
     parse_preamble,
 )
-from shoal.transport.reach.guest_messages import GUEST_TABLE, GuestGrant, GuestRefused
+from shoal.transport.reach.guest_messages import GUEST_TABLE, GuestAsk, GuestGrant, GuestRefused
 from shoal.transport.reach.messages import REACH_TABLE
 from shoal.transport.reach.messages import check as check_reach
 from shoal.wire.limits import GOSSIP_BYTES, LANE_RECORD_PLAINTEXT_BYTES
@@ -49,7 +49,7 @@ def test_reach_messages(number: int, payload: bytes) -> None:
 def test_guest_messages(number: int, payload: bytes) -> None:
     try:
         message = GUEST_TABLE.decode(number, payload)
-        if isinstance(message, GuestGrant | GuestRefused):
+        if isinstance(message, GuestAsk | GuestGrant | GuestRefused):
             message.check()
     except (MalformedMessage, LimitExceeded):
         pass

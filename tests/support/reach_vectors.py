@@ -57,7 +57,7 @@ MESSAGES: list[Message] = [
     GuestOffer(INVITE, TOKEN),
 ]
 GUEST_MESSAGES: list[Message] = [
-    GuestAsk(),
+    GuestAsk(PASS),
     GuestGrant(TOKEN),
     GuestRefused("relay_full", "this relay leads as many newcomers as it allows at once", True),
 ]

@@ -14,7 +14,7 @@ from shoal.identity.record import parse_record, sign_record
 from shoal.overlay.peer_book import PeerBook, find_address
 from shoal.transport.address import PUNCHED, Address, may_dial
 from shoal.transport.knock import KnockKind, parse_name
-from shoal.transport.reach.guest_messages import GUEST_TABLE, GuestGrant, GuestRefused
+from shoal.transport.reach.guest_messages import GUEST_TABLE, GuestAsk, GuestGrant, GuestRefused
 from shoal.transport.reach.messages import REACH_TABLE, check, pack_preamble, parse_preamble
 
 VECTORS: dict[str, Any] = json.loads(reach_vectors.FILE.read_text())
@@ -42,7 +42,7 @@ def test_guest_messages_are_those_of_the_vectors(row: dict[str, Any]) -> None:
     payload = bytes.fromhex(row["payload"])
     message = GUEST_TABLE.decode(row["type"], payload)
     assert message is not None
-    if isinstance(message, GuestGrant | GuestRefused):
+    if isinstance(message, GuestAsk | GuestGrant | GuestRefused):
         message.check()
     assert type(message).__name__ == row["name"]
     assert GUEST_TABLE.encode(message) == (row["type"], payload)
@@ -56,6 +56,8 @@ def test_a_guest_knock_is_read_and_a_guest_s_messages_have_limits() -> None:
     assert len(found["alpn"]) <= 255  # of an ALPN name
     with pytest.raises(MalformedMessage):
         GuestGrant(b"t" * 15).check()
+    with pytest.raises(MalformedMessage):
+        GuestAsk(b"p" * 31).check()
     with pytest.raises(LimitExceeded):
         GuestRefused("no", "x" * 301, False).check()
 

@@ -18,6 +18,7 @@ from shoal.membership.events import CodeFailed, InviteUsed
 from shoal.node.parts import Parts
 from shoal.node.ticket_relays import ADDRESSES_BESIDE, find_ticket_relays
 from shoal.storage.invites import CODE_TRIES, OPEN, REVOKED, USED, InviteRow
+from shoal.transport.reach.messages import GUEST_PASSES
 from shoal.transport.reach.standing import UNDIALLED
 
 ROLES: dict[s.RoleName, Role] = {
@@ -130,10 +131,12 @@ class InviteAnswers:
         """Return why the other device may not get here, as far as this one knows."""
         if over_relays or self._parts.reach.prober.standing().state not in UNDIALLED:
             return None
-        return (
-            "nobody outside can dial this device, and it has no relay: the other one has to be in the same "
-            "local network, or a member that others can dial has to run: shoal up --relay"
-        )
+        where = "the other one has to be in the same local network"
+        if self._parts.overlay.find_relays():
+            why = f"no relay took this invite (each takes {GUEST_PASSES} open ones of a device, if any)"
+            return f"nobody outside can dial this device, and {why}: {where}"
+        relay = "a member that others can dial has to run: shoal up --relay"
+        return f"nobody outside can dial this device, and it has no relay: {where}, or {relay}"
 
     def _state(self, row: InviteRow) -> tuple[s.InviteStateName, int]:
         if row.state == OPEN and self._clock.wall() >= row.expires_at:

@@ -9,6 +9,7 @@ from contextlib import AsyncExitStack, aclosing
 from shoal.core.clock import Clock
 from shoal.core.errors import Refused, RemoteFault, ShoalError, Unavailable
 from shoal.identity.code import TypedCode
+from shoal.identity.ids import short_peer_id
 from shoal.identity.keys import DeviceKeys
 from shoal.identity.ticket import Ticket, TicketRelay
 from shoal.membership.code_join import find_ticket
@@ -68,6 +69,7 @@ async def run_parts(
     if joined is not None:
         try:
             if joined.relay is not None:  # this device is a member now: the relay takes it as one
+                log.info("joined over the relay %s", short_peer_id(joined.relay.peer_id))
                 await _dial_any(parts, joined.relay)
             await parts.transport.dial(joined.inviter, joined.address, FIRST_SESSION_TIMEOUT_S)
         except (Unavailable, Refused, RemoteFault) as error:

@@ -20,18 +20,20 @@ from shoal.transport.reach.guest_messages import (
     GuestAsk,
     GuestGrant,
     GuestRefused,
+    make_guest_proof,
 )
 from shoal.transport.reach.messages import pack_preamble
 
 ANSWER_TIMEOUT_S = 8.0  # the relay asks the inviter, which has 4 s
 
 
-async def ask_at_door(door: JoinChannel) -> bytes:
-    """Return the token for a connection that leads to the inviter. Cancelling is safe.
+async def ask_at_door(door: JoinChannel, guest_pass: bytes) -> bytes:
+    """Show the pass that was knocked with; return the token for a connection that leads to the inviter.
 
-    Raises: Unavailable (not now; with the relay's reason), Refused, MalformedMessage.
+    Cancelling is safe. Raises: Unavailable (not now; with the relay's reason), Refused, MalformedMessage.
     """
-    await door.send(GUEST_TABLE, GuestAsk())
+    proof = make_guest_proof(door, guest_pass, door.own_id, door.peer_id)
+    await door.send(GUEST_TABLE, GuestAsk(proof))
     answer = await door.receive(GUEST_TABLE, ANSWER_TIMEOUT_S)
     match answer:
         case GuestGrant():

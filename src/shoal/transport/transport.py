@@ -221,7 +221,7 @@ class Transport:
         knock = make_guest_knock(guest_pass, secrets.token_bytes(NONCE_BYTES), relay)
         door = await self._dial_channel(relay, at, knock, timeout_s, None)
         async with door:
-            token = await ask_at_door(door)
+            token = await ask_at_door(door, guest_pass)
         return await open_with_token(at, token, timeout_s)
 
     async def _dial_channel(

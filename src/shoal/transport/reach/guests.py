@@ -7,6 +7,7 @@ small limits (spec/guest.md). Whether it is admitted only that inviter decides.
 from __future__ import annotations
 
 import asyncio
+import hmac
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 from typing import Protocol
@@ -19,7 +20,13 @@ from shoal.core.units import KIB
 from shoal.identity.ids import short_peer_id
 from shoal.transport.join_channel import JoinChannel
 from shoal.transport.reach.guest_book import GuestBook
-from shoal.transport.reach.guest_messages import GUEST_TABLE, GuestAsk, GuestGrant, GuestRefused
+from shoal.transport.reach.guest_messages import (
+    GUEST_TABLE,
+    GuestAsk,
+    GuestGrant,
+    GuestRefused,
+    make_guest_proof,
+)
 from shoal.transport.reach.messages import GuestOffer, GuestPass, GuestPasses, GuestsKnown
 from shoal.transport.reach.relay import Relay
 from shoal.transport.reach.relay_machine import Guest
@@ -204,9 +211,12 @@ class Guests:
         group = channel.address.budget_group
         try:
             async with asyncio.timeout(DOOR_TIMEOUT_S):
-                if not isinstance(await channel.receive(GUEST_TABLE, ASK_TIMEOUT_S), GuestAsk):
+                ask = await channel.receive(GUEST_TABLE, ASK_TIMEOUT_S)
+                if not isinstance(ask, GuestAsk):
                     raise MalformedMessage("A guest begins with its question", peer=channel.peer_id)
+                ask.check()
                 try:
+                    _check_proof(channel, guest_pass, ask.proof)
                     token = await self._lead(relay, channel, guest_pass, group)
                 except (Refused, Unavailable) as error:
                     self._observe(Observation("guest_refused", group, f"{error.code}: {error.cause}"))
@@ -230,3 +240,10 @@ class Guests:
         guest = Guest(guest_pass, size_bytes)
         grant = await relay.grant_guest(channel.peer_id, inviter, guest, invite_id)
         return grant.token
+
+
+def _check_proof(channel: JoinChannel, guest_pass: bytes, proof: bytes) -> None:
+    """Raises: Refused. Costs the pass no try: whoever saw the knock could use them up."""
+    right = make_guest_proof(channel, guest_pass, channel.peer_id, channel.own_id)
+    if not hmac.compare_digest(right, proof):
+        raise Refused("Nobody was led", cause="the proof does not fit the pass", code="wrong_proof")
