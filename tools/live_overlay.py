@@ -75,15 +75,25 @@ def wait_one(devices: list[Device]) -> tuple[int, float]:
     return parts, time.monotonic() - began
 
 
-def measure_idle(devices: list[Device], seconds: float) -> dict[str, float]:
-    """Return bytes a second of a node, both directions, as its interface counts them: Ethernet, ACKs, all."""
+def measure_idle(devices: list[Device], bridge: Bridge, seconds: float) -> dict[str, float]:
+    """Return bytes a second of a node, both directions, as its interface counts them: Ethernet, ACKs, all.
+
+    `acks` of the mean are TCP's that carry nothing else, `begun` all of connections that began meanwhile.
+    """
     time.sleep(QUIET_S)
+    counter = subprocess.Popen(
+        [*bridge.hub_prefix, sys.executable, "-m", "tools.live_packets", str(seconds)],
+        stdout=subprocess.PIPE,
+        cwd=Path(__file__).parent.parent,
+    )
     before = [_count(device) for device in devices]
     began = time.monotonic()
     time.sleep(seconds)
     took_s = time.monotonic() - began
     rates = [(_count(device) - then) / took_s for device, then in zip(devices, before, strict=True)]
-    return {"mean": sum(rates) / len(rates), "max": max(rates)}
+    packets = json.loads(counter.communicate(timeout=20.0)[0])
+    shares = {kind: 2 * packets[kind] / len(devices) / seconds for kind in ("acks", "begun")}
+    return {"mean": sum(rates) / len(rates), "max": max(rates), **shares}
 
 
 def _count(device: Device) -> int:
@@ -128,8 +138,8 @@ def run(options: argparse.Namespace) -> dict[str, Any]:
         bridge = stack.enter_context(Bridge(options.nodes)) if options.idle_s else None
         devices = start(stack, options.nodes, options.mesh_members, bridge)
         found: dict[str, Any] = {"nodes": len(devices), "parts_after_joins": wait_one(devices)[0]}
-        if options.idle_s:
-            found["idle_bytes_s"] = measure_idle(devices, options.idle_s)
+        if bridge is not None:
+            found["idle_bytes_s"] = measure_idle(devices, bridge, options.idle_s)
         found["killed"] = churn(devices, dice, options.minutes * 60.0)
         found["parts"], found["one_after_s"] = wait_one(devices)
         found["overlay"] = devices[0].run("status")["overlay"]

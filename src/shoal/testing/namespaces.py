@@ -104,6 +104,11 @@ class Bridge:
         """Return the words before a command that make it run on a machine."""
         return ["ip", "netns", "exec", self._name(machine)]
 
+    @property
+    def hub_prefix(self) -> list[str]:
+        """The words before a command that make it run where the bridge is, which sees every packet."""
+        return ["ip", "netns", "exec", self._hub]
+
     def set_address(self, machine: int, cidr: str, interface: str = INTERFACE) -> None:
         """Give a machine one more address, such as 192.0.2.1/24 or fd00::1/64; it is usable at once."""
         quick = ("nodad",) if ":" in cidr else ()
