@@ -16,6 +16,7 @@ from shoal.overlay.service import OverlayService
 from shoal.overlay.substrate import service as substrate
 from shoal.overlay.substrate.messages import Gossip, Neighbour
 from shoal.overlay.substrate.plumtree import Verdict
+from shoal.overlay.substrate.steps import Effect
 from shoal.wire.registry import ServiceNumber
 
 MESH = 4
@@ -82,6 +83,19 @@ class Node:
     @property
     def sessions(self) -> set[bytes]:
         return {session.peer_id for session in self.transport.transport.sessions()}
+
+
+class Lost:
+    """Notes neighbours that come and go."""
+
+    def __init__(self, seen: list[bytes]) -> None:
+        self.seen = seen
+
+    def on_link_up(self, now: float, peer: bytes, out: list[Effect]) -> None:
+        self.seen.append(peer)
+
+    def on_link_down(self, now: float, peer: bytes, out: list[Effect]) -> None:
+        self.seen.append(peer)
 
 
 class Network:
@@ -167,6 +181,27 @@ async def test_a_mesh_becomes_views_and_a_mesh_again() -> None:
         assert {node.overlay.substrate_status().mode for node in network.nodes} == {"mesh"}
         await wait_until(lambda: all(len(node.links) == 2 for node in network.nodes), 15.0)
         await reach_all(network, b"good: in the mesh again")
+
+
+async def test_a_neighbour_whose_session_is_replaced_stays_one() -> None:
+    async with open_network() as network:
+        await network.grow(6)
+        await wait_until(network.is_one, 40.0)
+        pairs = [(a, b) for a in network.nodes for b in network.nodes if b.peer_id in a.links and a is not b]
+        one, other = next((a, b) for a, b in pairs if a.peer_id in b.links)
+        seen: list[bytes] = []
+        machines = [node.overlay._substrate._machine for node in (one, other)]
+        for machine, peer in zip(machines, (other.peer_id, one.peer_id), strict=True):
+            assert peer in machine.views.active
+        for node in (one, other):
+            node.overlay._substrate._machine.views._listener = Lost(seen)
+        before = one.transport.transport.find_session(other.peer_id)
+        after = await one.transport.transport.replace(other.peer_id, other.transport.address)
+        assert after is not before
+        await wait_until(lambda: other.transport.transport.find_session(one.peer_id) is not None)
+        assert {one.peer_id, other.peer_id}.isdisjoint(seen)
+        assert other.peer_id in one.links
+        assert one.peer_id in other.links
 
 
 async def test_who_is_no_neighbour_is_dialled_when_needed_and_let_go(monkeypatch: pytest.MonkeyPatch) -> None:

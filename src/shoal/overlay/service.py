@@ -419,9 +419,15 @@ class OverlayService(BaseService):
     def on_session_down(self, session: Session, reason: str) -> None:
         """A session ended."""
         self._step(SessionDown(session.peer_id, reason))
-        self._substrate.on_session_down(session.peer_id, reason)
+        if not self._goes_on(session):
+            self._substrate.on_session_down(session.peer_id, reason)
         self._kept_relays.on_session_down(session, reason)
         self._look_at_relays()
+
+    def _goes_on(self, session: Session) -> bool:
+        """Whether the peer, not started again, has another session by now: then a neighbour stays one."""
+        other = self._transport.find_session(session.peer_id)
+        return other is not None and other is not session and other.instance == session.instance
 
     def on_notice(self, session: Session, message: Message) -> None:
         """Check a message and give it to the machine. Raises: MalformedMessage, LimitExceeded."""
