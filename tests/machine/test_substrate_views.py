@@ -117,6 +117,22 @@ def test_who_was_evicted_waits_before_it_asks() -> None:
     assert book.timer_in("refill") is not None
 
 
+def test_wishes_that_nobody_answers_do_not_end_the_search() -> None:
+    """Two nodes that half of a network left by its restart kept to each other alone for a minute."""
+    book = make_full()
+    for number in range(10, 30):
+        book.get(peer(1), ForwardJoin(peer(number), 3))
+    for number in range(2, 6):
+        book.do(SessionDown(peer(number), "reset"))
+    assert len(book.sent_to(Neighbour)) == 1
+    book.do(Timer(("refill",)), 1.0)
+    assert book.sent_to(Neighbour) == []  # four are asked already
+    wait_s = book.timer_in("refill")
+    assert wait_s is not None
+    book.do(Timer(("refill",)), wait_s)
+    assert len(book.sent_to(Neighbour)) == 4
+
+
 def test_a_newcomer_with_too_few_links_asks_for_more() -> None:
     book = Playbook()
     book.get(peer(1), Neighbour(False))

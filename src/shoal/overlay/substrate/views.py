@@ -339,6 +339,8 @@ class Views:
             del self._asked[peer]
         places = self._config.active - len(self.active) - len(self._asked)
         if places <= 0:
+            if self._asked:
+                self._refill_later(now, out)  # who was asked may never answer
             return
         wish = _WISH if self.active or not urgent else _URGENT_WISH
         candidates = [peer for peer in self.passive if peer not in self._asked]
