@@ -26,7 +26,7 @@ from shoal.transport.join_channel import JoinChannel
 from shoal.transport.knock import Knock, KnockKind, make_guest_knock, make_knock
 from shoal.transport.reach.guest_book import TRIES_BURST
 from shoal.transport.reach.guest_messages import GUEST_TABLE, GuestGrant, GuestRefused
-from shoal.transport.reach.guests import GUEST_BYTES, OFFERS_BURST
+from shoal.transport.reach.guests import DOORS_A_PASS, GUEST_BYTES, OFFERS_BURST
 from shoal.transport.reach.messages import GuestOffer, GuestPass, GuestPasses, RelayTaken
 from shoal.transport.reach.relay_machine import GUESTS_A_PASS, RelayLimits
 from shoal.wire.registry import ServiceNumber
@@ -203,6 +203,22 @@ async def test_a_guest_that_takes_all_streams_takes_those_of_its_pass(world: Gue
         sock.close()
     await wait_no_guests(world)
     await node.join(ticket, "patient")
+
+
+async def test_guests_that_say_nothing_stand_in_nobody_s_way(world: GuestWorld) -> None:
+    ticket, other = await world.ticket(), await world.ticket()
+    node = await newcomer(world, ticket)
+    silent = []
+    for number in range(DOORS_A_PASS + 1):
+        knock = make_guest_knock(world.key(ticket), b"%16d" % number, world.relay.peer_id)
+        silent.append(await open_door(world, node, knock))
+    await wait_until(lambda: "guests_full" in world.relay.rules)
+    friend = await newcomer(world, other)
+    await friend.join(other, "friend")
+    for door in silent:
+        door.close()
+    await wait_until(lambda: not world.reach[world.relay.peer_id].guests._doors)
+    await node.join(ticket, "sorry")
 
 
 async def test_a_guest_that_comes_again_and_again_is_slowed_down(world: GuestWorld) -> None:

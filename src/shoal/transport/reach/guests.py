@@ -8,6 +8,7 @@ from __future__ import annotations
 
 import asyncio
 import hmac
+from collections import Counter
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 from typing import Protocol
@@ -27,7 +28,7 @@ from shoal.transport.reach.guest_messages import (
     GuestRefused,
     make_guest_proof,
 )
-from shoal.transport.reach.messages import GuestOffer, GuestPass, GuestPasses, GuestsKnown
+from shoal.transport.reach.messages import PEER_BYTES, GuestOffer, GuestPass, GuestPasses, GuestsKnown
 from shoal.transport.reach.relay import Relay
 from shoal.transport.reach.relay_machine import Guest
 from shoal.transport.session import Session
@@ -35,6 +36,7 @@ from shoal.wire.limits import MEMBERS
 from shoal.wire.registry import ServiceNumber
 
 DOORS = 8  # guests that are being answered
+DOORS_A_PASS = 2  # of them with one pass, or who has a ticket could stand in everybody's way
 DOOR_TIMEOUT_S = 15.0  # for one of them, from its knock to its token
 ASK_TIMEOUT_S = 5.0
 GUEST_BYTES = 256 * KIB  # of one stream, both ways, and what it takes to bring the membership log
@@ -94,7 +96,7 @@ class Guests:
         self._monotonic = monotonic
         self._observe = observe
         self._book = GuestBook(own_id)
-        self._doors = 0
+        self._doors: Counter[bytes] = Counter()  # by pass; at most DOORS in all
         self._left: dict[bytes, _Left] = {}  # with which relay; at most RELAYS_LEFT_WITH
         self._giving = asyncio.Lock()
         self._changed = asyncio.Event()
@@ -120,6 +122,8 @@ class Guests:
     async def leave_passes(self) -> list[bytes]:
         """Leave passes with the relays that lack some; return the relays that hold them all now."""
         async with self._giving:
+            if not self._left and not self._port.passes_for(bytes(PEER_BYTES)):
+                return []  # no invite is open: who relays need not be looked up
             relays = self._port.find_relays()[:RELAYS_LEFT_WITH]
             for gone in self._left.keys() - set(relays):
                 if self._find_direct(gone) is not self._left[gone].session:
@@ -191,7 +195,7 @@ class Guests:
 
     def take(self, channel: JoinChannel, guest_pass: bytes) -> bool:
         """Answer a guest at the door; False: too many are, or the node stops."""
-        if self._relay is None or self._doors >= DOORS:
+        if self._relay is None or self._doors.total() >= DOORS or self._doors[guest_pass] >= DOORS_A_PASS:
             return False
         try:
             task = self._supervisor.spawn(
@@ -199,12 +203,12 @@ class Guests:
             )
         except Unavailable:
             return False
-        self._doors += 1
-        task.add_done_callback(lambda _: self._on_door_done(channel))
+        self._doors[guest_pass] += 1
+        task.add_done_callback(lambda _: self._on_door_done(channel, guest_pass))
         return True
 
-    def _on_door_done(self, channel: JoinChannel) -> None:
-        self._doors -= 1
+    def _on_door_done(self, channel: JoinChannel, guest_pass: bytes) -> None:
+        self._doors -= Counter([guest_pass])  # drops what is 0
         channel.close()  # also of a task that was cancelled before it ran
 
     async def _serve(self, relay: Relay, channel: JoinChannel, guest_pass: bytes) -> None:
