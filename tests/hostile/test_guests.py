@@ -398,6 +398,14 @@ async def test_a_relay_that_brings_guests_whom_nobody_expects_is_refused(world: 
     with pytest.raises(ShoalError) as caught:
         await session.request(REACH, GuestOffer(b"?" * 16, b"t" * 16))
     assert caught.value.code == "stranger"
+    member = await world.village.member(world.relay)
+    world.add_reach(member)
+    await member.dial(world.inviter)
+    other = member.transport.find_session(world.inviter.peer_id)
+    assert other is not None
+    with pytest.raises(ShoalError) as caught:  # it has the id, but was not left a pass
+        await other.request(REACH, GuestOffer(ticket.invite_id, b"t" * 16))
+    assert caught.value.code == "stranger"
     codes = []
     for number in range(int(OFFERS_BURST) + 3):
         try:

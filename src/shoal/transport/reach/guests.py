@@ -43,7 +43,7 @@ GUEST_BYTES = 256 * KIB  # of one stream, both ways, and what it takes to bring 
 RELAYS_LEFT_WITH = 16
 LOOK_S = 5.0
 GIVE_TIMEOUT_S = 5.0
-RETRY_S = 60.0  # a relay that would not take the passes
+RETRY_S = 60.0  # a relay that will not take the passes; who only cannot now is asked after LOOK_S
 OFFERS_S = 0.5  # from one relay: each makes us connect to it
 OFFERS_BURST = 12.0
 
@@ -72,7 +72,7 @@ class _Left:
     session: Session
     invites: tuple[bytes, ...]
     taken: bool
-    at: float
+    retry_at: float
 
 
 class Guests:
@@ -111,8 +111,8 @@ class Guests:
     async def run(self) -> None:
         """Keep the relays' passes those of our open invites. Runs until cancelled."""
         while True:
+            self._changed.clear()  # first: what changes meanwhile is looked at again
             await self.leave_passes()
-            self._changed.clear()
             try:
                 async with asyncio.timeout(LOOK_S):
                     await self._changed.wait()
@@ -134,7 +134,9 @@ class Guests:
 
     def take_offer(self, session: Session, offer: GuestOffer) -> None:
         """Check that a relay may bring us somebody. Raises: Refused, Unavailable (too often)."""
-        if offer.invite_id not in {row.invite_id for row in self._port.passes_for(session.peer_id)}:
+        left = self._left.get(session.peer_id)
+        invites = {row.invite_id for row in self._port.passes_for(session.peer_id)}
+        if left is None or not left.taken or offer.invite_id not in invites.intersection(left.invites):
             raise Refused("The offer was not taken", cause="no such guest is expected", code="stranger")
         now = self._monotonic()
         bucket = self._offers.find(session.peer_id)
@@ -155,16 +157,17 @@ class Guests:
         if before is None and not passes:
             return
         is_same = before is not None and before.session is session and before.invites == invites
-        if before is not None and is_same and (before.taken or self._monotonic() - before.at < RETRY_S):
+        if before is not None and is_same and (before.taken or self._monotonic() < before.retry_at):
             return
-        taken = False
+        taken, retry_s = False, 0.0
         try:
             message = GuestPasses(passes)
             answer = await session.request(ServiceNumber.REACH, message, GIVE_TIMEOUT_S)
             taken = isinstance(answer, GuestsKnown)
         except (Unavailable, Refused, RemoteFault) as error:
             self._observe(Observation("passes_not_taken", short_peer_id(relay), str(error)))
-        self._left[relay] = _Left(session, invites, taken, self._monotonic())
+            retry_s = LOOK_S if isinstance(error, Unavailable) else RETRY_S
+        self._left[relay] = _Left(session, invites, taken, self._monotonic() + retry_s)
 
     def _find_direct(self, relay: bytes) -> Session | None:
         session = self._host.find_session(relay)
