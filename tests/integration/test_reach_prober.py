@@ -23,7 +23,7 @@ class Witness:
 
     relay = None
     over_loopback = False
-    dial_address = None
+    dial_address: Address | None = None
 
     def __init__(self, number: int, busy: int, mute: int = 0) -> None:
         self.peer_id = bytes([number]) * 32
@@ -74,3 +74,45 @@ async def test_who_had_no_answer_is_asked_again_soon(monkeypatch: pytest.MonkeyP
             await asyncio.sleep(0.02)
     running.cancel()
     assert prober.standing().state == "nat"
+
+
+class Port:
+    """A punch port whose NAT shows each peer outside another port; who is inside sees this machine."""
+
+    def __init__(self, family: int) -> None:
+        pass
+
+    async def reflect(self, address: Address, token: bytes) -> tuple[Address, None]:
+        if address.host.startswith("192.168."):
+            return Address("192.168.1.2", 40000), None
+        return Address("203.0.113.7", 50000 + address.port), None
+
+    def close(self) -> None:
+        pass
+
+
+@pytest.mark.parametrize(
+    ("dialled", "state"),
+    [
+        (["192.168.1.3:1", "198.51.100.1:1"], "nat"),  # only one of them is outside
+        (["192.168.1.3:1", "198.51.100.1:1", "198.51.100.2:1"], "nat"),
+        (["192.168.1.3:1", "198.51.100.1:1", "198.51.100.2:2"], "symmetric"),
+    ],
+)
+async def test_who_is_on_our_side_of_the_nat_says_nothing_of_its_ports(
+    monkeypatch: pytest.MonkeyPatch, dialled: list[str], state: str
+) -> None:
+    monkeypatch.setattr(module, "PunchPort", Port)
+    host = Host()
+    host.witnesses = [Witness(n, 0) for n in range(len(dialled))]
+    for witness, text in zip(host.witnesses, dialled, strict=True):
+        witness.dial_address = Address.parse(text)
+    prober = Prober(
+        host,
+        own_addresses=lambda: ["192.168.1.2:7411"],
+        add_token=lambda proof: proof,
+        on_changed=lambda: None,
+        monotonic=time.monotonic,
+        rng=Random(1),
+    )
+    assert (await prober.probe()).state == state

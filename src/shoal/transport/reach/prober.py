@@ -36,6 +36,7 @@ log = logging.getLogger("shoal.reach")
 
 WITNESSES_WANTED = 3
 ASKED = 4  # in one round
+COMPARED = 4  # likewise, until two of them have looked at one port from outside
 PROBE_S = 600.0  # and a random part of it less
 RETRY_S = 15.0
 SETTLE_S = 3.0  # after a session came up: others may come with it
@@ -184,7 +185,10 @@ class Prober:
         return [str(a) for a in wanted if may_dial(a)][: DIAL_BACKS // 2]
 
     async def _compare(self, sessions: list[Session]) -> None:
-        """Let two peers look at one port: a NAT that shows them two has no mapping to punch through."""
+        """Let two peers look at one port: a NAT that shows them two has no mapping to punch through.
+
+        Who sees an address of this very machine is on our side of the NAT, and knows nothing of it.
+        """
         dialled = [(s, s.dial_address) for s in sessions if s.dial_address is not None]
         plain = [(s, a) for s, a in dialled if a.ip is not None and a.ip.version == 4]
         by_host = {a.host: (s, a) for s, a in plain}
@@ -193,12 +197,17 @@ class Prober:
         port: PunchPort | None = None
         try:
             port = PunchPort(socket.AF_INET)
-            seen = []
-            for session, address in list(by_host.values())[:2]:
+            seen: list[Address] = []
+            own = self._own_hosts()
+            for session, address in list(by_host.values())[:COMPARED]:
                 answer = await session.request(ServiceNumber.REACH, Observe(True), ANSWER_TIMEOUT_S)
                 if isinstance(answer, Observed):
                     check(answer)
-                    seen.append((await port.reflect(address, answer.token))[0])
+                    found = (await port.reflect(address, answer.token))[0]
+                    if found.host not in own:
+                        seen.append(found)
+                if len(seen) == 2:
+                    break
             self._book.on_mapping(seen)
         except (Unavailable, Refused, RemoteFault, LocalMisuse, OSError, TimeoutError, ValueError) as error:
             log.debug("no two peers could look at one port: %s", error)
