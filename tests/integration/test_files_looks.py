@@ -103,3 +103,24 @@ async def test_a_look_comes_by_itself_and_leaves_other_faults_alone(
         assert status.error.code == file_looks.CODE
         make_tree(tree)
         await wait_for(a, share, is_fine)
+
+
+async def test_files_of_a_fetched_share_that_are_deleted_are_told_too(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(file_looks, "FRESH_S", 0.0)
+    monkeypatch.setattr(file_looks, "ASKED_S", 60.0)
+    tree = tmp_path / "tree"
+    make_tree(tree)
+    async with files_world(tmp_path) as world:
+        a, b = await world.add(), await world.add()
+        share = await a.share(tree)
+        await b.get(share.link, tmp_path / "in")
+        await look(b, share, is_fine)
+        kept = (tmp_path / "in" / "tree" / "1").rename(tmp_path / "kept")
+        found = await look(b, share, has_fault)
+        assert found.error is not None
+        assert "not as they were fetched: 1 gone of 5" in found.error.message
+        assert found.error.next_step.startswith("get it again")
+        kept.rename(tmp_path / "in" / "tree" / "1")
+        await look(b, share, is_fine)

@@ -1,4 +1,4 @@
-"""File looks: notices that files of an own share were deleted or changed, before somebody asks for them.
+"""File looks: notices that files of a share were deleted or changed, before somebody asks for them.
 
 Shares that are watched are looked at by their watch. Here only sizes and times are compared, every minute, of
 large shares more rarely, and when a person asks for the list of shares. Nothing new is published.
@@ -30,7 +30,7 @@ CODE: Final = "files_changed"
 
 
 class FileLooks:
-    """Looks at all own shares of a node in turn. Loop thread only."""
+    """Looks at all shares of a node in turn; fetched ones must be here whole. Loop thread only."""
 
     def __init__(self, context: FilesContext, shares: Mapping[bytes, ServedShare]) -> None:
         self._context = context
@@ -82,8 +82,10 @@ class FileLooks:
 
     async def _look(self, share: ServedShare) -> None:
         kept, state = share.kept, share.row.state
-        if not share.is_own or share.details.watch or share.making.locked() or kept is None:
+        if share.details.watch or share.making.locked() or kept is None:
             return
+        if not share.is_own and (share.details.only or share.details.skipped):
+            return  # not all that the manifest names was ever here
         if state is not ShareState.COMPLETE and not (
             state is ShareState.CHANGED and (share.error is None or share.error.code == CODE)
         ):
@@ -106,9 +108,10 @@ class FileLooks:
 
 def _describe(share: ServedShare, found: TreeLook) -> StorageFault:
     counts = [f"{found.gone} gone"] * (found.gone > 0) + [f"{found.changed} changed"] * (found.changed > 0)
+    were, again = ("shared", "share it again as it is now") if share.is_own else ("fetched", "get it again")
     return StorageFault(
-        f"Files of {share.row.name} are not as they were shared: {', '.join(counts)} of {share.row.files}",
+        f"Files of {share.row.name} are not as they were {were}: {', '.join(counts)} of {share.row.files}",
         cause=f"{display_path(found.path)}: {found.fault}",
-        next_step="share it again as it is now, or bring them back, or end it: shoal unshare",
+        next_step=f"{again}, or bring them back, or end it: shoal unshare",
         code=CODE,
     )
