@@ -7,15 +7,16 @@ from collections.abc import Iterator
 from pathlib import Path
 
 import pytest
+from msgspec import structs
 from rich.console import Console
 from tests.support.fake_node import LINK, SHARE, FakeNode, serve
 
 from shoal.api import schema as s
 from shoal.cli import complete, people, progress
-from shoal.cli.face import skipped_lines
+from shoal.cli.face import make_face, skipped_lines
 from shoal.cli.main import main
 from shoal.cli.progress import Step
-from shoal.cli.transfers import RECENT, count_states, select, select_recent
+from shoal.cli.transfers import RECENT, count_states, describe, select, select_recent
 from shoal.core.units import GIB, MIB
 
 Captured = pytest.CaptureFixture[str]
@@ -143,6 +144,31 @@ def test_transfers_are_counted_and_chosen_by_state() -> None:
     ]
     assert [x.state for x in select(found, running=False, failed=True)] == ["failed"]
     assert len(select(found, running=True, failed=True)) == 6
+
+
+def test_what_is_in_the_background_is_marked_until_it_ends(tmp_path: Path) -> None:
+    face = make_face(str(tmp_path), False)
+    detail = s.TransferDetail(
+        id="f" * 32,
+        share_id=SHARE,
+        state="fetching",
+        bytes=100,
+        done_bytes=50,
+        rate_bytes_s=0.3,
+        providers={},
+        name="photos",
+        dest="/in",
+        revision=1,
+        note="",
+        error=None,
+        fault=None,
+        result=None,
+        background=True,
+    )
+    _, row = describe(face, [detail])
+    assert row.split() == ["f" * 12, "fetching,", "background", "50%", "100", "B", "-", "photos", "in", "/in"]
+    _, row = describe(face, [structs.replace(detail, state="done")])
+    assert "background" not in row
 
 
 # --- the shell --------------------------------------------------------------------------------------------

@@ -34,7 +34,7 @@ from shoal.api.frames import DATA, END, NOTE, read_frames
 from shoal.api.operations import Operation, StreamIn, StreamOut
 from shoal.api.paths import AnyPath, default_home, encode_path, resolve_path
 from shoal.core.decoders import get_json_decoder
-from shoal.core.errors import Refused, RemoteFault, Unavailable
+from shoal.core.errors import LocalMisuse, Refused, RemoteFault, Unavailable
 from shoal.core.processes import is_alive
 from shoal.storage.home import Home, find_socket_path
 
@@ -45,6 +45,7 @@ CALL_TIMEOUT_S = (
     60.0  # longest an operation takes by itself: `remove` waits 10 s, `get` finds its share first
 )
 POLL_S = 1.0  # progress is shown at least this often
+ID_SHOWN = 12  # characters of a transfer's id in what a person is told to type
 ENDED = ("done", "failed", "paused", "cancelled")
 
 
@@ -274,14 +275,22 @@ class Client:
     def wait_transfer(
         self, transfer: s.TransferDetail, on_progress: Callable[[s.TransferDetail], None] | None = None
     ) -> s.GetResult:
-        """Wait until a transfer is done. Raises: what made it fail, Unavailable if it was paused."""
+        """Wait until a transfer is done.
+
+        Raises: what made it fail, Unavailable if it was paused, Refused if somebody cancelled it.
+        """
         while True:
             if on_progress is not None:
                 on_progress(transfer)
             if transfer.state in ENDED:
                 return _result_of(transfer)
             request = s.TransferRequest(id=transfer.id, revision=transfer.revision, wait_s=POLL_S)
-            transfer = self.call(ops.TRANSFER, request)
+            try:
+                transfer = self.call(ops.TRANSFER, request)
+            except LocalMisuse as error:
+                if error.code != "unknown_transfer":
+                    raise
+                raise _cancelled() from error
 
     def transfers(self) -> list[s.Transfer]:
         """Return all transfers of this home."""
@@ -463,14 +472,25 @@ def _node_ended(name: str) -> Unavailable:
     )
 
 
+def _cancelled() -> Refused:
+    return Refused(
+        "The transfer has not ended",
+        cause="it was cancelled, and what it had received is deleted",
+        next_step="run the same get again to begin anew",
+        code="cancelled",
+    )
+
+
 def _result_of(transfer: s.TransferDetail) -> s.GetResult:
     if transfer.error is not None:
         raise make_error(transfer.error, transfer.fault or "Unavailable")
+    if transfer.state == "cancelled":
+        raise _cancelled()
     if transfer.result is None:
         raise Unavailable(
             "The transfer has not ended",
             cause=f"it is {transfer.state}",
-            next_step=f"go on with: shoal transfers --resume {transfer.id}",
+            next_step=f"go on with: shoal transfers --resume {transfer.id[:ID_SHOWN]}",
             code="paused",
         )
     return transfer.result

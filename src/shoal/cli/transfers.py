@@ -114,10 +114,10 @@ def describe(face: Face, details: list[s.TransferDetail]) -> list[str]:
     rows = [
         [
             x.id[:ID_SHOWN],
-            x.state,
+            f"{x.state}, background" if x.background and x.state not in ENDED else x.state,
             f"{x.done_bytes / x.bytes:.0%}" if x.bytes else "100%" if x.state == "done" else "-",
             format_size(x.bytes) if x.bytes is not None else "-",
-            f"{format_size(x.rate_bytes_s)}/s" if x.rate_bytes_s else "-",
+            f"{format_size(x.rate_bytes_s)}/s" if x.rate_bytes_s >= 1 else "-",
             f"{'a part of ' if x.only else ''}{x.name or '?'} in {x.dest}",
         ]
         for x in details

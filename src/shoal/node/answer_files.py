@@ -139,10 +139,10 @@ class FileAnswers:
         found = [t for t in self._parts.files.transfers() if _transfer_id(t.id).startswith(text.strip())]
         if len(found) == 1 and text.strip():
             return found[0]
-        count = "several" if found and text.strip() else "no"
+        many = f"several transfers have ids that begin with {text[:80]!r}"
         raise LocalMisuse(
             "Nothing was done",
-            cause=f"{text[:80]!r} is the beginning of {count} transfers",
+            cause=many if found and text.strip() else f"no transfer has the id {text[:80]!r}",
             next_step="see them: shoal transfers",
             code="unknown_transfer",
         )

@@ -288,6 +288,7 @@ class Get:
             if fetch.is_stuck():
                 if clock.monotonic() - moved_at > LACK_S:
                     record.say(finder.explain_stuck())
+                    record.rate.rest()
                 if self._is_outdated() and not fetch.is_searching:
                     return False
                 finder.give_up_if(patience)

@@ -58,6 +58,28 @@ class TransferOptions(msgspec.Struct, array_like=True):
     background: bool = False  # it moves what other transfers leave
 
 
+class Rate:
+    """Bytes a second, smoothed over some seconds; of what rests nothing is left, and it begins anew."""
+
+    def __init__(self) -> None:
+        self.bytes_s = 0.0
+        self._at = 0.0
+        self._done = 0
+
+    def measure(self, now: float, done: int) -> None:
+        """Take what is done now, at most twice a second."""
+        if now - self._at < 0.5:
+            return
+        if self._at:
+            newest = max(0.0, (done - self._done) / (now - self._at))
+            self.bytes_s += (RATE_WEIGHT if self.bytes_s else 1.0) * (newest - self.bytes_s)
+        self._at, self._done = now, done
+
+    def rest(self) -> None:
+        """Nothing moves: no time left can be told from what moved before."""
+        self.bytes_s = 0.0
+
+
 class TransferRecord:
     """The kept part of a transfer, with its counters; loop thread only."""
 
@@ -80,13 +102,12 @@ class TransferRecord:
         self.error = read_error(row.error)
         self.note = ""
         self.asked_at = context.clock.monotonic()  # when somebody asked for it last
-        self.rate_bytes_s = 0.0
+        self.rate = Rate()
         self.count_arriving: Callable[[], int] | None = None  # bytes of chunks under way, while it fetches
         self.looks_at_all = True  # a follow: compare DEST with the version that lies there, too
         self.newest = 0  # version that was heard of
         self.signal = ChangeSignal()
         self._shown: tuple[object, ...] = ()
-        self._measured = (0.0, 0)
 
     @property
     def id(self) -> bytes:
@@ -105,7 +126,7 @@ class TransferRecord:
             state=self.state,
             bytes=self.total_bytes,
             done_bytes=self.shown_bytes,
-            rate_bytes_s=self.rate_bytes_s,
+            rate_bytes_s=self.rate.bytes_s,
             providers=dict(self.providers),
             name=self.options.name,
             dest=self.row.dest,
@@ -144,7 +165,7 @@ class TransferRecord:
     async def enter(self, state: TransferState, error: ShoalError | None = None) -> None:
         """Change the state, durably, together with everything that is counted; seen once it is durable."""
         if state.is_end or state is TransferState.PAUSED:
-            self.rate_bytes_s = 0.0
+            self.rate.rest()
             self.note = ""
         try:
             await self.context.stores.transfers.update(
@@ -171,7 +192,7 @@ class TransferRecord:
         """Wait for its turn again, unless it ended: it was stopped."""
         if not self.state.is_end:
             self.state = TransferState.QUEUED
-            self.rate_bytes_s = 0.0
+            self.rate.rest()
             self.note = ""
             self.signal.touch()
 
@@ -190,11 +211,7 @@ class TransferRecord:
 
     def measure(self, now: float) -> None:
         """Update the rate, at most twice a second, and wake whoever shows progress if there is some."""
-        at, done = self._measured
-        if now - at >= 0.5:
-            rate = (self.shown_bytes - done) / (now - at) if at else 0.0
-            self.rate_bytes_s += RATE_WEIGHT * (max(0.0, rate) - self.rate_bytes_s) if at else 0.0
-            self._measured = (now, self.shown_bytes)
+        self.rate.measure(now, self.shown_bytes)
         shown = (self.shown_bytes, self.note, self.state)
         if shown != self._shown:
             self._shown = shown
