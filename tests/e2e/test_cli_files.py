@@ -244,6 +244,28 @@ def test_pause_resume_cancel(network: MakeNetwork, tmp_path: Path) -> None:
     with pytest.raises(CommandFailed) as failed:
         bert.run("transfers", "--cancel", "nonsense")
     assert code_of(failed) == (2, "unknown_transfer")
+    assert failed.value.error["cause"].startswith("no transfer has the id")
+
+
+def test_who_watches_a_get_that_is_cancelled_is_told_so(network: MakeNetwork, tmp_path: Path) -> None:
+    anna, bert = network("anna", "bert")
+    write_random_file(tmp_path / "big", MIB)
+    link = anna.run("share", "--wait", str(tmp_path / "big"))["link"]
+    anna.stop()
+    watching = bert.popen("get", "--wait", link, str(tmp_path / "in"))
+    wait_until(lambda: bool(bert.run("transfers")["transfers"]))
+    bert.run("transfers", "--cancel", bert.run("transfers")["transfers"][0]["id"])
+    out, _ = watching.communicate(timeout=60)
+    assert watching.returncode == 4
+    assert json.loads(out)["error"]["code"] == "cancelled"
+
+
+def test_what_is_not_there_cannot_be_ended_whatever_it_is(network: MakeNetwork) -> None:
+    (anna,) = network("anna")
+    for command in ("unpin", "unshare", "unfollow"):
+        with pytest.raises(CommandFailed) as failed:
+            anna.run(command, "nosuch")
+        assert code_of(failed)[0] == 2
 
 
 def test_the_python_client_does_what_the_commands_do(network: MakeNetwork, tmp_path: Path) -> None:

@@ -92,3 +92,16 @@ def test_storing_refuses_what_could_not_be_read(home: str, key: str, value: str)
     with pytest.raises(ConfigFault):
         store_setting(home, key, value)
     assert not (Path(home) / "config.toml").exists()
+
+
+def test_a_setting_that_is_none_is_compared_with_those_there_are(home: str) -> None:
+    with pytest.raises(ConfigFault) as failed:
+        store_setting(home, "lisen", "3")
+    assert failed.value.cause == "on the command line, nothing is called so; like it: listen"
+
+
+def test_a_file_that_cannot_be_read_is_a_fault_of_the_settings(home: str) -> None:
+    (Path(home) / "config.toml").mkdir()
+    with pytest.raises(ConfigFault) as failed:
+        load_config(home, environment={})
+    assert "Is a directory" in failed.value.cause

@@ -8,6 +8,7 @@ from typing import Annotated, Literal
 import typer
 from msgspec import UNSET, Struct, structs
 
+from shoal.cli import complete
 from shoal.cli.face import Face, HomeOption, JsonOption, make_face, printable, wrapped_columns
 from shoal.core.errors import ConfigFault, ExitCode, Unavailable
 from shoal.storage.home import has_network
@@ -96,7 +97,7 @@ def show(home: HomeOption = None, json: JsonOption = False) -> None:
 
 @config_app.command("set")
 def set_(
-    key: Annotated[str, typer.Argument(metavar="KEY")],
+    key: Annotated[str, typer.Argument(metavar="KEY", autocompletion=complete.settings)],
     value: Annotated[str, typer.Argument(metavar="VALUE", help="Several are separated by commas.")],
     home: HomeOption = None,
     json: JsonOption = False,

@@ -37,6 +37,13 @@ def follows(incomplete: str) -> list[str]:
     return _offer(incomplete, lambda node: (x.dest for x in node.follows()))
 
 
+def settings(incomplete: str) -> list[str]:
+    """Offer the keys that `config set` takes."""
+    from shoal.node.config import PLAIN_KEYS
+
+    return [key for key in PLAIN_KEYS if key.startswith(incomplete)]
+
+
 def _offer(incomplete: str, ask: Callable[[Client], Iterable[str]]) -> list[str]:
     """Return what begins like that, of what a shell can show and type."""
     from shoal.api.client import connect  # costs a tenth of a second, which other commands save

@@ -6,6 +6,7 @@ that is not known is a fault: a typing error must not pass as a setting.
 
 from __future__ import annotations
 
+import difflib
 import getpass
 import os
 import re
@@ -14,7 +15,7 @@ import tomllib
 from collections.abc import Callable, Mapping
 from dataclasses import dataclass, field
 
-from shoal.core.errors import ConfigFault, LocalMisuse, StorageFault
+from shoal.core.errors import ConfigFault, LocalMisuse
 from shoal.core.units import parse_size
 from shoal.node.limit_settings import LimitSettings, ScheduleEntry, check_limits, check_schedule
 from shoal.node.order import Flags
@@ -197,7 +198,7 @@ def _read_file(path: str) -> dict[str, object]:
     except (FileNotFoundError, NotADirectoryError):
         return {}  # what is wrong with the home is said by who opens it
     except OSError as error:
-        raise StorageFault(
+        raise ConfigFault(
             "The settings were not read",
             cause=f"{path}: {error.strerror}",
             next_step="make it readable for you",
@@ -220,9 +221,10 @@ def _read_file(path: str) -> dict[str, object]:
 
 
 def _unknown(key: str, where: str) -> ConfigFault:
+    like = difflib.get_close_matches(key, (*_CHECKS, *_TABLES), 1)
     return ConfigFault(
         f"There is no setting {key!r}",
-        cause=f"it stands {where}",
+        cause=f"{where}, nothing is called so" + (f"; like it: {like[0]}" if like else ""),
         next_step=f"settings are: {', '.join((*_CHECKS, *_TABLES))}",
         code="unknown_setting",
     )
@@ -348,3 +350,4 @@ _CHECKS: dict[str, Callable[[object], Plain]] = {
     "relay": _check_bool,
     "upnp": _check_bool,
 }
+PLAIN_KEYS = tuple(_CHECKS)  # what is one line of the file

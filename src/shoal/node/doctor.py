@@ -77,7 +77,7 @@ def _check_settings(home: str) -> list[Check]:
     except ShoalError as error:
         return [Check("settings", "fail", f"{error.message}: {error.cause}", error.next_step)]
     given = [key for key, origin in config.origins.items() if origin != "default"]
-    return [Check("settings", "ok", f"{len(given)} of {len(config.origins)} differ from the defaults")]
+    return [Check("settings", "ok", f"{len(given)} of {len(config.origins)} are set by file or environment")]
 
 
 def _check_disk(home: str) -> Check:

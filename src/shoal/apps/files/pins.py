@@ -23,7 +23,7 @@ from shoal.apps.files.pin_run import PinRun, description_holder
 from shoal.apps.files.pin_source import PinSource
 from shoal.apps.files.share_turn import Claim, ShareTurn
 from shoal.content.link import Link
-from shoal.core.errors import LocalMisuse, Refused, ShoalError, StorageFault, Unavailable
+from shoal.core.errors import LocalMisuse, ShoalError, StorageFault, Unavailable
 from shoal.identity.secrets import DEFAULT_SPACE
 from shoal.storage import pins as table
 from shoal.storage.pins import PinRow, PinState
@@ -462,11 +462,11 @@ class PinKeeper:
 
 
 def find_pin(pins: list[PinStatus], matches: Callable[[PinStatus], bool]) -> bytes:
-    """Return the one share that matches. Raises: Refused if none or several do."""
+    """Return the one share that matches. Raises: LocalMisuse if none or several do."""
     found = {pin.share_id for pin in pins if matches(pin)}
     if len(found) == 1:
         return found.pop()
-    raise Refused(
+    raise LocalMisuse(
         "Nothing was changed",
         cause="several pins match" if found else "no pin matches",
         next_step="see them: shoal pins",
