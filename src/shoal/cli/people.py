@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import os
+import shutil
 import sys
 from typing import TYPE_CHECKING, Annotated, get_args
 
@@ -70,8 +71,10 @@ def invite(
 
 
 def _describe_invite(ticket: s.Invite, role: str) -> list[str]:
-    lines = [
-        *_draw_code(ticket.ticket),  # first: on a small terminal the rest stays in sight
+    code = _draw_code(ticket.ticket)
+    height = shutil.get_terminal_size().lines
+    lines = list(code) if len(code) < height else []  # first: on a small terminal the rest stays in sight
+    lines += [
         f"This admits one device as {role}, once, until {ticket.expires_at}.",
         "On the other device, type:",
         "",
@@ -85,6 +88,8 @@ def _describe_invite(ticket: s.Invite, role: str) -> list[str]:
         lines += ["", f"Where the other device cannot dial this one, the ticket works over {names}."]
     if isinstance(ticket.notice, str):
         lines += ["", f"Note: {printable(ticket.notice)}"]
+    if len(code) >= height:  # a camera needs all of it at once
+        lines += ["", f"Its QR code needs a terminal of {len(code) + 1} lines; this one has {height}."]
     return lines
 
 

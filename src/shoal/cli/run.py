@@ -2,13 +2,14 @@
 
 from __future__ import annotations
 
+import re
 from contextlib import suppress
 from typing import Annotated
 
 import typer
 
 from shoal.api.schema import Overlay, Reach, RelayUse, Status
-from shoal.cli.face import Face, HomeOption, JsonOption, make_face, printable, read_argument
+from shoal.cli.face import Face, HomeOption, JsonOption, make_face, printable, read_argument, wrapped_columns
 from shoal.core.errors import LocalMisuse
 from shoal.core.units import count_of, format_size
 from shoal.identity.code import TypedCode, complete_word, is_code
@@ -99,10 +100,21 @@ def _read_secret(face: Face, text: str, at: str | None) -> dict[str, str | None]
             )
         return {"ticket": text}
     code = TypedCode.parse(text)
-    address = str(Address.parse(at)) if at is not None else None
+    address = str(_parse_place(at)) if at is not None else None
     where = f"at {address}" if address is not None else "on the local network (up to 90 s)"
     face.tell(f"Looking for the inviter of code {code.nameplate} {where}.")
     return {"code": code.text, "at": address}
+
+
+def _parse_place(text: str) -> Address:
+    """Read where an inviter is; a host alone means the port on which nodes listen if they are not told."""
+    from shoal.node.config import DEFAULT_PORT
+
+    host = text.strip()
+    bare = host.strip("[]")
+    if ":" not in host or (bare.count(":") > 1 and not re.search(r"\]:\d+$", host)):
+        host = f"[{bare}]:{DEFAULT_PORT}" if ":" in bare else f"{host}:{DEFAULT_PORT}"
+    return Address.parse(host)
 
 
 def _complete_code(incomplete: str) -> list[str]:
@@ -206,7 +218,7 @@ def _describe(found: Status, others: int | None = None) -> list[str]:
         streams = count_of(found.relay.streams, "stream")
         lines.append(f"relaying   {streams}, {format_size(found.relay.day_bytes)} today")
     if isinstance(found.notice, str):
-        lines.append(f"notice     {printable(found.notice)}")
+        lines += wrapped_columns([["notice   ", found.notice]])
     return lines
 
 

@@ -41,7 +41,7 @@ EXCHANGES_BURST = 20.0
 EXCHANGE_TIMEOUT_S = 15.0  # only machines speak, three round trips
 MESSAGE_TIMEOUT_S = 5.0
 _MESSAGE = "The code was not accepted"
-_NEW_CODE = "ask for a new one: `shoal invite`"
+_NEW_CODE = "use the ticket, or let the inviter make a new code: `shoal invite`"
 
 
 class WrongWords(Refused):

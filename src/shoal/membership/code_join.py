@@ -121,7 +121,10 @@ def _not_found(
         error = chosen[0][1]
         message = "This device has not joined"
         if wrong and error.code == "wrong_words":
-            step = "compare the words with what the other device shows; if they are right, --at HOST:PORT"
+            step = (
+                "compare the words with what the other device shows; if they are right, this was another "
+                "device: the right one's address goes behind --at"
+            )
             return Refused(message, cause=details, next_step=step, code="wrong_words")
         step = error.next_step or "ask for a new code: `shoal invite`"
         if error.code in LATER:
