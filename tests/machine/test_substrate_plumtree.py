@@ -39,6 +39,16 @@ def test_what_is_new_is_delivered_and_passed_on_what_is_known_is_pruned() -> Non
     assert book.machine.plumtree.lazy == [peer(2)]
 
 
+def test_a_new_link_is_lazy_where_all_others_are_the_trees() -> None:
+    book = make_linked()
+    book.get(peer(1), Gossip(ID, 3, 1, b"hello"))
+    assert book.machine.plumtree.lazy == []
+    book.get(peer(5), Neighbour(False))
+    assert book.machine.plumtree.lazy == [peer(5)]
+    book.get(peer(2), Gossip(OTHER, 3, 1, b"again"))
+    assert book.sent(peer(5)) == [IHave([OTHER], [4])]
+
+
 def test_a_lazy_neighbour_gets_word() -> None:
     book = make_linked()
     book.get(peer(2), Prune())

@@ -133,6 +133,17 @@ def test_wishes_that_nobody_answers_do_not_end_the_search() -> None:
     assert len(book.sent_to(Neighbour)) == 4
 
 
+def test_who_is_left_with_less_than_half_of_its_neighbours_asks_urgently_and_at_once() -> None:
+    book = make_full()
+    for number in (1, 2):
+        book.get(peer(number), Part(False))
+        assert book.sent_to(Neighbour) == []
+    book.get(peer(3), Part(False))
+    asked = book.sent_to(Neighbour)
+    assert sorted(asked) == [peer(1), peer(2), peer(3)]
+    assert all(book.sent(other) == [Neighbour(True)] for other in asked)
+
+
 def test_a_newcomer_with_too_few_links_asks_for_more() -> None:
     book = Playbook()
     book.get(peer(1), Neighbour(False))

@@ -10,6 +10,7 @@ from tests.sim.test_determinism import run
 
 from shoal.core.errors import ConfigFault
 from shoal.sim.cli import main
+from shoal.sim.overlay_commands import run_broadcast
 from shoal.sim.run_command import run_scenario, shrink
 from shoal.sim.scenario import Bound, Fault, Scenario, read_scenario, write_scenario
 
@@ -152,6 +153,10 @@ def test_a_wrong_value_or_key_does_not_flood_or_steer_the_terminal(tmp_path: Pat
         ["broadcast", "--crash", "1"],
         ["detect", "--nodes", "2"],
         ["detect", "--anomalous", "-1"],
+        ["broadcast", "--loss", "inf"],
+        ["broadcast", "--mode", "flood"],
+        ["views", "--seed", "one"],
+        ["merge", "--split-s", "nan"],
         ["idle", "--minutes", "0"],
         ["calibrate", "--nodes", "2"],
         ["merge", "--split-s", "-1"],
@@ -165,6 +170,20 @@ def test_absurd_numbers_are_refused(arguments: list[str], capsys: pytest.Capture
         main(arguments)
     assert caught.value.code == 2
     assert len(capsys.readouterr().err) < 1000
+
+
+def test_more_members_than_there_are_cannot_stall(capsys: pytest.CaptureFixture[str]) -> None:
+    assert main(["detect", "--nodes", "8", "--anomalous", "9"]) == 2
+    shown = capsys.readouterr()
+    assert shown.out == ""
+    assert shown.err == (
+        "--anomalous: 9 of 8 members cannot stall\nallowed: a whole number, 0 to 8, as --nodes has it\n"
+    )
+
+
+def test_a_crash_leaves_one_and_nobody_left_to_reach_is_nobody_missed() -> None:
+    found = run_broadcast(3, 2, 0.999, 0.0, "plumtree", SEED)
+    assert found["delivered"]["by_message"] == [1.0, 1.0]
 
 
 def test_ctrl_c_ends_it_without_a_traceback(

@@ -10,7 +10,7 @@ import sys
 from collections.abc import Callable, Sequence
 from typing import Any
 
-from shoal.core.errors import ShoalError
+from shoal.core.errors import LocalMisuse, ShoalError
 from shoal.sim.calibration import run_calibration
 from shoal.sim.detect_command import run_detect
 from shoal.sim.idle_command import run_idle
@@ -22,6 +22,7 @@ from shoal.sim.scenario import read_scenario
 EXIT_OK, EXIT_BOUNDS, EXIT_INTERRUPTED = 0, 1, 130  # 128 and the number of SIGINT, as shells have it
 NODES_LIMIT = 100_000
 MESSAGES_LIMIT = 100_000
+SEED_LIMIT = 10**18 - 1
 DETECT_NODES = 4  # so that somebody can be asked to probe for another, and somebody is left
 SHOWN = 40  # characters of a wrong value in a message
 CRASH_LIMIT = 0.999
@@ -60,6 +61,17 @@ def _run(options: argparse.Namespace) -> dict[str, Any]:
     return result
 
 
+def _detect(options: argparse.Namespace) -> dict[str, Any]:
+    if options.anomalous > options.nodes:
+        raise LocalMisuse(
+            f"--anomalous: {options.anomalous} of {options.nodes} members cannot stall",
+            next_step=f"allowed: a whole number, 0 to {options.nodes}, as --nodes has it",
+        )
+    return run_detect(
+        options.nodes, options.plain, options.anomalous, options.anomaly_s, options.minutes, options.seed
+    )
+
+
 def _make_parser() -> argparse.ArgumentParser:
     parser = argparse.ArgumentParser(
         prog="python -m shoal.sim", description="The node's own protocols on a virtual clock."
@@ -81,7 +93,7 @@ def _make_parser() -> argparse.ArgumentParser:
     broadcast.add_argument("--nodes", type=_whole(2, NODES_LIMIT), default=1000)
     broadcast.add_argument("--messages", type=_whole(1, MESSAGES_LIMIT), default=10)
     broadcast.add_argument(
-        "--crash", type=_number(CRASH_LIMIT), default=0.0, help="share of nodes, 0 to 0.999"
+        "--crash", type=_number(CRASH_LIMIT), default=0.0, help="share of nodes, 0 to 0.999; one is left"
     )
     broadcast.add_argument("--loss", type=_number(1.0), default=0.0, help="share of packets, 0 to 1")
     broadcast.add_argument("--mode", choices=["plumtree", "eager"], default="plumtree")
@@ -95,9 +107,7 @@ def _make_parser() -> argparse.ArgumentParser:
     )
     detect.add_argument("--anomaly-s", type=_number(3600), default=16.0, help="how long they stall")
     detect.add_argument("--minutes", type=_number(1e4), default=5.0, help="of stalling")
-    detect.set_defaults(
-        run=lambda o: run_detect(o.nodes, o.plain, o.anomalous, o.anomaly_s, o.minutes, o.seed)
-    )
+    detect.set_defaults(run=_detect)
 
     merge = _add(commands, "merge", "how a network that was cut in two becomes one again")
     merge.add_argument("--nodes", type=_whole(2, NODES_LIMIT), default=1000)
@@ -120,7 +130,9 @@ def _make_parser() -> argparse.ArgumentParser:
 
 def _add(commands: Any, name: str, summary: str) -> argparse.ArgumentParser:
     parser: argparse.ArgumentParser = commands.add_parser(name, help=summary, description=summary)
-    parser.add_argument("--seed", type=int, default=1, help="the same seed gives the same output")
+    parser.add_argument(
+        "--seed", type=_whole(-SEED_LIMIT, SEED_LIMIT), default=1, help="the same seed gives the same output"
+    )
     parser.add_argument("--json", action="store_true", help="one JSON object on one line")
     return parser
 

@@ -43,8 +43,9 @@ def run_merge(
     network.heal()
     periods: float | None = None
     step_us = int(config.merge.period_s * SECOND_US) // LOOKS
-    for look in range(1, PERIODS * LOOKS + 1):
-        kernel.run(kernel.now_us + step_us)
+    for look in range(PERIODS * LOOKS + 1):
+        if look:
+            kernel.run(kernel.now_us + step_us)
         if count_components(find_links(network), alive) == 1:
             periods = look / LOOKS
             break

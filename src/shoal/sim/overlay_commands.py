@@ -18,6 +18,7 @@ from shoal.sim.latency import LossyLatency, SteadyLatency
 from shoal.sim.network import Network, SimNode
 
 GRAPH = 7  # stream of chance
+JOINED_US = SECOND_US  # until the last walk of the last one to join has ended: about 0.4 s
 SETTLING_CYCLES = 10.0  # before the first broadcast
 INTERVAL_S = 5.0  # between two broadcasts
 TOPIC = 1
@@ -31,6 +32,7 @@ def run_views(nodes: int, cycles: float, seed: int, active: int = VIEWS.active) 
     config = replace(_make_paper_config(BroadcastConfig()), views=ViewsConfig(active=active))
     network = make_network(seed, nodes, config, SteadyLatency())
     grow(network, nodes)
+    network.kernel.run(network.kernel.now_us + JOINED_US)
     run_cycles(network, cycles, config.views.shuffle_s)
     links = find_links(network)
     alive = list(range(nodes))
@@ -110,7 +112,7 @@ def run_broadcast(
     source = network.chance.pick(alive)
     for number in range(messages):
         if crash and number == messages // 2:
-            for index in network.chance.sample(alive, int(crash * nodes)):
+            for index in network.chance.sample(alive, min(nodes - 1, round(crash * nodes))):
                 network.crash(index)
             alive = [node.index for node in network.nodes if node.alive]
             source = network.chance.pick(alive)
@@ -119,7 +121,7 @@ def run_broadcast(
         sharers.append(len(alive) - 1)
         network.step(network.nodes[source], Broadcast(number.to_bytes(16, "big"), TOPIC, PAYLOAD))
         network.kernel.run(network.kernel.now_us + int(INTERVAL_S * SECOND_US))
-    delivered = [done / max(1, of) for done, of in zip(count.delivered, sharers, strict=True)]
+    delivered = [done / of if of else 1.0 for done, of in zip(count.delivered, sharers, strict=True)]
     return {
         "delivered": {"mean": sum(delivered) / messages, "min": min(delivered), "by_message": delivered},
         "payload": {"by_message": count.payload},

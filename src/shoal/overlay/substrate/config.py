@@ -18,6 +18,7 @@ class ViewsConfig:
     shuffle_s: float = 60.0  # overlay.md
     refill_s: float = 10.0  # between rounds of filling places that nobody has taken; wild guess
     tries: int = 4  # wishes more in a round when the first are denied; the paper asks the whole passive view
+    urgent_below: float = 0.5  # of the active view: wishes are urgent; 0: without neighbours only (the paper)
     reserved: int = 1  # places beside the active ones, for links to another part of the network; merge.py
     evict_s: float = (
         0.0  # between two links that give way to who was not wished for; 0: always, as in the paper
@@ -116,4 +117,4 @@ class SubstrateConfig:
 
 
 # what a node runs: the papers' rules and a bound for who pushes itself into a view
-LIVE = SubstrateConfig(views=ViewsConfig(evict_s=10.0, anchors=3))
+LIVE = SubstrateConfig(views=ViewsConfig(evict_s=10.0, anchors=3, urgent_below=0.0))

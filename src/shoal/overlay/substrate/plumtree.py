@@ -76,10 +76,12 @@ class Plumtree:
         """A new neighbour gets payloads until it prunes us; word, if this node is part of a tree already.
 
         The paper takes every new link for eager. In a tree that has formed that costs a payload sent twice
-        for each, and word is enough: who misses something grafts.
+        for each, and word is enough: who misses something grafts. A tree has formed where a broadcast
+        has been, or where a link is lazy; all links of a node may be the tree's.
         """
         if peer not in self.eager and peer not in self.lazy:
-            (self.lazy if self.eager and self.lazy else self.eager).append(peer)
+            in_tree = self.eager and (self.lazy or self._ids)
+            (self.lazy if in_tree else self.eager).append(peer)
             self._tell_cached(now, peer, out)
 
     def on_link_down(self, peer: bytes) -> None:

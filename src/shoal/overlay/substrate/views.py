@@ -3,7 +3,9 @@
 Leitao, Pereira, Rodrigues, "HyParView: a membership protocol for reliable gossip-based broadcast", 2007.
 Links are symmetric: whoever takes a peer in tells it. Differences from the paper: a place that nobody has
 taken is offered again from time to time, and who was evicted waits before it asks somebody else, so that a
-full network comes to rest (iroh-gossip#152: eager repair evicts healthy neighbours for ever).
+full network comes to rest (iroh-gossip#152: eager repair evicts healthy neighbours for ever). And a wish is
+urgent below half of a view, not only without any neighbour: two who have nobody else but each other are
+denied everywhere by the paper's rule, and who joined by them stayed apart with them.
 """
 
 from __future__ import annotations
@@ -315,7 +317,7 @@ class Views:
         self._unlink(now, sender, "left" if message.leaving else "evicted", out)
         if not message.leaving:
             self._add_passive(sender)
-        if not self.active or message.leaving:
+        if self._is_lonely or message.leaving:
             self._refill(now, out)
         else:
             self._refill_later(now, out)
@@ -331,8 +333,17 @@ class Views:
         if linked or wished:
             (self._refill if reason in REPAIRED else self._refill_later)(now, out)
 
+    @property
+    def _is_lonely(self) -> bool:
+        """Whether so few neighbours are left that they may know only each other.
+
+        A node that seeks anchors among all members needs no more than one, and would ask liars more often,
+        who always say yes.
+        """
+        return not self.active or len(self.active) < self._config.urgent_below * self._config.active
+
     def _refill(self, now: float, out: list[Effect], urgent: bool = True) -> None:
-        """Ask as many passive peers as there are places; urgently if nobody is left."""
+        """Ask as many passive peers as there are places; urgently if few neighbours are left."""
         if self.is_resting:
             return
         for peer in [peer for peer, until in self._asked.items() if until <= now]:
@@ -342,7 +353,7 @@ class Views:
             if self._asked:
                 self._refill_later(now, out)  # who was asked may never answer
             return
-        wish = _WISH if self.active or not urgent else _URGENT_WISH
+        wish = _URGENT_WISH if self._is_lonely and urgent else _WISH
         candidates = [peer for peer in self.passive if peer not in self._asked]
         if not candidates and not self.active and not self._asked:
             candidates = [*self._contacts, *self._draw_members()]
