@@ -63,6 +63,7 @@ async def test_who_had_no_answer_is_asked_again_soon(monkeypatch: pytest.MonkeyP
         Host(),
         own_addresses=list,
         add_token=lambda proof: bytes(16),
+        is_spent=lambda token: True,
         on_changed=lambda: None,
         monotonic=time.monotonic,
         rng=Random(1),
@@ -111,8 +112,32 @@ async def test_who_is_on_our_side_of_the_nat_says_nothing_of_its_ports(
         host,
         own_addresses=lambda: ["192.168.1.2:7411"],
         add_token=lambda proof: proof,
+        is_spent=lambda token: True,
         on_changed=lambda: None,
         monotonic=time.monotonic,
         rng=Random(1),
     )
     assert (await prober.probe()).state == state
+
+
+async def test_who_says_that_it_got_through_and_never_came_is_not_believed() -> None:
+    """A token that nobody spent shows it."""
+
+    class Liar(Witness):
+        async def request(self, service: int, message: object, timeout_s: float) -> object:
+            return DialedBack(["ok"]) if isinstance(message, DialBack) else Observed(SEEN, b"")
+
+    host = Host()
+    host.witnesses = [Liar(1, 0), Witness(2, 0)]
+    prober = Prober(
+        host,
+        own_addresses=list,
+        add_token=lambda proof: proof,
+        is_spent=lambda token: False,
+        on_changed=lambda: None,
+        monotonic=time.monotonic,
+        rng=Random(1),
+    )
+    found = await prober.probe()
+    assert (found.state, found.witnesses, found.reached_by) == ("nat", 1, 0)
+    assert prober.reached_addresses() == []

@@ -53,3 +53,25 @@ def test_words_grow_old_are_bounded_and_forgotten() -> None:
     assert made.judge(FRESH_S + 1, OWN).state == "unknown"
     made.forget()
     assert made.judge(0, OWN).state == "unknown"
+
+
+def test_an_address_that_one_peer_of_several_makes_up_is_not_taken_for_ours() -> None:
+    made = book("silent", "silent")
+    victim = Address("203.0.113.99", 7411)
+    made.on_answers(0.0, b"x" * 32, victim, {"203.0.113.99:7411": "ok"})
+    found = made.judge(0, OWN)
+    assert (found.state, found.addresses, found.observed) == ("nat", (), ("198.51.100.7",))
+    made.on_answers(0.0, b"y" * 32, OUTER, {"198.51.100.7:7411": "ok"})
+    found = made.judge(0, OWN)
+    assert (found.state, found.addresses) == ("public", ("198.51.100.7:7411",))
+
+
+def test_peers_that_say_we_cannot_be_dialled_are_outvoted_by_one_that_did() -> None:
+    found = book("silent", "refused", "silent", "ok").judge(0, OWN)
+    assert (found.state, found.reached_by) == ("public", 1)
+
+
+def test_the_only_peer_that_was_asked_is_believed_in_each_family() -> None:
+    made = book("ok")
+    made.on_answers(0.0, b"6" * 32, Address("2001:db8::7", 7), {"[2001:db8::7]:7411": "ok"})
+    assert made.judge(0, OWN).addresses == ("198.51.100.7:7411", "[2001:db8::7]:7411")

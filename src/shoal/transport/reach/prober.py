@@ -61,14 +61,19 @@ class Prober:
         *,
         own_addresses: Callable[[], list[str]],
         add_token: Callable[[bytes], bytes],
+        is_spent: Callable[[bytes], bool],
         on_changed: Callable[[], None],
         monotonic: Callable[[], float],
         rng: Random,
     ) -> None:
-        """`add_token`: who connects to us with the token that it returns is sent the given proof."""
+        """`add_token`: who connects to us with the token that it returns is sent the given proof.
+
+        `is_spent`: whether somebody has done so with that token.
+        """
         self._host = host
         self._own_addresses = own_addresses
         self._add_token = add_token
+        self._is_spent = is_spent
         self._on_changed = on_changed
         self._monotonic = monotonic
         self._random = rng
@@ -161,12 +166,15 @@ class Prober:
             self._asked.discard(session.peer_id)
 
     async def _ask_dial_back(self, session: Session, address: str) -> str:
-        """Let a peer dial one address: a token is good for one connection."""
+        """Let a peer dial one address: a token is good for one connection, and shows that there was one."""
         proof = secrets.token_bytes(TOKEN_BYTES)
-        ask = DialBack([address], self._add_token(proof), proof)
+        token = self._add_token(proof)
+        ask = DialBack([address], token, proof)
         answer = await session.request(ServiceNumber.REACH, ask, ANSWER_TIMEOUT_S)
         if not isinstance(answer, DialedBack) or len(answer.results) != 1:
             raise MalformedMessage("not the results of a dial back", peer=session.peer_id)
+        if answer.results[0] == "ok" and not self._is_spent(token):
+            raise MalformedMessage("a dial back that never came is said to have worked", peer=session.peer_id)
         return answer.results[0]
 
     async def _observe(self, session: Session) -> Address:

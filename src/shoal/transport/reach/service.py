@@ -11,6 +11,7 @@ import logging
 import secrets
 import socket
 from collections.abc import Callable
+from contextlib import suppress
 from functools import partial
 from random import Random
 from typing import Protocol
@@ -51,6 +52,7 @@ from shoal.transport.reach.messages import (
 )
 from shoal.transport.reach.prober import Prober
 from shoal.transport.reach.punch import PunchPort, punch
+from shoal.transport.reach.punch_guard import PunchGuard
 from shoal.transport.reach.relay import Relay
 from shoal.transport.reach.self_calls import SelfCalls
 from shoal.transport.reach.upgrade_plan import (
@@ -148,6 +150,7 @@ class ReachService(BaseService):
         self._timers = Timers[bytes](monotonic, lambda peer: self._step(Timer(peer)), MEMBERS)
         self._tokens: BoundedMap[bytes, tuple[float, bytes]] = BoundedMap(TOKENS)  # until when, and the proof
         self._punches: BoundedMap[bytes, TokenBucket] = BoundedMap(MEMBERS)
+        self._guard = PunchGuard()
         self._dial_backs: BoundedMap[bytes, TokenBucket] = BoundedMap(MEMBERS)
         self._offers: dict[bytes, int] = {}  # relay -> offers of it that are being followed
         self._closed = False
@@ -164,6 +167,7 @@ class ReachService(BaseService):
             host,
             own_addresses=own_addresses,
             add_token=self._add_token,
+            is_spent=lambda token: token not in self._tokens,
             on_changed=on_standing,
             monotonic=monotonic,
             rng=rng,
@@ -288,8 +292,12 @@ class ReachService(BaseService):
             if not isinstance(answer, PunchReady):
                 raise MalformedMessage("a punch was answered by something else", peer=peer_id)
             check(answer)
+            candidates = self._guard.admit(self._monotonic(), _choose(answer.addresses))
             await asyncio.sleep(compute_wait_s(WAIT_MS, session.rtt_ms))
-            return await punch(ports, _choose(answer.addresses), token, asks=True)
+            sock = await punch(ports, candidates, token, asks=True)
+            with suppress(OSError):
+                self._guard.on_success(Address.from_socket(sock.getpeername()))
+            return sock
         finally:
             for port in ports:
                 port.close()
@@ -481,7 +489,7 @@ class ReachService(BaseService):
         self, session: Session, addresses: list[str], token: bytes, wait_ms: int
     ) -> PunchReady:
         self._take(self._punches, session.peer_id, PUNCHES_S, PUNCHES_BURST)
-        candidates = _choose(addresses)
+        candidates = self._guard.admit(self._monotonic(), _choose(addresses))
         ports, own = await self._prepare(session.peer_id)
         try:
             self._supervisor.spawn(
@@ -510,6 +518,7 @@ class ReachService(BaseService):
         except OSError:
             sock.close()
             return
+        self._guard.on_success(address)
         self._host.take_socket(sock, address)
 
     def _take(

@@ -3,11 +3,14 @@
 A node is `public` where peers dialled one of its addresses, `local` where only peers of its own network were
 asked; where nobody got through it is behind a `nat` that shows one port to all peers (punching may work) or a
 `symmetric` one that does not (it cannot), or `blocked` by a firewall if peers see an address of this machine.
+An address counts where two peers see it, or where only one was asked: what one of several peers makes up is
+not told to everybody as ours.
 """
 
 from __future__ import annotations
 
 import ipaddress
+from collections import Counter
 from collections.abc import Iterable, Mapping
 from dataclasses import dataclass, field
 from typing import Literal
@@ -74,11 +77,13 @@ class StandingBook:
         fresh = [word for _, word in self._words.items() if now - word.at <= FRESH_S]
         outside = [word for word in fresh if not is_inner(word.observed)]
         words = outside or fresh  # who is on our side of the NAT knows nothing of it
-        reached = [word for word in words if "ok" in word.results.values()]
+        believed = _find_believed(words)
+        reached = [word for word in words if "ok" in word.results.values() and word.observed in believed]
         addresses = tuple(
             dict.fromkeys(text for word in reached for text, result in word.results.items() if result == "ok")
         )
-        observed = tuple(dict.fromkeys(word.observed for word in words if word.observed))
+        shown = [word.observed for word in words if word.observed in believed]
+        observed = tuple(dict.fromkeys(shown or [word.observed for word in words if word.observed]))
         state: StandingName
         if reached:
             state = "public" if outside else "local"
@@ -89,6 +94,13 @@ class StandingBook:
         else:
             state = "symmetric" if self._mapping == "many" else "nat"
         return Standing(state, len(words), len(reached), addresses, observed)
+
+
+def _find_believed(words: Iterable[_Word]) -> set[str]:
+    """Return the hosts that two peers see, or the only one that was asked over IPv4 or IPv6."""
+    seen = Counter(word.observed for word in words)
+    families = Counter(":" in host for host in seen.elements())
+    return {host for host, count in seen.items() if count > 1 or families[":" in host] == 1}
 
 
 def is_inner(host: str) -> bool:
