@@ -26,13 +26,16 @@ from shoal.transport.reach.messages import (
     DialedBack,
     Observe,
     Observed,
+    Punch,
     RelayAsk,
     RelayGrant,
+    RelayOffer,
+    RelayTaken,
     pack_preamble,
 )
-from shoal.transport.reach.relay import Relay
-from shoal.transport.reach.relay_machine import RelayLimits
-from shoal.transport.reach.service import ReachService
+from shoal.transport.reach.relay import COPY_BYTES, Relay
+from shoal.transport.reach.relay_machine import BURST_S, RelayLimits
+from shoal.transport.reach.service import PUNCHES_BURST, TOKEN_VALID_S, ReachService
 from shoal.transport.session import Session
 from shoal.wire.registry import ServiceNumber
 
@@ -102,6 +105,12 @@ async def ask(node: TransportNode, world: World, peer: bytes) -> bytes:
 
 async def dial_over(world: World) -> Session:
     return await world.ann.transport.dial(world.bob.peer_id, world.via(), 5.0)
+
+
+def count_moved(world: World) -> int:
+    relay = world.services[world.relay.peer_id].relay
+    assert relay is not None
+    return relay.status().day_bytes
 
 
 async def connect(address: Address, data: bytes) -> socket.socket:
@@ -275,6 +284,51 @@ async def test_dial_backs_are_limited() -> None:
         with pytest.raises(Unavailable) as caught:
             await session.request(REACH, ask_it)
         assert caught.value.code == "busy"
+
+
+async def test_a_token_that_came_late_is_worth_nothing() -> None:
+    async with make_world() as world:
+        session = await world.ann.wait_session(world.relay)
+        seen = await session.request(REACH, Observe(True))
+        assert isinstance(seen, Observed)
+        service = world.services[world.relay.peer_id]
+        found = service._tokens.find(seen.token)
+        assert found is not None
+        service._tokens.put(seen.token, (found[0] - TOKEN_VALID_S - 1, found[1]))
+        assert await is_closed(await connect(world.relay.address, pack_preamble(seen.token)))
+
+
+async def test_an_offer_for_a_stranger_is_refused() -> None:
+    async with make_world() as world:
+        session = await world.relay.wait_session(world.ann)
+        with pytest.raises(ShoalError) as caught:
+            await session.request(REACH, RelayOffer(b"?" * 32, b"t" * 16))
+        assert caught.value.code == "stranger"
+        assert isinstance(await session.request(REACH, RelayOffer(world.bob.peer_id, b"t" * 16)), RelayTaken)
+
+
+async def test_punches_of_one_peer_are_limited() -> None:
+    async with make_world() as world:
+        session = await world.ann.wait_session(world.relay)
+        codes = []
+        for _ in range(int(PUNCHES_BURST) + 4):
+            try:
+                await session.request(REACH, Punch(["192.0.2.1:9"], b"t" * 16, 0))
+            except ShoalError as error:
+                codes.append(error.code)
+        assert "busy" in codes
+
+
+async def test_a_relay_moves_no_more_than_its_owner_gives() -> None:
+    rate = 200_000
+    async with make_world(RelayLimits(rate_bytes_s=rate)) as world:
+        session = await dial_over(world)
+        loop = asyncio.get_running_loop()
+        began, before = loop.time(), count_moved(world)
+        while loop.time() < began + 1.0:  # as much as it takes
+            await session.request(ServiceNumber.SWARM, Say(bytes(4000)), 30.0)
+        moved, took_s = count_moved(world) - before, loop.time() - began
+        assert moved <= rate * (took_s + BURST_S) + 2 * COPY_BYTES
 
 
 async def test_a_reflection_shows_the_port_it_came_from() -> None:

@@ -67,6 +67,18 @@ async def test_a_removal_ends_every_session_and_is_confirmed(village: Village) -
         assert any(isinstance(e, MembershipChanged) and right.peer_id in e.removed for e in node.events)
 
 
+async def test_a_removed_device_that_does_not_obey_loses_its_sessions_all_the_same(
+    village: Village, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    owner, left, right = await three(village)
+    monkeypatch.setattr(right.network.enforcer, "end_all", lambda reason: None)
+    sessions = [node.transport.find_session(right.peer_id) for node in (owner, left)]
+    await owner.network.remove(right.peer_id, "lost")
+    for session in sessions:
+        assert session is not None
+        assert (session.closed, session.close_reason, session.closed_by) == (True, "removed", "us")
+
+
 async def test_lanes_of_a_removed_device_end_in_the_middle_of_a_transfer(village: Village) -> None:
     owner, left, right = await three(village)
     session = left.transport.find_session(right.peer_id)

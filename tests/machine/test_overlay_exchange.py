@@ -103,6 +103,16 @@ def test_forged_ones_and_strangers_are_judged() -> None:
         parse_provision(b"", NETWORK)
 
 
+def test_what_a_stranger_provides_is_not_kept_whoever_brings_it() -> None:
+    world = make_world(2)
+    one, two = world.nodes
+    connect(world, one, two)
+    stranger = sign_provision(make_keys(999), NETWORK, 0, 1, (KEY,))
+    one.machine.step(world.now, Received(two.peer_id, Provisions([stranger.packed])))
+    assert one.machine._signed._provisions.find(stranger.peer_id, 0) is None
+    assert one.machine._index.find(KEY, world.now) == []
+
+
 def test_a_summary_of_lies_brings_few_messages_and_a_round_is_bounded() -> None:
     items = {(bytes([n // 256, n % 256]) + bytes(30), 0): 1 for n in range(20_000)}
     exchange = Exchange(lambda: items, lambda now, slot: (b"r" * 2000, 0))

@@ -194,6 +194,14 @@ def test_pushes_are_let_in_slowly() -> None:
     assert len(before - set(book.machine.views.active)) <= 2
 
 
+def test_pushes_take_at_most_half_of_a_view_in_a_minute_however_slowly_they_come() -> None:
+    book = make_full(GUARDED)
+    before = set(book.machine.views.active)
+    for number in range(100, 105):
+        book.get(peer(number), Neighbour(True), 10.1)
+    assert len(before - set(book.machine.views.active)) <= GUARDED.views.active // 2
+
+
 def test_unasked_answers_are_pushes_too() -> None:
     book = make_full(GUARDED)
     before = set(book.machine.views.active)

@@ -9,6 +9,8 @@ from tests.support.mesh_world import NETWORK, make_record
 from shoal.overlay import provider_index as index_module
 from shoal.overlay.peer_book import TRUSTED, PeerBook
 from shoal.overlay.provider_index import PROVIDERS, TTL_S, ProviderIndex
+from shoal.overlay.search import SEARCHES, Searches
+from shoal.overlay.steps import Emit, Located
 from shoal.storage.peers import PeerRow
 
 PEER = make_keys(1)
@@ -113,3 +115,27 @@ def test_the_index_leaves_no_trace_of_who_is_dropped() -> None:
     assert [index.find(_key(n), 0.0) for n in range(5)] == [[], [b"b"], [], [], []]
     assert len(index) == 1
     assert list(index._keys) == [b"b"]
+
+
+def make_searches() -> Searches:
+    return Searches(lambda now, key: [], lambda peer: peer.startswith(b"member"))
+
+
+def test_searches_have_a_limit_and_the_oldest_ends() -> None:
+    searches = make_searches()
+    for number in range(SEARCHES):
+        searches.start(0.0, number, b"k" * 32, 5.0, {b"member 1"}, settling=False)
+    ended = searches.start(1.0, SEARCHES, b"k" * 32, 5.0, {b"member 1"}, settling=False)
+    assert [e.event.search for e in ended if isinstance(e, Emit) and isinstance(e.event, Located)] == [0]
+    assert len(searches) == SEARCHES
+
+
+def test_a_search_takes_one_answer_of_each_who_was_asked_and_members_alone() -> None:
+    searches = make_searches()
+    searches.start(0.0, 1, b"k" * 32, 5.0, {b"member 1", b"member 2"}, settling=False)
+    assert searches.on_answer(1.0, b"member 3", 1, [b"member 4"], settling=False) == []
+    assert searches.on_answer(1.0, b"member 1", 1, [b"stranger"], settling=False) == []
+    assert searches.on_answer(1.0, b"member 1", 1, [b"member 4"], settling=False) == [], "it has answered"
+    found = searches.on_answer(1.0, b"member 2", 1, [b"stranger", b"member 4"], settling=False)
+    (located,) = [e.event for e in found if isinstance(e, Emit) and isinstance(e.event, Located)]
+    assert located.result.hits == [b"member 4"]

@@ -191,7 +191,8 @@ class SubstrateService:
             self._set_sparse(True)
             self._step(Started(self._find_contacts()))
         for event in early:
-            self._step(event)
+            if not isinstance(event, Received) or event.peer in members:
+                self._step(event)
         self._sweep_later()
 
     def close(self) -> None:
@@ -250,6 +251,7 @@ class SubstrateService:
             self._step(SessionDown(peer, "banned"))
         if self._machine.is_mesh and len(members) > self._mesh_members:
             self._set_sparse(True)
+            self._waiting.clear()  # the mesh's dials have ended with it
             self._step(UseViews(self._find_contacts()))
         elif not self._machine.is_mesh and len(members) < MESH_AGAIN * self._mesh_members:
             self._set_sparse(False)
