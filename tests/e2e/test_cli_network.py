@@ -50,7 +50,7 @@ def test_join_makes_a_member_with_a_session(device: MakeDevice) -> None:
     anna, bert = device("anna"), device("bert")
     owner = anna.up()
     invite = anna.run("invite")
-    assert set(invite) == {"ticket", "code", "expires_at"}
+    assert set(invite) == {"ticket", "code", "expires_at", "relays"}
     assert re.fullmatch(r"[1-9][0-9]{0,2}(-[a-z]{4,8}){3}", invite["code"])
     assert re.fullmatch(TIME, invite["expires_at"])
     joined = bert.join(invite["ticket"])
