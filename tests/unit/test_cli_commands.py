@@ -281,7 +281,7 @@ def test_a_long_first_column_gives_way_before_the_last_is_cut(monkeypatch: pytes
 def test_neighbours_are_named_where_not_everybody_is_one() -> None:
     near = s.Peer("shp1" + "a" * 60, "anna", "connected", ["192.0.2.1:1"], 1.0, neighbour=True)
     gone = s.Peer("shp1" + "b" * 60, "bert", "offline", [], None, reason="shutdown")
-    assert [_describe_state(peer, True) for peer in (near, gone)] == ["neighbour", "offline (shutdown)"]
+    assert [_describe_state(peer, True) for peer in (near, gone)] == ["neighbour", "offline (stopped)"]
     assert _describe_state(near, False) == "connected"
 
 

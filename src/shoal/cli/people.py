@@ -145,8 +145,15 @@ def _describe_state(peer: s.Peer, tells_neighbours: bool) -> str:
     if tells_neighbours and peer.neighbour:
         return "neighbour"
     if isinstance(peer.reason, str):
-        return f"{peer.state} ({printable(peer.reason)})"
+        return f"{peer.state} ({printable(_REASONS.get(peer.reason, peer.reason))})"
     return peer.state
+
+
+_REASONS = {  # words of transport that say little to people
+    "dead": "fell silent",
+    "reset": "cut off",
+    "shutdown": "stopped",
+}
 
 
 def _describe_way(peer: s.Peer) -> str:

@@ -159,7 +159,7 @@ def _start(face: Face, order: LaunchOrder, detach: bool) -> None:
         face.tell("\nStopping; at most five seconds. What was begun goes on with the next `shoal up`.")
 
     def on_notice(notice: str) -> None:
-        face.tell(f"\n{printable(notice)}")
+        face.tell("\n" + "\n".join(wrapped_columns([[notice]])))
 
     code = run_in_foreground(order, on_up, on_stopping, on_notice)
     if code:

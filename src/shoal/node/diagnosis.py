@@ -137,7 +137,7 @@ def describe_reach(parts: Parts) -> Reach:
 _REACH_WORDS = {
     "public": "others can dial this device",
     "local": "others in this network can dial this device; nobody outside of it was asked",
-    "nat": "behind a NAT that keeps ports: reached by hole punching, or over a relay",
+    "nat": "behind a NAT: reached by hole punching where it keeps ports, or over a relay",
     "symmetric": "behind a symmetric NAT: reached only by who can be dialled, and over a relay",
     "blocked": "no NAT, but a firewall keeps others out",
     "unknown": "no peer on another machine has been asked yet",
