@@ -227,6 +227,26 @@ def test_what_is_for_good_needs_a_yes_where_nobody_can_be_asked(
     assert len(node.asked) == 1
 
 
+def test_remove_asks_about_a_device_that_there_is(
+    node: FakeNode, capsys: Captured, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    questions: list[str] = []
+
+    def refuse(question: str, err: bool) -> bool:
+        questions.append(question)
+        return False
+
+    monkeypatch.setattr("sys.stdin.isatty", lambda: True)
+    monkeypatch.setattr("typer.confirm", refuse)
+    for text in ("bert", OTHER[:12]):
+        assert main(["remove", text]) == 4
+    assert questions == [f"Remove bert, member, {OTHER[:12]}, for good?"] * 2
+    assert main(["remove", "nosuch"]) == 2
+    assert len(questions) == 2
+    assert "There is no member 'nosuch'" in capsys.readouterr().err
+    assert [name for name, _ in node.asked] == ["members"] * 3
+
+
 def test_status_says_how_many_of_how_many_are_connected(node: FakeNode, capsys: Captured) -> None:
     assert main(["status"]) == 0
     assert "peers      2 of 2 connected" in capsys.readouterr().out

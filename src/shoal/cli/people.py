@@ -198,10 +198,31 @@ def remove(
 ) -> None:
     """Expel a device from the network. It cannot come back with its key."""
     face = make_face(home, json)
-    _confirm(face, yes, f"Remove {printable(peer)} for good?")
     with face.connect() as client:
+        asks = not yes and not json and sys.stdin is not None and sys.stdin.isatty()
+        _confirm(face, yes, f"Remove {_find_whom(client, peer) if asks else ''} for good?")
         done = client.remove(peer)
     face.show(done, describe_removal(done))
+
+
+def _find_whom(client: Client, peer: str) -> str:
+    """Return who is meant, to be asked about: an id says nothing to a person.
+
+    Raises: LocalMisuse if it is nobody, before somebody says yes to it.
+    """
+    members = [m for m in client.members().members if m.state == "active"]
+    named = [m for m in members if m.name == peer.strip()]
+    found = named or [m for m in members if m.peer_id.startswith(peer.strip().lower())]
+    if not found:
+        raise LocalMisuse(
+            f"There is no member {peer[:80]!r}",
+            cause="neither a name nor a peer id of this network begins like that",
+            next_step="see who there is: shoal members",
+            code="unknown_peer",
+        )
+    if len(found) > 1:
+        return printable(peer)  # the node says that it is not clear
+    return f"{printable(found[0].name)}, {found[0].role}, {short_id(found[0].peer_id)},"
 
 
 def describe_removal(done: s.Removal) -> list[str]:
