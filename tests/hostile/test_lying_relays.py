@@ -122,26 +122,26 @@ async def test_a_relay_that_brings_no_call_is_found_out_by_who_calls_itself(
     monkeypatch.setattr(service, "ASK_TIMEOUT_S", 2.0)
     monkeypatch.setattr(self_calls, "CALL_S", 3.0)
     async with make_world(lie) as world:
-        useless: list[bytes] = []
+        found: dict[bytes, bool] = {}
         bob = world.of(world.bob)
-        bob.check_relay(world.liar.peer_id, useless.append)
-        bob.check_relay(world.honest.peer_id, useless.append)
-        await wait_until(lambda: bool(useless), 30.0)
-        assert useless == [world.liar.peer_id]
+        bob.check_relay(world.liar.peer_id, found.__setitem__)
+        bob.check_relay(world.honest.peer_id, found.__setitem__)
+        await wait_until(lambda: len(found) == 2, 30.0)
+        assert found == {world.liar.peer_id: False, world.honest.peer_id: True}
         assert "relay_useless" in world.bob.rules
         await wait_until(lambda: world.lying.status().streams == 0, 30.0)
 
 
 async def test_an_honest_relay_passes_the_check_again_and_again_and_keeps_nothing_of_it() -> None:
     async with make_world("") as world:
-        useless: list[bytes] = []
+        found: list[tuple[bytes, bool]] = []
         relay = world.of(world.honest).relay
         assert relay is not None
         for count in range(1, 4):
-            world.of(world.bob).check_relay(world.honest.peer_id, useless.append)
-            await wait_until(lambda n=count: relay.status().day_bytes >= 64 * n, 20.0)
+            world.of(world.bob).check_relay(world.honest.peer_id, lambda *done: found.append(done))
+            await wait_until(lambda n=count: len(found) == n, 20.0)
             await wait_until(lambda: relay.status().streams == 0, 20.0)
-        assert useless == []
+        assert found == [(world.honest.peer_id, True)] * 3
         assert "relay_useless" not in world.bob.rules
 
 

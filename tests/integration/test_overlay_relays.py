@@ -7,13 +7,15 @@ import random
 import pytest
 from tests.integration.test_overlay_service import MemoryStore
 from tests.integration.test_overlay_substrate import MESH, Members, Network, Node
+from tests.support.lying_relay import LyingRelay
 from tests.support.transport_nodes import NETWORK, TransportNode, transport_network, wait_until
 
 from shoal.core.clock import SystemClock
 from shoal.core.supervisor import Supervisor
 from shoal.overlay.service import OverlayService
 from shoal.overlay.substrate import service as substrate
-from shoal.transport.reach.relay import Relay
+from shoal.transport.reach import self_calls
+from shoal.transport.reach import service as reach_service
 from shoal.transport.reach.relay_machine import RelayLimits
 from shoal.transport.reach.service import ReachService
 
@@ -33,7 +35,9 @@ class Overlay(OverlayService):
 class ReachedNode(Node):
     """A node with relays: `relays` splices for others, `hidden` cannot be dialled."""
 
-    def __init__(self, transport: TransportNode, supervisor: Supervisor, relays: bool, hidden: bool) -> None:
+    def __init__(
+        self, transport: TransportNode, supervisor: Supervisor, relays: bool, hidden: bool, lie: str = ""
+    ) -> None:
         super().__init__(transport, supervisor)
         inner, seen = transport.transport, transport.seen.append
         rng = random.Random(int.from_bytes(transport.peer_id[:4], "big"))
@@ -54,10 +58,12 @@ class ReachedNode(Node):
         )
         self.overlay.hidden = hidden
         inner._services[self.overlay.number] = self.overlay
+        relay = LyingRelay(inner, RelayLimits(), supervisor, inner.monotonic, seen)
+        relay.lie = lie
         self.reach = ReachService(
             inner,
             own_id=transport.peer_id,
-            relay=Relay(inner, RelayLimits(), supervisor, inner.monotonic, seen) if relays else None,
+            relay=relay if relays else None,
             is_member=transport.view.is_active,
             addresses_of=self.overlay.direct_addresses,
             relays_of=self.overlay.relays_of,
@@ -135,6 +141,48 @@ async def test_hidden_members_are_reached_over_relays_that_they_keep(monkeypatch
                 node.overlay._substrate._sweep()
                 relay.overlay._substrate._sweep()
                 assert node.sessions >= both
+        finally:
+            for node in network.nodes:
+                node.reach.close()  # type: ignore[attr-defined]
+                await node.overlay.close()
+
+
+@pytest.mark.parametrize("lie", ["mute", "full"])
+async def test_hidden_members_leave_a_relay_that_lies_and_are_reached_all_the_while(
+    lie: str, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """Twelve members: one relay that lies, two that do not, two that cannot be dialled."""
+    monkeypatch.setattr(reach_service, "ASK_TIMEOUT_S", 3.0)
+    monkeypatch.setattr(self_calls, "CALL_S", 4.0)
+    async with transport_network() as transports:
+        supervisor = transports.supervisor
+        network = Network(transports, supervisor)
+        kinds = ["relay", "relay", "relay", *["plain"] * 7, *["hidden"] * 2]
+        try:
+            for place, kind in enumerate(kinds):
+                node = ReachedNode(
+                    await transports.add(),
+                    supervisor,
+                    kind == "relay",
+                    kind == "hidden",
+                    lie if place == 0 else "",
+                )
+                await node.overlay.start()
+                for known in network.nodes[:1]:
+                    node.overlay.add_contact(known.peer_id, known.overlay.own_addresses())
+                network.nodes.append(node)
+                for other in network.nodes:
+                    other.overlay.members_changed()
+            nodes = [node for node in network.nodes if isinstance(node, ReachedNode)]
+            honest, plain, hidden = nodes[1:3], nodes[3:10], nodes[10:]
+            good = {relay.peer_id for relay in honest}
+            await wait_until(lambda: all(set(node.via) == good for node in hidden), 60.0)
+            for one in plain:
+                for other in hidden:
+                    one.overlay.find_session(other.peer_id)
+            await wait_until(
+                lambda: all({h.peer_id for h in hidden} <= node.sessions for node in plain), 60.0
+            )
         finally:
             for node in network.nodes:
                 node.reach.close()  # type: ignore[attr-defined]

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from shoal.overlay.relay_failures import PAUSE_FIRST_S, PAUSE_LAST_S, PROVEN_S
 from shoal.overlay.relay_keeper import (
+    CHECK_AGAIN_S,
     CHECK_FIRST_S,
     CHECK_S,
     KEPT,
@@ -11,6 +12,7 @@ from shoal.overlay.relay_keeper import (
     Check,
     Failed,
     Look,
+    Passed,
     RelayKeeper,
     Want,
 )
@@ -68,13 +70,18 @@ def test_a_relay_that_does_not_bring_our_own_call_is_kept_no_longer_though_its_s
     assert keeper.step(0.0, both) == []
     assert keeper.step(CHECK_FIRST_S, both) == [Check(NEAR), Check(NEXT)]
     assert keeper.step(CHECK_FIRST_S + 1.0, both) == []
+    keeper.step(3.0, Passed(NEXT))
     keeper.step(4.0, Failed(NEAR))
     assert keeper.kept == (NEXT,)
     assert keeper.step(4.0, both) == [Want(THIRD)]
     three = Look(True, RELAYS, frozenset({NEAR, NEXT, THIRD}))
     keeper.step(5.0, three)
     assert keeper.kept == (NEXT, THIRD)
-    assert keeper.step(CHECK_FIRST_S + CHECK_S, three) == [Check(NEXT), Check(THIRD)]
+    assert keeper.step(5.0 + CHECK_FIRST_S, three) == [Check(THIRD)]
+    # of the third nothing was heard: its session was replaced meanwhile
+    assert keeper.step(5.0 + CHECK_FIRST_S + CHECK_AGAIN_S, three) == [Check(THIRD)]
+    keeper.step(50.0, Passed(THIRD))
+    assert keeper.step(3.0 + CHECK_S, three) == [Check(NEXT)]
 
 
 def test_who_fails_again_and_again_is_left_alone_longer_and_longer() -> None:

@@ -7,7 +7,7 @@ from typing import Protocol
 
 from shoal.core.clock import Clock
 from shoal.overlay.mesh import MeshMachine
-from shoal.overlay.relay_keeper import Check, Failed, Look, RelayKeeper, Want
+from shoal.overlay.relay_keeper import Check, Failed, Look, Passed, RelayKeeper, Want
 from shoal.transport.session import Session
 
 CLIENTS = 256  # members that name this relay, whose sessions it keeps; some 100 KiB each. Wild guess
@@ -26,7 +26,7 @@ class KeptRelays:
     """One a node. `look` is called now and then, and soon after sessions or records have changed.
 
     `is_mesh`: everybody keeps a session with everybody; `want` dials a member; `needs_relay`: nobody outside
-    can dial this node; `check` calls this node over a relay, and tells when that does not come back.
+    can dial this node; `check` calls this node over a relay, and tells whether that came back.
     """
 
     def __init__(
@@ -42,7 +42,7 @@ class KeptRelays:
     ) -> None:
         """`relays`: this node is a relay itself."""
         self.needs_relay: Callable[[], bool] = lambda: False
-        self.check: Callable[[bytes, Callable[[bytes], None]], None] = lambda relay, on_failed: None
+        self.check: Callable[[bytes, Callable[[bytes, bool], None]], None] = lambda relay, on_done: None
         self._own_id = own_id
         self._sessions = sessions
         self._machine = machine
@@ -64,7 +64,7 @@ class KeptRelays:
                 case Want(relay):
                     self._want(relay)
                 case Check(relay):
-                    self.check(relay, self._on_failed)
+                    self.check(relay, self._on_checked)
 
     def find_relays(self) -> list[bytes]:
         """Return the relays over which this node can be reached: with a direct session, in views the kept."""
@@ -93,6 +93,9 @@ class KeptRelays:
         """A session ended: a relay that had no place is left alone for a while."""
         if reason in NO_PLACE and session.closed_by == "peer" and session.peer_id in self._keeper.kept:
             self._on_failed(session.peer_id)
+
+    def _on_checked(self, relay: bytes, brings_calls: bool) -> None:
+        self._keeper.step(self._clock.monotonic(), Passed(relay) if brings_calls else Failed(relay))
 
     def _on_failed(self, relay: bytes) -> None:
         self._keeper.step(self._clock.monotonic(), Failed(relay))

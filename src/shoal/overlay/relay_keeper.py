@@ -16,6 +16,7 @@ KEPT = 2  # so that one may go: the other is named in the record already
 WAIT_S = 15.0  # for a session that was wished for
 CHECK_FIRST_S = 2.0  # from the session until we call ourselves over it
 CHECK_S = 600.0  # and again after so long
+CHECK_AGAIN_S = 30.0  # or where nothing came of it either way, as when the session was replaced
 
 
 @dataclass(frozen=True, slots=True)
@@ -39,6 +40,13 @@ class Failed:
 
 
 @dataclass(frozen=True, slots=True)
+class Passed:
+    """A relay brought us our own call."""
+
+    relay: bytes
+
+
+@dataclass(frozen=True, slots=True)
 class Want:
     """Make a session with this relay; who cannot be reached is answered by Failed."""
 
@@ -47,7 +55,7 @@ class Want:
 
 @dataclass(frozen=True, slots=True)
 class Check:
-    """Call ourselves over this relay; where that does not come back, answer with Failed."""
+    """Call ourselves over this relay; answer with Passed or Failed, if it can be told."""
 
     relay: bytes
 
@@ -68,13 +76,17 @@ class RelayKeeper:
         """The relays that this node has a session with and wants to keep, the longest kept first."""
         return self._kept
 
-    def step(self, now: float, event: Look | Failed) -> list[Want | Check]:
+    def step(self, now: float, event: Look | Failed | Passed) -> list[Want | Check]:
         """Take one input, return which relays to dial, and which to call ourselves over."""
         match event:
             case Failed(relay):
                 self._failures.note(now, relay)
                 self._wanted.pop(relay, None)
                 self._kept = tuple(kept for kept in self._kept if kept != relay)
+                return []
+            case Passed(relay):
+                if relay in self._check_at:
+                    self._check_at[relay] = now + CHECK_S
                 return []
             case Look(needed, relays, direct):
                 return self._look(now, needed, relays, direct)
@@ -112,7 +124,7 @@ class RelayKeeper:
             self._wanted[relay] = now + WAIT_S
         due = [relay for relay, at in self._check_at.items() if at <= now]
         for relay in due:
-            self._check_at[relay] = now + CHECK_S
+            self._check_at[relay] = now + CHECK_AGAIN_S
         return [*(Want(relay) for relay in chosen), *(Check(relay) for relay in due)]
 
     def _may(self, now: float, relay: bytes) -> bool:

@@ -357,11 +357,11 @@ class OverlayService(BaseService):
         return self._kept_relays.find_relays()
 
     def set_needs_relay(
-        self, needs_relay: Callable[[], bool], check: Callable[[bytes, Callable[[bytes], None]], None]
+        self, needs_relay: Callable[[], bool], check: Callable[[bytes, Callable[[bytes, bool], None]], None]
     ) -> None:
         """Give whether nobody outside can dial this node: in a large network it keeps relays then.
 
-        `check`: calls this node over a relay, and tells the relay's id when that does not come back.
+        `check`: calls this node over a relay, and tells the relay's id and whether that came back.
         """
         self._kept_relays.needs_relay = needs_relay
         self._kept_relays.check = check

@@ -16,7 +16,7 @@ from shoal.overlay.dial_plan import DialPlan
 from shoal.overlay.kept_relays import CLIENTS
 from shoal.overlay.mesh import RELAYS_WANTED
 from shoal.overlay.relay_failures import RelayFailures
-from shoal.overlay.relay_keeper import Check, Failed, Look, RelayKeeper, Want
+from shoal.overlay.relay_keeper import Check, Failed, Look, Passed, RelayKeeper, Want
 from shoal.overlay.service import INNER_TIMEOUT_S
 from shoal.overlay.steps import Cancel, Connect, SetTimer
 from shoal.overlay.steps import Effect as PlanEffect
@@ -308,7 +308,8 @@ class Reach:
                 case Want(relay):
                     effects += caller.plan.add(now, relay, at_once=True)
                 case Check(relay):
-                    self.streams.call_itself(index, number[relay], self._on_useless)
+                    if self.streams.call_itself(index, number[relay], self._on_useless):
+                        caller.keeper.step(now, Passed(relay))
         self._carry_out(index, caller, effects)
         named = []
         for relay in caller.keeper.kept:

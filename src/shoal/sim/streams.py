@@ -112,8 +112,11 @@ class Streams:
             self._kernel.plan(ready_us + STALL_AFTER_US, self._stall, circuit)
         return None
 
-    def call_itself(self, index: int, relay: int, on_failed: Callable[[int, int], None]) -> None:
-        """Let a node call itself over a relay: self_calls.py. A relay that stops later is not found out."""
+    def call_itself(self, index: int, relay: int, on_failed: Callable[[int, int], None]) -> bool:
+        """Let a node call itself over a relay: self_calls.py. Return whether that will come back.
+
+        A relay that stops later is not found out. `on_failed` is told when the others are.
+        """
         self._charge(index, relay, SELF_CALL_BYTES)
         if relay not in self._machines:
             brings, wait_us = self._lies[relay] == "stalls", int(CALL_S * SECOND_US)
@@ -124,6 +127,7 @@ class Streams:
             wait_us = 2 * self._network.latency.one_way_us(index, relay)
         if not brings:
             self._kernel.plan(self._kernel.now_us + wait_us, on_failed, index, relay)
+        return brings
 
     def _ask(self, relay: int, number: int, index: int, there: int, has_target: bool) -> bool:
         """Let a relay decide; return whether it splices."""

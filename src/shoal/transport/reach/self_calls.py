@@ -39,15 +39,16 @@ class SelfCalls:
         return True
 
     async def check(
-        self, session: Session, ask: Ask, connect: Connect, on_failed: Callable[[bytes], None]
+        self, session: Session, ask: Ask, connect: Connect, on_done: Callable[[bytes, bool], None]
     ) -> None:
-        """Call ourselves over a relay, and tell its id if that does not come back; see `call`."""
+        """Call ourselves over a relay, and tell its id and whether that came back; see `call`."""
         try:
             await self.call(session.peer_id, ask, connect)
+            on_done(session.peer_id, True)
         except* (ShoalError, TimeoutError, OSError) as errors:
             if not session.closed:  # otherwise that says nothing of its relaying
                 self._observe(Observation("relay_useless", session.subject, repr(errors.exceptions[0])[:200]))
-                on_failed(session.peer_id)
+                on_done(session.peer_id, False)
 
     async def call(self, relay: bytes, ask: Ask, connect: Connect) -> None:
         """Let bytes go both ways between two ends of our own.

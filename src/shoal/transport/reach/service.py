@@ -185,15 +185,15 @@ class ReachService(BaseService):
         if self.relay is not None:
             self.relay.close()
 
-    def check_relay(self, relay: bytes, on_failed: Callable[[bytes], None]) -> None:
-        """Call ourselves over a relay with a session here; tell if that does not come back."""
+    def check_relay(self, relay: bytes, on_done: Callable[[bytes, bool], None]) -> None:
+        """Call ourselves over a relay; tell whether that came back, if the session lasted so long."""
         session = self._find_direct(relay)
         if session is None:
             return
         ask = partial(self._ask_relay, session, self._own_id)
         connect = partial(self._connect_relay, session, timeout_s=ASK_TIMEOUT_S)
         try:
-            self._supervisor.spawn("relay check", self._self_calls.check(session, ask, connect, on_failed))
+            self._supervisor.spawn("relay check", self._self_calls.check(session, ask, connect, on_done))
         except Unavailable as error:
             log.debug("the relay %s was not checked: %s", session.subject, error)
 
