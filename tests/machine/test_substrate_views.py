@@ -39,6 +39,15 @@ def test_a_newcomer_links_its_contact_and_joins() -> None:
     assert book.machine.views.passive == [peer(2)]
 
 
+def test_a_newcomer_whose_walks_bring_too_few_asks_soon() -> None:
+    book = Playbook()
+    book.do(Started((peer(1), peer(2), peer(3))))
+    wait_s = book.timer_in("refill")
+    assert wait_s is not None
+    book.do(Timer(("refill",)), wait_s)
+    assert sorted(book.sent_to(Neighbour)) == [peer(2), peer(3)]
+
+
 def test_a_contact_takes_a_newcomer_in_and_sends_it_on_walks() -> None:
     book = make_full()
     book.get(peer(9), Join())

@@ -110,6 +110,7 @@ class Views:
             self._add_passive(peer)
         if self._contacts:
             self._join(now, self._contacts[0], out)
+            self._refill_later(now, out)  # its walks may bring too few, or end at nodes that start too
         period = self._config.shuffle_s
         out.append(SetTimer(now + self._chance.between(0.0, period), SHUFFLE))
 
