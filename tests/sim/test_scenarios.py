@@ -63,6 +63,16 @@ def test_what_does_not_fail_stays_as_it_is() -> None:
     assert shrink(fine, SEED) == fine
 
 
+def test_what_can_no_longer_be_measured_is_another_fault() -> None:
+    """Without broadcasts nothing is late, which fails too; a smaller scenario has to be late."""
+    few = replace(FAILING, nodes=16, minutes=6.0, settle_minutes=1.0, broadcasts_per_minute=2.0, faults=())
+    late = replace(few, bounds=(Bound("late_s", None, 0.001),))
+    smallest = shrink(late, SEED)
+    (row,) = run_scenario(smallest, SEED)["bounds"]
+    assert row["value"] is not None
+    assert not row["ok"]
+
+
 def test_a_failing_run_says_how_to_see_it_again(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
     path = tmp_path / "bad.toml"
     path.write_text(write_scenario(replace(FAILING, nodes=16, minutes=3.0)))

@@ -1,4 +1,4 @@
-"""Cli: reads the simulator's command line and prints what a command found."""
+"""Cli: reads the simulator's command line and runs a command."""
 
 from __future__ import annotations
 
@@ -18,6 +18,7 @@ from shoal.sim.merge_command import run_merge
 from shoal.sim.overlay_commands import run_broadcast, run_views
 from shoal.sim.run_command import describe_smallest, run_scenario
 from shoal.sim.scenario import read_scenario
+from shoal.sim.show import show
 
 EXIT_OK, EXIT_BOUNDS, EXIT_INTERRUPTED = 0, 1, 130  # 128 and the number of SIGINT, as shells have it
 NODES_LIMIT = 100_000
@@ -43,7 +44,7 @@ def main(arguments: Sequence[str]) -> int:
     if options.json:
         print(json.dumps(result))
     else:
-        _show(result)
+        show(result)
     if result.get("ok", True):
         return EXIT_OK
     print(f"a bound does not hold with seed {options.seed}", file=sys.stderr)
@@ -157,29 +158,3 @@ def _number(most: float, least: float = 0.0) -> Callable[[str], float]:
         return value
 
     return parse
-
-
-def _show(result: dict[str, Any], indent: str = "") -> None:
-    for key, value in result.items():
-        if isinstance(value, dict):
-            print(f"{indent}{key}")
-            _show(value, indent + "  ")
-        elif key == "bounds":
-            for row in value:
-                _show_bound(row)
-        elif isinstance(value, list):
-            print(f"{indent}{key:<24} " + " ".join(_format(item) for item in value[:12]))
-        elif isinstance(value, str):
-            print(f"{indent}{key}\n{value}")
-        else:
-            print(f"{indent}{key:<24} {_format(value)}")
-
-
-def _show_bound(row: dict[str, Any]) -> None:
-    low, high = row["bound"]
-    ends = " to ".join("" if end is None else _format(float(end)) for end in (low, high))
-    print(f"{'ok  ' if row['ok'] else 'FAIL'} {row['name']:<32} {_format(row['value']):>12}   {ends}")
-
-
-def _format(value: Any) -> str:
-    return f"{value:.6g}" if isinstance(value, float) else str(value)

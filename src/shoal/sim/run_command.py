@@ -28,7 +28,7 @@ def run_scenario(scenario: Scenario, seed: int) -> dict[str, Any]:
 
 def shrink(scenario: Scenario, seed: int) -> Scenario:
     """Return the smallest scenario found that fails as this one does: fewer nodes and faults, shorter."""
-    failing = {row["name"] for row in run_scenario(scenario, seed)["bounds"] if not row["ok"]}
+    failing = _find_failures(scenario, seed)
     runs = 0
     going = bool(failing)
     while going:
@@ -37,11 +37,16 @@ def shrink(scenario: Scenario, seed: int) -> Scenario:
             if runs == SHRINK_RUNS:
                 return scenario
             runs += 1
-            rows = run_scenario(candidate, seed)["bounds"]
-            if any(row["name"] in failing and not row["ok"] for row in rows):
+            if failing & _find_failures(candidate, seed):
                 scenario, going = candidate, True
                 break
     return scenario
+
+
+def _find_failures(scenario: Scenario, seed: int) -> set[tuple[str, bool]]:
+    """Return the bounds that do not hold, and whether there was a value: none is another fault."""
+    rows = run_scenario(scenario, seed)["bounds"]
+    return {(row["name"], row["value"] is not None) for row in rows if not row["ok"]}
 
 
 def _find_smaller(scenario: Scenario) -> Iterator[Scenario]:
