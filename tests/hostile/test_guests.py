@@ -177,6 +177,19 @@ async def test_a_pass_is_over_when_its_invite_is_taken_back(world: GuestWorld) -
     assert "it does not know this ticket now" in caught.value.cause
 
 
+async def test_an_inviter_that_refuses_a_guest_is_no_error_of_the_relay(
+    world: GuestWorld, caplog: pytest.LogCaptureFixture
+) -> None:
+    ticket = await world.ticket()
+    node = await newcomer(world, ticket)
+    await world.inviter.network.invites.revoke(ticket.invite_id)  # the relay has not heard of it yet
+    with pytest.raises(Unavailable) as caught:
+        await world.open_way(node, world.key(ticket))
+    assert caught.value.code == "relay_refused"
+    await wait_until(lambda: "relay_offer" in world.relay.rules)
+    assert [row.message for row in caplog.records if row.levelname == "ERROR"] == []
+
+
 async def test_an_expired_ticket_is_said_to_be_expired(world: GuestWorld) -> None:
     ticket = await world.ticket(expires_s=3.0)
     node = await newcomer(world, ticket)

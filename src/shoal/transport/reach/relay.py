@@ -13,7 +13,7 @@ from collections.abc import Callable
 from dataclasses import dataclass, field
 from typing import Protocol
 
-from shoal.core.errors import RemoteFault, Unavailable
+from shoal.core.errors import Refused, RemoteFault, Unavailable
 from shoal.core.observation import Observation, Observer
 from shoal.core.supervisor import Supervisor
 from shoal.identity.ids import short_peer_id
@@ -183,7 +183,7 @@ class Relay:
                 offer = GuestOffer(invite_id, token) if invite_id else RelayOffer(asker, token)
                 answer = await session.request(ServiceNumber.REACH, offer, OFFER_TIMEOUT_S)
                 agreed = isinstance(answer, RelayTaken)
-        except (Unavailable, RemoteFault) as error:
+        except (Unavailable, Refused, RemoteFault) as error:  # a ticket may be over, a member unheard of
             self._observe(Observation("relay_offer", short_peer_id(target), str(error)))
         finally:
             self._step(Answered(stream, agreed))
