@@ -178,3 +178,29 @@ async def test_a_relay_that_floods_with_calls_leaves_room_for_the_other_one() ->
         over = Address.via(world.honest.peer_id)
         found = await world.ann.transport.dial(world.bob.peer_id, over, DIAL_S)
         assert found.relay == world.honest.peer_id
+
+
+async def test_calls_that_a_relay_brings_all_at_once_are_no_more_than_one_after_the_other() -> None:
+    async with make_world("") as world:
+        session = await world.liar.wait_session(world.bob)
+        bob = world.of(world.bob)
+        most = 0
+
+        async def hang(session: object, token: bytes, timeout_s: float) -> object:
+            nonlocal most
+            most = max(most, sum(bob._offers.values()))
+            await asyncio.Event().wait()
+            raise AssertionError
+
+        bob._connect_relay = hang  # type: ignore[method-assign, assignment]
+        at_once = bob.budget.requests_in_flight
+        taken = 0
+        for _ in range(OFFERS_A_RELAY // at_once + 2):
+            offers = [RelayOffer(world.ann.peer_id, bytes(16)) for _ in range(at_once)]
+            answers = await asyncio.gather(
+                *(session.request(ServiceNumber.REACH, offer) for offer in offers), return_exceptions=True
+            )
+            taken += sum(not isinstance(answer, ShoalError) for answer in answers)
+        assert taken == OFFERS_A_RELAY
+        await wait_until(lambda: most > 0)
+        assert most == OFFERS_A_RELAY

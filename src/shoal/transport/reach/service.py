@@ -10,6 +10,7 @@ import asyncio
 import logging
 import secrets
 import socket
+from collections import Counter
 from collections.abc import Callable
 from contextlib import suppress
 from functools import partial
@@ -152,7 +153,7 @@ class ReachService(BaseService):
         self._punches: BoundedMap[bytes, TokenBucket] = BoundedMap(MEMBERS)
         self._guard = PunchGuard()
         self._dial_backs: BoundedMap[bytes, TokenBucket] = BoundedMap(MEMBERS)
-        self._offers: dict[bytes, int] = {}  # relay -> offers of it that are being followed
+        self._offers: Counter[bytes] = Counter()  # by relay, that are being followed
         self._closed = False
         self.guests = Guests(
             host,
@@ -429,25 +430,24 @@ class ReachService(BaseService):
         return self._follow_offer(session, token)
 
     def _follow_offer(self, session: Session, token: bytes) -> RelayTaken:
-        of_relay = self._offers.get(session.peer_id, 0)
-        if of_relay >= OFFERS_A_RELAY or sum(self._offers.values()) >= OFFERS:
+        relay = session.peer_id
+        if self._offers[relay] >= OFFERS_A_RELAY or self._offers.total() >= OFFERS:
             raise Unavailable("The offer was not taken", cause="too many at once", retry_after_s=2.0)
-        self._supervisor.spawn("relay follow", self._follow(session, token), for_peer=True)
+        task = self._supervisor.spawn("relay follow", self._follow(session, token), for_peer=True)
+        self._offers[relay] += 1  # here: many come before the first task runs
+        task.add_done_callback(lambda _: self._on_followed(relay))
         return RelayTaken()
 
     async def _follow(self, session: Session, token: bytes) -> None:
-        relay = session.peer_id
-        self._offers[relay] = self._offers.get(relay, 0) + 1
         try:
             sock = await self._connect_relay(session, token, ASK_TIMEOUT_S)
         except (Unavailable, Refused) as error:
             self._observe(Observation("relay_follow", session.subject, str(error)))
             return
-        finally:
-            self._offers[relay] -= 1
-            if not self._offers[relay]:
-                del self._offers[relay]
         self._host.take_socket(sock, Address.via(session.peer_id))
+
+    def _on_followed(self, relay: bytes) -> None:
+        self._offers -= Counter([relay])  # drops what is 0
 
     async def _on_dial_back(
         self, session: Session, addresses: list[str], token: bytes, proof: bytes
