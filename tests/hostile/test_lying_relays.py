@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import asyncio
 import random
-import socket
 from collections.abc import AsyncIterator
 from contextlib import asynccontextmanager
 from dataclasses import dataclass, replace
@@ -19,7 +18,7 @@ from tests.support.transport_nodes import (
     wait_until,
 )
 
-from shoal.core.errors import ShoalError, Unavailable
+from shoal.core.errors import ShoalError
 from shoal.transport.address import Address
 from shoal.transport.reach import self_calls, service
 from shoal.transport.reach.messages import RelayOffer
@@ -205,26 +204,3 @@ async def test_calls_that_a_relay_brings_all_at_once_are_no_more_than_one_after_
         assert taken == OFFERS_A_RELAY
         await wait_until(lambda: most > 0)
         assert most == OFFERS_A_RELAY
-
-
-async def test_a_call_that_lasts_says_nothing_against_the_relay_when_another_one_begins() -> None:
-    async with make_world("") as world:
-        session = await world.bob.wait_session(world.honest)
-        calls = self_calls.SelfCalls(world.bob.seen.append)
-        told: list[tuple[bytes, bool]] = []
-        gate = asyncio.Event()
-
-        async def ask() -> bytes:
-            await gate.wait()
-            raise Unavailable("The relay is gone", code="closed")
-
-        async def connect(token: bytes) -> socket.socket:
-            raise AssertionError
-
-        first = asyncio.create_task(calls.check(session, ask, connect, lambda *done: told.append(done)))
-        await asyncio.sleep(0)
-        await calls.check(session, ask, connect, lambda *done: told.append(done))
-        assert told == []
-        gate.set()
-        await first
-        assert told == [(world.honest.peer_id, False)]
