@@ -251,6 +251,21 @@ def test_what_a_device_provided_is_forgotten_three_hours_after_it_went_away_whoe
         assert (away.peer_id, 1) not in node.machine._signed.list_seqs()
 
 
+def test_who_says_first_that_a_provision_is_old_ends_it_for_nobody_who_hears_it_new() -> None:
+    world = make_world(3)
+    one, two, liar = world.nodes
+    connect(world, one, liar)
+    packed = sign_provision(two.keys, NETWORK, 0, 1, (KEY,)).packed
+    one.machine.step(world.now, Received(liar.peer_id, Provisions([packed], [int(TTL_S) - 5])))
+    one.machine.step(world.now, Delivered(PROVISION_TOPIC, packed))  # later, by the tree
+    world.run(120)
+    assert one.machine._index.find(KEY, world.now) == [two.peer_id]
+    assert one.machine._signed._provisions.find(two.peer_id, 0) is not None
+    one.machine.step(world.now, Received(liar.peer_id, Provisions([packed], [int(TTL_S) - 5])))
+    world.run(120)
+    assert one.machine._index.find(KEY, world.now) == [two.peer_id]
+
+
 def test_ages_fit_their_provisions_and_who_tells_none_told_of_new_ones() -> None:
     world = make_world(2)
     one, two = world.nodes

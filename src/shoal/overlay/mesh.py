@@ -534,6 +534,8 @@ class MeshMachine:
         told = self._signed.find_heads(peer, provision.page)
         withdrawn = self._signed.put(now, provision, age_s)
         if withdrawn is None:
+            if self._signed.renew(now, provision, age_s):
+                self._index.announce(peer, provision.keys, now - age_s)
             return False, []
         self._index.retract(peer, withdrawn)
         ignored = self._index.announce(peer, provision.keys, now - age_s)

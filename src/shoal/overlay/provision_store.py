@@ -119,6 +119,17 @@ class ProvisionStore:
         keys = set(provision.keys)
         return [] if before is None else [key for key in before.keys if key not in keys]
 
+    def renew(self, provision: Provision, signed_at: float) -> bool:
+        """Note that what is kept is said to be of later; return whether it is, and was thought older.
+
+        Ages are signed by nobody: else who tells one first could end what others bring as new.
+        """
+        slot = (provision.peer_id, provision.page)
+        if self._kept.get(slot) != provision or signed_at <= self._signed[slot]:
+            return False
+        self._signed[slot] = signed_at
+        return True
+
     def drop(self, peer: bytes) -> None:
         """Forget a device."""
         for page in range(PAGES):

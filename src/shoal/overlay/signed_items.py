@@ -74,6 +74,10 @@ class SignedItems:
             return None
         return self._provisions.put(provision, now - age_s, now)
 
+    def renew(self, now: float, provision: Provision, age_s: float) -> bool:
+        """Take an age of a provision that is kept, as `ProvisionStore.renew` does."""
+        return self._provisions.renew(provision, now - age_s)
+
     def find_heads(self, peer: bytes, page: int) -> Mapping[bytes, int]:
         """Return how many entries a member said that its feeds of a page have."""
         known = self._provisions.find(peer, page)
