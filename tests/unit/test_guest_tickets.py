@@ -14,9 +14,11 @@ from shoal.cli.people import _describe_invite, _draw_code
 from shoal.core.errors import ConfigFault, LocalMisuse, Refused, RemoteFault, Unavailable
 from shoal.identity.ticket import Ticket, TicketRelay, make_guest_pass
 from shoal.membership.join_ways import JoinWays
-from shoal.node.relay_settings import check_relay, describe_relay
+from shoal.node.relay_settings import IDLE_MIN_S, check_relay, describe_relay
 from shoal.node.ticket_relays import ADDRESSES_BESIDE, choose_relay_addresses
 from shoal.transport.address import Address
+from shoal.transport.config import SessionTiming
+from shoal.transport.heartbeat import Beat, Heartbeat
 from shoal.transport.join_channel import JoinChannel
 from shoal.wire.text import Kind, format_text, parse_text
 
@@ -101,6 +103,20 @@ def test_the_owner_of_a_relay_says_how_many_guests() -> None:
     for wrong in (-1, 65, True, "many"):
         with pytest.raises(ConfigFault):
             check_relay({"guests": wrong}, "here")
+
+
+def test_a_relay_waits_longer_than_a_session_that_rests_is_silent() -> None:
+    timing = SessionTiming()
+    beat = Heartbeat(timing, 0.0)
+    beat.on_sent(1, 0.0, None)
+    beat.on_answer(1, 0.0)
+    now = 0.0
+    while beat.judge(now, 0.0, False, resting=True) is Beat.NOTHING:
+        now += timing.tick_s
+    assert now + timing.probe_s < IDLE_MIN_S  # that long the answer may take
+    with pytest.raises(ConfigFault):
+        check_relay({"idle": f"{int(now)}s"}, "here")
+    assert check_relay({"idle": f"{IDLE_MIN_S:g}s"}, "here").idle_s == IDLE_MIN_S
 
 
 def test_invite_says_over_whom_it_works_or_that_it_does_not() -> None:

@@ -7,12 +7,12 @@ from shoal.core.units import NO_LIMIT, format_rate, format_size, parse_duration,
 from shoal.transport.reach.relay_machine import RelayLimits
 
 STREAMS_LIMIT = 1024
-IDLE_MIN_S = 10.0  # a session says something every 5 s
+IDLE_MIN_S = 20.0  # a session that nobody uses says something every 15 s (spec/session.md)
 GUESTS_LIMIT = 64
 _KEYS = ("streams", "streams_a_peer", "rate", "day", "idle", "guests")
 _ALLOWED = (
     f"streams and streams_a_peer: 1 to {STREAMS_LIMIT}; rate: 10 MB/s or unlimited; "
-    f"day: 20 GB or unlimited; idle: 10s or more; guests: 0 to {GUESTS_LIMIT}"
+    f"day: 20 GB or unlimited; idle: {IDLE_MIN_S:g}s or more; guests: 0 to {GUESTS_LIMIT}"
 )
 
 

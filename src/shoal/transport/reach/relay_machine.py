@@ -24,7 +24,7 @@ class RelayLimits:
     streams_a_peer: int = 24  # of one member: sessions and lanes (8) with two others; wild guess
     rate_bytes_s: int | None = 10 * MIB  # both directions of all streams; wild guess
     day_bytes: int | None = 20 * GIB  # likewise
-    idle_s: float = 60.0  # a session says something every 5 s
+    idle_s: float = 60.0  # a session that nobody uses says something every 15 s
     token_s: float = 10.0  # from the grant until both ends have connected
     guests: int = 4  # streams of who is no member yet, at once; 0: nobody. Counted in `streams` as well
 
