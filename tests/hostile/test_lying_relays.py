@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import asyncio
 import random
+import socket
 from collections.abc import AsyncIterator
 from contextlib import asynccontextmanager
 from dataclasses import dataclass, replace
@@ -204,3 +205,33 @@ async def test_calls_that_a_relay_brings_all_at_once_are_no_more_than_one_after_
         assert taken == OFFERS_A_RELAY
         await wait_until(lambda: most > 0)
         assert most == OFFERS_A_RELAY
+
+
+async def test_a_check_of_a_relay_takes_the_place_of_an_earlier_one() -> None:
+    """After a session was replaced: what the first would have said is of the old one."""
+    async with make_world("") as world:
+        session = await world.bob.wait_session(world.honest)
+        calls = self_calls.SelfCalls(world.bob.seen.append)
+        told: list[tuple[bytes, bool]] = []
+        near, far = socket.socketpair()
+        for end in (near, far):
+            end.setblocking(False)
+
+        async def never() -> bytes:
+            await asyncio.Event().wait()
+            raise AssertionError
+
+        async def ask() -> bytes:
+            assert calls.take_offer(world.honest.peer_id, b"far")
+            return b"near"
+
+        async def connect(token: bytes) -> socket.socket:
+            return near if token == b"near" else far
+
+        first = asyncio.create_task(calls.check(session, never, connect, lambda *done: told.append(done)))
+        await asyncio.sleep(0)
+        await calls.check(session, ask, connect, lambda *done: told.append(done))
+        assert told == [(world.honest.peer_id, True)]
+        with pytest.raises(asyncio.CancelledError):
+            await first
+        assert len(told) == 1

@@ -176,13 +176,14 @@ async def test_hidden_members_leave_a_relay_that_lies_and_are_reached_all_the_wh
             nodes = [node for node in network.nodes if isinstance(node, ReachedNode)]
             honest, plain, hidden = nodes[1:3], nodes[3:10], nodes[10:]
             good = {relay.peer_id for relay in honest}
-            await wait_until(lambda: all(set(node.via) == good for node in hidden), 60.0)
-            for one in plain:
-                for other in hidden:
-                    one.overlay.find_session(other.peer_id)
-            await wait_until(
-                lambda: all({h.peer_id for h in hidden} <= node.sessions for node in plain), 60.0
-            )
+            # one is enough: where the other was quicker and dialled over the first, that stays on loopback
+            await wait_until(lambda: all(node.via and set(node.via) <= good for node in hidden), 60.0)
+
+            def all_reached() -> bool:  # whoever is not is dialled, again if need be: records take a while
+                found = [one.overlay.find_session(other.peer_id) for one in plain for other in hidden]
+                return None not in found
+
+            await wait_until(all_reached, 60.0)
         finally:
             for node in network.nodes:
                 node.reach.close()  # type: ignore[attr-defined]

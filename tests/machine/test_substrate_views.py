@@ -153,6 +153,30 @@ def test_who_is_left_with_less_than_half_of_its_neighbours_asks_urgently_and_at_
     assert all(book.sent(other) == [Neighbour(True)] for other in asked)
 
 
+def test_who_knows_nobody_any_more_asks_those_that_gave_way_in_its_views() -> None:
+    book = make_full()
+    for number in range(10, 200):
+        book.get(peer(1), ForwardJoin(peer(number), 3))
+    views = book.machine.views
+    former = {peer(number) for number in range(10, 200)} - {*views.passive, *views.active}
+    asked: set[bytes] = set()
+    for _ in range(200):
+        gone = [*views.active, *views.passive]
+        if not gone:
+            break
+        for other in gone:
+            book.do(SessionDown(other, "unreachable"))
+            asked.update(book.sent_to(Neighbour))
+    assert not views.active
+    while book.machine.views._asked:
+        book.do(SessionDown(next(iter(views._asked)), "unreachable"))
+        asked.update(book.sent_to(Neighbour))
+        if asked & former:
+            break
+    assert asked & former
+    assert len(views._former) == 64
+
+
 def test_a_newcomer_with_too_few_links_asks_for_more() -> None:
     book = Playbook()
     book.get(peer(1), Neighbour(False))

@@ -29,6 +29,7 @@ class SelfCalls:
     def __init__(self, observe: Observer) -> None:
         self._observe = observe
         self._offers: dict[bytes, asyncio.Future[bytes]] = {}  # relay -> the token for the far end
+        self._checks: dict[bytes, asyncio.Task[None]] = {}  # relay -> the check that goes on
 
     def take_offer(self, relay: bytes, token: bytes) -> bool:
         """Take a relay's offer of a call of our own; False: there is none that waits for it."""
@@ -41,14 +42,26 @@ class SelfCalls:
     async def check(
         self, session: Session, ask: Ask, connect: Connect, on_done: Callable[[bytes, bool], None]
     ) -> None:
-        """Call ourselves over a relay, and tell its id and whether that came back; see `call`."""
+        """Call ourselves over a relay, and tell its id and whether that came back; see `call`.
+
+        An earlier check of that relay ends: its session was replaced, and it would say nothing of this one.
+        """
+        relay = session.peer_id
+        earlier, mine = self._checks.get(relay), asyncio.current_task()
+        assert mine is not None
+        if earlier is not None:
+            earlier.cancel()
+        self._checks[relay] = mine
         try:
-            await self.call(session.peer_id, ask, connect)
-            on_done(session.peer_id, True)
+            await self.call(relay, ask, connect)
+            on_done(relay, True)
         except* (ShoalError, TimeoutError, OSError) as errors:
             if not session.closed:  # otherwise that says nothing of its relaying
                 self._observe(Observation("relay_useless", session.subject, repr(errors.exceptions[0])[:200]))
-                on_done(session.peer_id, False)
+                on_done(relay, False)
+        finally:
+            if self._checks.get(relay) is mine:
+                del self._checks[relay]
 
     async def call(self, relay: bytes, ask: Ask, connect: Connect) -> None:
         """Let bytes go both ways between two ends of our own.
@@ -56,8 +69,6 @@ class SelfCalls:
         `ask` returns the token of the near end; `connect` opens a connection to the relay with one.
         Cancelling is safe. Raises: what these raise, also in a group, Unavailable, TimeoutError, OSError.
         """
-        if relay in self._offers:
-            raise Unavailable("The relay was not checked", cause="it is being checked", code="busy")
         offer: asyncio.Future[bytes] = asyncio.get_running_loop().create_future()
         self._offers[relay] = offer
         ends: list[socket.socket] = []
@@ -73,7 +84,8 @@ class SelfCalls:
                 for one, other in (ends, ends[::-1]):
                     await _pass(one, other)
         finally:
-            del self._offers[relay]
+            if self._offers.get(relay) is offer:
+                del self._offers[relay]
             for end in ends:
                 end.close()
 
