@@ -141,3 +141,16 @@ def test_a_relay_that_is_no_member_any_more_is_not_kept() -> None:
     look(keeper, 0.0, NEAR, NEXT)
     assert look(keeper, 1.0, NEAR, NEXT, relays=RELAYS[1:]) == [THIRD]
     assert keeper.kept == (NEXT,)
+
+
+def test_the_only_relay_is_kept_again_at_once_when_its_session_is_replaced() -> None:
+    """Between two sessions it is not there for a moment, which looks like a relay that dropped us."""
+    keeper = RelayKeeper(OWN)
+    look(keeper, 0.0, NEAR, relays=(NEAR,))
+    look(keeper, 1.0, relays=(NEAR,))
+    assert keeper.kept == ()
+    look(keeper, 1.2, NEAR, relays=(NEAR,))
+    assert keeper.kept == (NEAR,)
+    assert look(keeper, 2.0, NEAR) == [NEXT]  # another one is looked for beside it
+    look(keeper, 3.0, NEAR, NEXT)
+    assert keeper.kept == (NEXT,)  # and is better while the first is left alone

@@ -104,8 +104,13 @@ class RelayKeeper:
             if relay not in direct and now - self._kept_since[relay] < PROVEN_S:
                 self._failures.note(now, relay)  # who takes us and drops us would be asked for ever
         ranked = sorted(relays, key=lambda relay: int.from_bytes(relay, "big") ^ self._own)
-        kept = [relay for relay in self._kept if relay in direct and relay in ranked]
-        kept += [relay for relay in ranked if relay in direct and relay not in kept and self._may(now, relay)]
+        here = [relay for relay in ranked if relay in direct]
+        good = [relay for relay in here if self._may(now, relay)]
+        kept = [relay for relay in self._kept if relay in good]
+        kept += [relay for relay in good if relay not in kept]
+        kept = (
+            kept or here[:1]
+        )  # one that failed is better than none: its session may just have been replaced
         self._kept = tuple(kept[:KEPT])
         self._kept_since = {relay: self._kept_since.get(relay, now) for relay in self._kept}
         self._check_at = {r: self._check_at.get(r, now + CHECK_FIRST_S) for r in self._kept}
