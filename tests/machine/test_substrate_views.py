@@ -268,3 +268,17 @@ def test_who_has_lost_everybody_asks_members() -> None:
     book.get(peer(1), Neighbour(False))
     book.do(SessionDown(peer(1), "idle"))
     assert book.sent(peer(4999)) == [Neighbour(True)]
+
+
+def test_who_could_not_be_reached_is_tried_again_where_nobody_else_is_left() -> None:
+    """In a network of a few members somebody behind a NAT may be reached only once its relays are known."""
+    book = Playbook(ANCHORED)
+    members = [peer(number) for number in range(1, 6)]
+    book.machine.tell_members(6, lambda: book.machine.views._chance.pick(members))
+    for number in range(1, 5):
+        book.get(peer(number), Neighbour(False))
+    book.do(SessionDown(peer(5), "unreachable"))
+    assert book.machine.views.passive == []
+    book.machine.views._refilling = True
+    book.do(Timer(("refill",)), 20.0)
+    assert book.sent_to(Neighbour) == [peer(5)]

@@ -386,6 +386,9 @@ class Views:
         self._refilling = False
         self._tries = self._config.tries
         if len(self.active) < self._config.active:
+            if not self.passive:  # who could not be reached was forgotten, and may be by now
+                for peer in self._draw_members():
+                    self._add_passive(peer)
             self._seek_anchors(now, out)
             self._refill(now, out)
 
