@@ -10,6 +10,7 @@ from pathlib import Path
 
 import pytest
 from tests.support.guest_world import GuestWorld, guest_world, read_end, wait_no_guests
+from tests.support.lying_relay import open_to_nobody
 from tests.support.membership_nodes import MembershipNode
 from tests.support.transport_nodes import wait_until
 
@@ -384,15 +385,7 @@ async def test_a_relay_that_cuts_floods_or_says_nothing_costs_bounded_time(
     ends: list[socket.socket] = []
 
     async def lying(*_: object) -> socket.socket:
-        ours, theirs = socket.socketpair()
-        ours.setblocking(False)
-        theirs.setblocking(False)
-        ends.append(theirs)
-        if lie == "cuts":
-            theirs.close()
-        elif lie == "floods":
-            theirs.send(bytes(64 * 1024))
-        return ours
+        return open_to_nobody(lie, ends)
 
     monkeypatch.setattr(node.transport, "open_guest_way", lying)
     monkeypatch.setattr(join_ways, "RELAY_TIMEOUT_S", 1.0)

@@ -10,6 +10,7 @@ from contextlib import asynccontextmanager
 from dataclasses import dataclass, replace
 
 import pytest
+from tests.support.lying_relay import open_to_nobody
 from tests.support.transport_nodes import (
     QUICK,
     Say,
@@ -221,15 +222,7 @@ async def test_a_relay_that_cuts_floods_or_says_nothing_ends_in_bounded_time(lie
         reach = world.services[world.ann.peer_id]
 
         async def lying(way: Address, peer_id: bytes, timeout_s: float, fall_back: bool) -> socket.socket:
-            ours, theirs = socket.socketpair()
-            ours.setblocking(False)
-            theirs.setblocking(False)
-            ends.append(theirs)
-            if lie == "cuts":
-                theirs.close()
-            elif lie == "floods":
-                theirs.send(bytes(64 * 1024))
-            return ours
+            return open_to_nobody(lie, ends)
 
         reach.open_socket = lying  # type: ignore[method-assign]
         began = asyncio.get_running_loop().time()

@@ -66,3 +66,16 @@ class LyingRelay(Relay):
             elif loop.time() < until:
                 await loop.sock_sendall(sink, data)
         sink.shutdown(socket.SHUT_WR)
+
+
+def open_to_nobody(lie: str, ends: list[socket.socket]) -> socket.socket:
+    """Return the near end of a stream whose far end `cuts`, `floods` or stays silent; `ends` keeps that."""
+    ours, theirs = socket.socketpair()
+    ours.setblocking(False)
+    theirs.setblocking(False)
+    ends.append(theirs)
+    if lie == "cuts":
+        theirs.close()
+    elif lie == "floods":
+        theirs.send(bytes(64 * 1024))
+    return ours
